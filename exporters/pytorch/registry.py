@@ -1,0 +1,262 @@
+"""Which code turns a torch call into graph: lowerings, decompositions, handlers.
+
+A builtin and the tensor method of the same name are one ATen operator, so a lowering registered
+for ``torch.softmax`` serves ``Tensor.softmax`` and ``torch.ops.aten.softmax`` too. In-place and
+``out=`` variants are derived, never registered. Python functions (``F.softmax``) are their own keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import types
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import onnx_ir as ir
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = [
+    "Decomposition",
+    "Handler",
+    "Lowering",
+    "Unlowerable",
+    "aten_name",
+    "closest",
+    "decomposes",
+    "find",
+    "handles",
+    "lowers",
+    "query",
+]
+
+_F = TypeVar("_F", bound="Callable[..., Any]")
+
+_BUILTIN_TYPES = (
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.MethodWrapperType,
+)
+
+
+class Unlowerable(Exception):
+    """A lowering cannot express this call; the reason is told if nothing else can either."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Lowering:
+    """Emits nodes for a call.
+
+    Attributes:
+        emit: ``emit(op, *arguments)`` with graph values in place of tensors.
+        put_back: ``put_back(op, base, view, *rest)``: the base's new value after a write to this
+            view of it; None if the view can only be written through by index.
+    """
+
+    emit: Callable[..., Any]
+    accepts: Callable[[Sequence[Any], dict[str, Any]], bool]
+    put_back: Callable[..., Any] | None = None
+    random: bool = False
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Decomposition:
+    """Plain torch code that is traced through in place of a call."""
+
+    body: Callable[..., Any]
+    accepts: Callable[[Sequence[Any], dict[str, Any]], bool]
+    when: Callable[..., bool] | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Handler:
+    """Takes the call over entirely: ``handle(tracer, func, args, kwargs)``."""
+
+    handle: Callable[..., Any]
+
+
+Entry = Lowering | Decomposition | Handler
+
+_by_key: dict[Any, list[Entry]] = {}
+_by_aten: dict[str, list[Entry]] = {}
+_queries: set[Any] = set()
+_query_names: set[str] = set()
+
+_DUNDERS = {
+    "truediv": "div",
+    "floordiv": "floor_divide",
+    "mod": "remainder",
+    "and": "bitwise_and",
+    "or": "bitwise_or",
+    "xor": "bitwise_xor",
+    "invert": "bitwise_not",
+    "lshift": "bitwise_left_shift",
+    "rshift": "bitwise_right_shift",
+}
+
+
+def aten_name(func: Any) -> str | None:
+    """The ATen operator that a builtin calls, None for Python functions.
+
+    In-place variants keep their underscore: ``Tensor.add_`` is ``add_``.
+    """
+    if isinstance(func, torch._ops.OpOverload):
+        func = func.overloadpacket
+    if isinstance(func, torch._ops.OpOverloadPacket):
+        namespace, _, name = func._qualified_op_name.partition("::")
+        return name if namespace == "aten" else None
+    if not isinstance(func, _BUILTIN_TYPES):
+        return None
+    name = func.__name__
+    if name in ("__get__", "__set__"):
+        attribute = func.__self__
+        attribute = getattr(attribute, "fget", attribute)  # a Python property
+        return f"{attribute.__name__}.{name[2:5]}"
+    if name.startswith("__i") and name.endswith("__") and name[3:-2] not in ("nvert", "nt", "ndex", "ter"):
+        plain = name[3:-2]
+        return f"{_DUNDERS.get(plain, plain)}_"
+    if name.startswith("__") and name.endswith("__"):
+        plain = name[2:-2]
+        return _DUNDERS.get(plain, plain)
+    return name
+
+
+def _accepts(function: Callable[..., Any], skip: int) -> Callable[[Sequence[Any], dict[str, Any]], bool]:
+    """Whether a call's arguments fit a function's parameters, by number, name and kind."""
+    parameters = list(inspect.signature(function).parameters.values())[skip:]
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    parameters = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
+    positional = [p for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.KEYWORD_ONLY]
+    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    names = {p.name: p for p in parameters if p.kind is not p.VAR_POSITIONAL}
+    required = {p.name for p in names.values() if p.default is p.empty}
+
+    def fits(x: Any, parameter: inspect.Parameter) -> bool:
+        annotation = str(parameter.annotation)
+        is_tensor = isinstance(x, torch.Tensor | ir.Value)
+        if annotation in ("ir.Value", "torch.Tensor"):
+            return is_tensor
+        if annotation in ("int", "bool", "float", "torch.dtype"):
+            wanted: Any = {"int": int, "bool": bool, "float": (int, float), "torch.dtype": torch.dtype}[annotation]
+            return isinstance(x, wanted)
+        if annotation.startswith("Sequence["):
+            return isinstance(x, list | tuple)
+        if "ir.Value" not in annotation and "Any" not in annotation and "object" not in annotation:
+            return not is_tensor
+        return True
+
+    def accepts(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
+        if len(args) > len(positional) and not variadic:
+            return False
+        given = {p.name for p, _ in zip(positional, args, strict=False)}
+        if any(k in given or (k not in names and not open_ended) for k in kwargs):
+            return False
+        if not required <= given | kwargs.keys():
+            return False
+        return all(fits(x, p) for p, x in zip(positional, args, strict=False)) and all(
+            fits(x, names[k]) for k, x in kwargs.items() if k in names
+        )
+
+    return accepts
+
+
+def _register(keys: Sequence[Any], entry: Entry) -> None:
+    for key in keys:
+        _by_key.setdefault(key, []).append(entry)
+        name = aten_name(key)
+        if name is not None:
+            _by_aten.setdefault(name, []).append(entry)
+    find.cache_clear()
+
+
+def lowers(
+    *keys: Any, put_back: Callable[..., Any] | None = None, random: bool = False
+) -> Callable[[_F], _F]:
+    """Register ``function(op, *torch's parameters)`` as the lowering of torch callables.
+
+    Several lowerings may share a key when torch overloads it (``torch.max``): the first one whose
+    parameters and annotations fit the call is taken.
+
+    Args:
+        *keys: Callables as a ``TorchFunctionMode`` sees them.
+        put_back: How a write to this view changes the base: ``(op, base, view, *rest) -> base``.
+        random: The call draws random numbers, so it is traced even when its arguments are constants.
+    """
+
+    def register(function: _F) -> _F:
+        _register(keys, Lowering(function, _accepts(function, 1), put_back, random))
+        return function
+
+    return register
+
+
+def decomposes(*keys: Any, when: Callable[..., bool] | None = None) -> Callable[[_F], _F]:
+    """Register plain torch code that is traced in place of torch callables.
+
+    Args:
+        *keys: Callables as a ``TorchFunctionMode`` sees them.
+        when: Called with the call's arguments: whether to decompose, rather than look further.
+    """
+
+    def register(function: _F) -> _F:
+        _register(keys, Decomposition(function, _accepts(function, 0), when))
+        return function
+
+    return register
+
+
+def handles(*keys: Any) -> Callable[[_F], _F]:
+    """Register ``function(tracer, func, args, kwargs)``, which takes calls over entirely."""
+
+    def register(function: _F) -> _F:
+        _register(keys, Handler(function))
+        return function
+
+    return register
+
+
+def query(*keys: Any) -> None:
+    """Declare callables that only ask for metadata, the same in every world."""
+    for key in keys:
+        _queries.add(key)
+        name = aten_name(key)
+        if name is not None:
+            _query_names.add(name)
+
+
+def is_query(func: Any) -> bool:
+    """Whether ``func`` was declared with :func:`query`."""
+    return func in _queries or aten_name(func) in _query_names
+
+
+@functools.cache
+def find(func: Any) -> tuple[Entry, ...]:
+    """Everything registered for ``func``, its own entries first."""
+    entries = list(_by_key.get(func, ()))
+    if isinstance(func, torch._ops.OpOverload):
+        entries += [e for e in _by_key.get(func.overloadpacket, ()) if e not in entries]
+    name = aten_name(func)
+    if name is not None:
+        entries += [e for e in _by_aten.get(name, ()) if e not in entries]
+    return tuple(entries)
+
+
+def registered() -> dict[Any, list[Entry]]:
+    """Every key with its entries."""
+    return dict(_by_key)
+
+
+def closest(name: str) -> str | None:
+    """The supported callable whose name is most like ``name``."""
+    wanted = name.rpartition(".")[2].rstrip("_")
+    known = {
+        str(k if isinstance(k, str) else getattr(k, "__name__", "")): torch.overrides.resolve_name(k)
+        for k in _by_key
+    }
+    found = difflib.get_close_matches(wanted, [k for k in known if k], n=1, cutoff=0.6)
+    return known[found[0]] if found else None

@@ -1,0 +1,674 @@
+"""The torch function mode: every torch call runs once per world and becomes nodes once."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+import torch
+from torch.overrides import TorchFunctionMode
+
+from exporters.errors import UnsupportedOpError, WorldError
+from exporters.pytorch import autocast, registry
+from exporters.pytorch.constants import Constants
+from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.fallbacks import fallback
+from exporters.pytorch.registry import Decomposition, Handler, Lowering, Unlowerable
+from exporters.tracing.record import Record, View
+from exporters.tracing.scalars import TracedScalar
+from exporters.tracing.trace import Interrupt, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from exporters.tracing.source import Source
+
+__all__ = ["Plan", "TorchTracer", "UnsupportedCall"]
+
+PLACEHOLDER_DOMAIN = "bridge.unsupported"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class UnsupportedCall:
+    """A call that nothing could turn into nodes."""
+
+    function: str
+    arguments: str
+    reason: str | None
+    source: Source | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of a torch callable before it is called.
+
+    Attributes:
+        query: It only asks for metadata.
+        writes: The name says that it writes to its first argument.
+        inplace_index: Position of a Python function's ``inplace`` parameter.
+        entries: What is registered for it, or for its functional form when it writes.
+        functional: The functional form of an in-place method.
+        assigns: It is ``x[index] = value``.
+    """
+
+    query: bool
+    writes: bool
+    inplace_index: int | None
+    entries: tuple[registry.Entry, ...]
+    functional: Callable[..., Any]
+    assigns: bool = False
+
+
+def plan(func: Any) -> Plan:
+    """Look up everything about ``func`` that does not depend on its arguments."""
+    if registry.is_query(func):
+        return Plan(True, False, None, (), func)
+    name = registry.aten_name(func)
+    writes = name is not None and name.endswith("_") and not name.endswith("__")
+    inplace_index = None
+    if name is None:
+        try:
+            parameters = list(inspect.signature(func).parameters)
+        except (TypeError, ValueError):
+            parameters = []
+        if "inplace" in parameters:
+            inplace_index = parameters.index("inplace")
+        plain = getattr(func, "__name__", "")
+        writes = plain.endswith("_") and not plain.startswith("_")
+    entries = registry.find(func)
+    functional = func
+    if writes:
+        functional = _functional(func)
+        if functional is not None:
+            entries = entries or registry.find(functional)
+    assigns = name == "setitem"
+    return Plan(False, writes or assigns, inplace_index, entries, functional, assigns)
+
+
+def _functional(func: Any) -> Any:
+    """``Tensor.add`` for ``Tensor.add_``; the callable itself when it has no functional form."""
+    name = registry.aten_name(func) or func.__name__
+    plain = name.rstrip("_")
+    if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        packet = getattr(torch.ops.aten, plain, None)
+        return packet if packet is not None else func
+    for owner in (torch.Tensor, torch, torch.nn.functional):
+        found = getattr(owner, plain, None)
+        if found is not None and callable(found):
+            return found
+    return func
+
+
+class TorchTracer(TorchFunctionMode):
+    """Sees every call that eager Python makes on tensors.
+
+    Args:
+        trace: The framework-neutral trace that is filled.
+        named: Parameters and buffers by ``state_dict`` name.
+    """
+
+    def __init__(self, trace: Trace, named: dict[str, torch.Tensor]) -> None:
+        super().__init__()
+        self.trace = trace
+        self.op = trace.builder
+        self.constants = Constants(trace, named)
+        self.unsupported: list[UnsupportedCall] = []
+        self.random: list[Source | None] = []
+        self.promoted: dict[int, tuple[torch.Tensor, Record]] = {}
+        self._plans: dict[Any, Plan] = {}
+        self._composing: list[Callable[..., Any]] = []
+
+    # Handles
+
+    def record(self, tensor: torch.Tensor) -> Record | None:
+        """What is known of ``tensor``; None for a constant."""
+        found = self.trace.record(tensor)
+        if found is None and self.promoted:
+            owner = self.promoted.get(tensor.untyped_storage()._cdata)
+            if owner is not None:
+                return self._adopt(tensor, *owner)
+        return found
+
+    def track(
+        self,
+        results: dict[int, torch.Tensor],
+        value: ir.Value,
+        *,
+        data: bool = True,
+        unbacked: bool = False,
+    ) -> Record:
+        """Make the first active world's tensor the handle of ``value``."""
+        home = self.trace.active[0]
+        handle = results[home]
+        self.describe(value, results, unbacked=unbacked)
+        others = {w: t for w, t in results.items() if w != home}
+        record = Record(value, home, others, data=data, unbacked=unbacked, memory=self.trace.new_memory())
+        self.trace.attach(handle, record)
+        return record
+
+    def describe(self, value: ir.Value, results: dict[int, torch.Tensor], *, unbacked: bool = False) -> None:
+        """Set the value's dtype and shape from its concrete results."""
+        if value.const_value is not None or value.meta.get("sizes") is not None:
+            return  # known already: a constant, or another handle's value
+        first = results[min(results)]
+        ranks = {t.dim() for t in results.values()}
+        if len(ranks) > 1:
+            self._reject_ranks(results)
+        self.trace.describe(
+            value,
+            from_torch_dtype(first.dtype),
+            {w: tuple(t.shape) for w, t in results.items()},
+            unbacked=unbacked,
+        )
+
+    def _reject_ranks(self, results: dict[int, torch.Tensor]) -> None:
+        source, _ = self.trace.position()
+        shapes = ", ".join(str(list(t.shape)) for t in results.values())
+        raise Interrupt(
+            WorldError(
+                f"the number of dims depends on the input's sizes: {shapes}",
+                source=source,
+                hint="name the dim to squeeze, or give an example whose dynamic dims are all above 1",
+            )
+        )
+
+    def concrete(self, x: Any, world: int) -> Any:
+        """``x`` as it is in one world: handles become tensors, traced numbers bare numbers."""
+        if isinstance(x, torch.Tensor):
+            record = self.record(x)
+            return x if record is None or record.home == world else record.worlds[world]
+        if isinstance(x, TracedScalar):
+            return x.record.worlds[world]
+        if isinstance(x, tuple | list):
+            items = [self.concrete(i, world) for i in x]
+            if type(x) in (tuple, list):
+                return type(x)(items)
+            if isinstance(x, torch.Size):
+                return torch.Size(items)
+            return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
+        if isinstance(x, dict):
+            return {k: self.concrete(v, world) for k, v in x.items()}
+        if isinstance(x, slice):
+            return slice(*(self.concrete(i, world) for i in (x.start, x.stop, x.step)))
+        return x
+
+    def graph(self, x: Any) -> Any:
+        """``x`` as the graph has it: tensors become values; numbers stay, traced or not."""
+        if isinstance(x, torch.Tensor):
+            record = self.record(x)
+            return self.constants.value(x) if record is None else self.trace.read(record)
+        if isinstance(x, tuple | list):
+            if isinstance(x, torch.Size) or not x:
+                return list(x)
+            return [self.graph(i) for i in x] if isinstance(x, list) else tuple(self.graph(i) for i in x)
+        if isinstance(x, dict):
+            return {k: self.graph(v) for k, v in x.items()}
+        return x
+
+    def leaves(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
+        """The tensors and traced numbers among a call's arguments."""
+        found: list[Any] = []
+
+        def visit(x: Any) -> None:
+            if isinstance(x, torch.Tensor | TracedScalar):
+                found.append(x)
+            elif isinstance(x, tuple | list):
+                for i in x:
+                    visit(i)
+            elif isinstance(x, dict):
+                for i in x.values():
+                    visit(i)
+            elif isinstance(x, slice):
+                visit((x.start, x.stop, x.step))
+
+        for x in args:
+            visit(x)
+        for x in kwargs.values():
+            visit(x)
+        return found
+
+    # Calls
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not self.trace.recording:
+            (world,) = self.trace.active
+            return func(*self.concrete(args, world), **self.concrete(kwargs, world))
+        self.trace.moved()
+        known = self._plans.get(func)
+        if known is None:
+            known = self._plans[func] = plan(func)
+        if known.query:
+            return func(*args, **kwargs)
+        for entry in known.entries:
+            if isinstance(entry, Handler):
+                return entry.handle(self, func, args, kwargs)
+        return self.call(func, known, args, kwargs)
+
+    def call(self, func: Any, known: Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Run a call in every active world and lower it once."""
+        leaves = self.leaves(args, kwargs)
+        tracked = [x for x in leaves if isinstance(x, TracedScalar) or self.record(x) is not None]
+        args, kwargs, target = self._target(known, args, kwargs)
+        if not tracked and not self._is_random(known):
+            for written in target:
+                self.constants.before_write(written)
+            return func(*args, **kwargs)
+
+        if known.assigns and self._assigns_itself(*args):
+            return None
+        functional_args, functional_kwargs = self._functional_arguments(known, args, kwargs)
+        entry = self._choose(known, functional_args, functional_kwargs)
+        if entry is None or isinstance(entry, Decomposition):
+            body = entry.body if isinstance(entry, Decomposition) else None
+            return self._compose(func, known, body, args, kwargs, target)
+
+        for written in target:
+            if self.record(written) is None:
+                self.promote(written)
+        # The graph's side of the arguments is read before eager code writes to them.
+        values = self.graph(tuple(functional_args)), self.graph(functional_kwargs)
+        results = self.run(func, args, kwargs)
+        home = self.trace.active[0]
+        result = results[home]
+        if not target and isinstance(result, torch.Tensor) and any(result is x for x in leaves):
+            return result  # eager did nothing
+        data, unbacked = self._taint(tracked)
+        try:
+            if autocast.is_enabled():
+                values = autocast.cast_arguments(self.op, values, result)
+            emitted = entry.emit(self.op, *values[0], **values[1])
+        except Unlowerable as reason:
+            if target:
+                return self._placeholder(func, args, kwargs, results, str(reason))
+            return self._compose(func, known, None, args, kwargs, target, str(reason))
+        if entry.random:
+            self.random.append(self.trace.position()[0])
+        if target:
+            self._write(target, emitted)
+            return result
+        return self._wrap(func, entry, args, values, results, emitted, data=data, unbacked=unbacked)
+
+    def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[int, Any]:
+        """The eager result in every active world.
+
+        Raises:
+            Interrupt: Another world than the first fails.
+        """
+        home, *others = self.trace.active
+        results = {home: func(*self.concrete(args, home), **self.concrete(kwargs, home))}
+        for world in others:
+            try:
+                results[world] = func(*self.concrete(args, world), **self.concrete(kwargs, world))
+            except Exception as error:
+                source, _ = self.trace.position()
+                name = torch.overrides.resolve_name(func) or getattr(func, "__name__", str(func))
+                raise Interrupt(
+                    WorldError(
+                        f"{name} works with the example's sizes, and fails with others: {error}",
+                        source=source,
+                    )
+                ) from error
+        return results
+
+    def _assigns_itself(self, tensor: torch.Tensor, index: Any, value: Any) -> bool:
+        """Whether ``x[i] = v`` ends an ``x[i] += y``: the value is that very part of ``x``."""
+        if not isinstance(value, torch.Tensor):
+            return False
+        if value.untyped_storage()._cdata != tensor.untyped_storage()._cdata:
+            return False
+        home = self.trace.active[0]
+        place = self.concrete(tensor, home)[self.concrete(index, home)]
+        return (
+            place.data_ptr() == value.data_ptr()
+            and place.shape == value.shape
+            and place.stride() == value.stride()
+        )
+
+    def _choose(
+        self, known: Plan, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> Lowering | Decomposition | None:
+        for entry in known.entries:
+            if isinstance(entry, Handler) or not entry.accepts(args, kwargs):
+                continue
+            if isinstance(entry, Decomposition) and entry.when is not None and not entry.when(*args, **kwargs):
+                continue
+            return entry
+        return None
+
+    def _is_random(self, known: Plan) -> bool:
+        return any(isinstance(e, Lowering) and e.random for e in known.entries)
+
+    def _taint(self, tracked: Sequence[Any]) -> tuple[bool, bool]:
+        """Whether results depend on input values, and whether their sizes may."""
+        data = unbacked = False
+        for x in tracked:
+            if isinstance(x, TracedScalar):
+                data = data or x.record.data
+                unbacked = unbacked or x.record.data
+            else:
+                record = self.record(x)
+                assert record is not None
+                data = data or record.data
+                unbacked = unbacked or record.unbacked
+        return data, unbacked
+
+    def _target(
+        self, known: Plan, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[Sequence[Any], dict[str, Any], list[torch.Tensor]]:
+        """The tensors that the call writes to."""
+        out = kwargs.get("out")
+        if out is not None:
+            return args, kwargs, list(out) if isinstance(out, tuple | list) else [out]
+        written = known.writes
+        if known.inplace_index is not None:
+            index = known.inplace_index
+            written = bool(args[index] if index < len(args) else kwargs.get("inplace", False))
+        if written and args and isinstance(args[0], torch.Tensor):
+            return args, kwargs, [args[0]]
+        return args, kwargs, []
+
+    def _functional_arguments(
+        self, known: Plan, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[Sequence[Any], dict[str, Any]]:
+        """The arguments without ``out=`` and ``inplace=``."""
+        if "out" in kwargs or "inplace" in kwargs:
+            kwargs = {k: v for k, v in kwargs.items() if k not in ("out", "inplace")}
+        index = known.inplace_index
+        if index is not None and index < len(args):
+            args = [*args[:index], False, *args[index + 1 :]]
+        return args, kwargs
+
+    def _compose(
+        self,
+        func: Any,
+        known: Plan,
+        body: Callable[..., Any] | None,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        target: list[torch.Tensor],
+        reason: str | None = None,
+    ) -> Any:
+        """Trace through plain torch code that does what the call does."""
+        functional_args, functional_kwargs = self._functional_arguments(known, args, kwargs)
+        body = body or fallback(known.functional, functional_args, functional_kwargs)
+        if body is None or body in self._composing:
+            for written in target:
+                if self.record(written) is None:
+                    self.promote(written)
+            results = self.run(func, args, kwargs)
+            return self._placeholder(func, args, kwargs, results, reason)
+        with self:
+            self._composing.append(body)
+            try:
+                result = body(*functional_args, **functional_kwargs)
+            finally:
+                self._composing.pop()
+            if not target:
+                return result
+            for written, new in zip(target, result if len(target) > 1 else [result], strict=True):
+                if new is not written:
+                    written.copy_(new)
+        return target[0] if len(target) == 1 else type(kwargs["out"])(target)
+
+    def _placeholder(
+        self,
+        func: Any,
+        args: Sequence[Any],
+        kwargs: dict[str, Any],
+        results: dict[int, Any],
+        reason: str | None,
+    ) -> Any:
+        """Note an unsupported call and go on, so that the export can list all of them at once."""
+        name = torch.overrides.resolve_name(func) or getattr(func, "__name__", str(func))
+        source, _ = self.trace.position()
+        self.unsupported.append(
+            UnsupportedCall(name, describe_arguments(args, kwargs), reason, source)
+        )
+        result = results[self.trace.active[0]]
+        outputs = [x for x in self.leaves([result], {}) if self.record(x) is None]
+        if outputs:
+            values = self.op.emit("Unsupported", domain=PLACEHOLDER_DOMAIN, outputs=len(outputs))
+            emitted: Any = iter(values if isinstance(values, list) else [values])
+            self._track_all(results, emitted, data=True, unbacked=False)
+        return result
+
+    # Results
+
+    def _track_all(self, results: dict[int, Any], emitted: Any, *, data: bool, unbacked: bool) -> None:
+        """Track every tensor in a nest of results, taking values from the iterator ``emitted``."""
+        first = results[self.trace.active[0]]
+        if isinstance(first, torch.Tensor):
+            if self.trace.record(first) is None:
+                self.track(results, next(emitted), data=data, unbacked=unbacked)
+        elif isinstance(first, tuple | list):
+            for index in range(len(first)):
+                parts = {w: r[index] for w, r in results.items()}
+                self._track_all(parts, emitted, data=data, unbacked=unbacked)
+
+    def _wrap(
+        self,
+        func: Any,
+        entry: Lowering,
+        args: Sequence[Any],
+        values: Any,
+        results: dict[int, Any],
+        emitted: Any,
+        *,
+        data: bool,
+        unbacked: bool,
+    ) -> Any:
+        result = results[self.trace.active[0]]
+        if isinstance(emitted, TracedScalar):
+            return emitted
+        if isinstance(result, torch.Tensor):
+            self._result(entry, args, values, results, emitted, None, data=data, unbacked=unbacked)
+        elif isinstance(result, tuple | list):
+            lengths = {len(r) for r in results.values()}
+            if len(lengths) > 1:
+                self.trace.decide(
+                    {w: len(r) for w, r in results.items()}, data=data, asked="the number of results of"
+                )
+            for index, value in enumerate(emitted):
+                if value is None or not isinstance(result[index], torch.Tensor):
+                    continue
+                parts = {w: r[index] for w, r in results.items()}
+                self._result(entry, args, values, parts, value, index, data=data, unbacked=unbacked)
+        return result
+
+    def _result(
+        self,
+        entry: Lowering,
+        args: Sequence[Any],
+        values: Any,
+        results: dict[int, torch.Tensor],
+        value: ir.Value,
+        index: int | None,
+        *,
+        data: bool,
+        unbacked: bool,
+    ) -> None:
+        handle = results[self.trace.active[0]]
+        expected = from_torch_dtype(handle.dtype)
+        if value.dtype is not None and value.dtype != expected:
+            value = self.op.cast(value, expected)
+        unbacked = unbacked or bool(value.meta.get("unbacked"))
+        record = self.track(results, value, data=data, unbacked=unbacked)
+        self._link_view(record, handle, entry, args, values, index)
+
+    def _link_view(
+        self,
+        record: Record,
+        handle: torch.Tensor,
+        entry: Lowering,
+        args: Sequence[Any],
+        values: Any,
+        index: int | None,
+    ) -> None:
+        """Make ``record`` a view of the argument that it shares storage with, if there is one."""
+        storage = handle.untyped_storage()._cdata
+        for x in args:
+            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata == storage:
+                base = self.record(x)
+                break
+        else:
+            return
+        if base is None:
+            return
+        before = self.trace.read(base)
+        op = self.op
+        positional, keywords = values
+
+        def emit_again(value: ir.Value) -> Any:
+            arguments = [value if v is before else v for v in positional]
+            named = {k: value if v is before else v for k, v in keywords.items()}
+            emitted = entry.emit(op, *arguments, **named)
+            return emitted if index is None else emitted[index]
+
+        def put_back(base_value: ir.Value, view_value: ir.Value) -> ir.Value:
+            if entry.put_back is not None and index is None:
+                rest = [v for v in positional if v is not before]
+                result: ir.Value = entry.put_back(op, base_value, view_value, *rest, **keywords)
+                return result
+            return scatter_view(op, base_value, view_value, emit_again)
+
+        record.memory = base.memory
+        record.seen = base.memory.writes
+        record.view = View(base, emit_again, put_back)
+
+    def _write(self, target: list[torch.Tensor], emitted: Any) -> None:
+        """Let each written tensor hold the value that its functional form computed."""
+        values = list(emitted) if isinstance(emitted, tuple | list) else [emitted]
+        for tensor, value in zip(target, values, strict=False):
+            record = self.record(tensor)
+            assert record is not None
+            results = self.worlds(tensor)
+            wanted = from_torch_dtype(tensor.dtype)
+            value = self.op.cast(value, wanted)
+            if value.shape is None or list(value.shape.dims) != list(record.value.shape.dims):  # type: ignore[union-attr]
+                value = self._broadcast(value, self.trace.read(record))
+            self.describe(value, results, unbacked=record.unbacked)
+            self.trace.write(record, value)
+
+    def _broadcast(self, value: ir.Value, like: ir.Value) -> ir.Value:
+        if value.shape is None or like.shape is None:
+            return value
+        if len(value.shape.dims) > len(like.shape.dims):  # out= was resized
+            return value
+        return self.op.Expand(value, self.op.shape(like))
+
+    def worlds(self, tensor: torch.Tensor) -> dict[int, torch.Tensor]:
+        """The tensor in every active world that knows it."""
+        record = self.record(tensor)
+        if record is None:
+            return dict.fromkeys(self.trace.active, tensor)
+        known = {record.home: tensor, **record.worlds}
+        return {w: known[w] for w in self.trace.active if w in known}
+
+    # Constants that start to vary
+
+    def promote(self, tensor: torch.Tensor) -> Record:
+        """Track a constant from now on, because something traced is written into it."""
+        base = tensor if tensor._base is None else tensor._base
+        if base is not tensor and base.numel() * base.element_size() != base.untyped_storage().nbytes():
+            base = tensor
+        if self.record(base) is None:
+            self.constants.before_write(base)
+            with torch._C.DisableTorchFunction():
+                value = self.constants.value(base)
+                results = {
+                    w: base if w == self.trace.active[0] else base.detach().clone()
+                    for w in self.trace.active
+                }
+                record = self.track(results, value, data=False)
+            record.unbacked = False
+            self.promoted[base.untyped_storage()._cdata] = (base, record)
+        found = self.record(tensor)
+        assert found is not None
+        return found
+
+    def _adopt(self, tensor: torch.Tensor, base: torch.Tensor, owner: Record) -> Record:
+        """Track a tensor that shares the storage of a promoted one."""
+        with torch._C.DisableTorchFunction():
+            geometry = (
+                tensor.size(),
+                tensor.stride(),
+                tensor.storage_offset() - base.storage_offset(),
+            )
+            places = torch.arange(base.numel()).as_strided(*geometry).numpy().copy()
+            others = {w: t.as_strided(*geometry) for w, t in owner.worlds.items()}
+        op = self.op
+
+        def replay(value: ir.Value) -> ir.Value:
+            cut: ir.Value = op.Gather(op.Reshape(value, [-1]), places)
+            return cut
+
+        def put_back(value: ir.Value, view: ir.Value) -> ir.Value:
+            flat = op.ScatterElements(
+                op.Reshape(value, [-1]), places.reshape(-1), op.Reshape(view, [-1]), axis=0
+            )
+            whole: ir.Value = op.Reshape(flat, op.shape(value))
+            return whole
+
+        value = replay(self.trace.read(owner))
+        record = Record(value, owner.home, others, data=owner.data, memory=owner.memory,
+                        view=View(owner, replay, put_back))
+        self.describe(value, {owner.home: tensor, **others})
+        self.trace.attach(tensor, record)
+        return record
+
+
+def scatter_view(
+    op: Any, base: ir.Value, view: ir.Value, replay: Callable[[ir.Value], ir.Value]
+) -> ir.Value:
+    """Write a view back into its base by position: the view of the positions says where."""
+    shape = op.shape(base)
+    count = op.ReduceProd(shape, keepdims=0)
+    positions = op.Reshape(op.Range(0, count, 1), shape)
+    positions.shape = base.shape
+    positions.meta["sizes"] = base.meta.get("sizes")
+    places = op.Reshape(replay(positions), [-1])
+    flat = op.ScatterElements(op.Reshape(base, [-1]), places, op.Reshape(view, [-1]), axis=0)
+    result: ir.Value = op.Reshape(flat, shape)
+    return result
+
+
+def describe_arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> str:
+    """A call's arguments as ``float32[2, 3], dim=1``."""
+
+    def one(x: Any) -> str:
+        if isinstance(x, torch.Tensor):
+            return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}"
+        if isinstance(x, tuple | list):
+            inside = ", ".join(one(i) for i in x)
+            return f"[{inside}]" if isinstance(x, list) else f"({inside})"
+        return repr(x) if isinstance(x, int | float | str | None) else str(x)
+
+    return ", ".join([*(one(x) for x in args), *(f"{k}={one(v)}" for k, v in kwargs.items())])
+
+
+def unsupported_error(calls: Sequence[UnsupportedCall]) -> UnsupportedOpError:
+    """One error that lists every unsupported call, each distinct one once."""
+    lines: list[str] = []
+    seen: set[Any] = set()
+    for call in calls:
+        if (call.function, call.source) in seen:
+            continue
+        seen.add((call.function, call.source))
+        lines.append(f"no ONNX lowering for {call.function}({call.arguments})")
+        if call.reason:
+            lines.append(f"  {call.reason}")
+        if call.source is not None:
+            lines.append(f"  at {call.source}")
+            lines.append(call.source.excerpt())
+    first = calls[0].function
+    closest = registry.closest(first)
+    near = f"; the closest supported call is {closest}" if closest else ""
+    return UnsupportedOpError(
+        "\n".join(lines),
+        hint=f"register one with `@lowers({first})`, see docs/how-to/add-an-op{near}",
+    )

@@ -1,0 +1,173 @@
+"""Ranks and sizes of values between an operator's first node and its last.
+
+The tracer knows the shape of every value that eager code sees. Lowerings of several nodes have
+values in between; for these a small table suffices, and None means "not known", never a guess.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["broadcast_dims", "infer_shape"]
+
+Dims = list[int | None]
+
+_ELEMENTWISE = frozenset(
+    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr "
+    "BitwiseXor Cast CastLike Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater "
+    "GreaterOrEqual HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LeakyRelu Less "
+    "LessOrEqual Log LogSoftmax Max Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round "
+    "Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Sub Tan Tanh ThresholdedRelu "
+    "Where Xor CumSum".split()
+)
+_REDUCTIONS = frozenset(
+    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
+    "ReduceSum ReduceSumSquare".split()
+)
+
+
+def _dims(value: ir.Value | None) -> Dims | None:
+    if value is None or value.shape is None:
+        return None
+    return [d if isinstance(d, int) else None for d in value.shape.dims]
+
+
+def _ints(value: ir.Value | None) -> list[int] | None:
+    if value is None or value.const_value is None or value.const_value.size > 64:
+        return None
+    return [int(i) for i in value.const_value.numpy().reshape(-1)]
+
+
+def broadcast_dims(shapes: Sequence[Dims]) -> Dims:
+    """NumPy's broadcast of shapes in which None is any size."""
+    rank = max(len(s) for s in shapes)
+    padded = [[1] * (rank - len(s)) + s for s in shapes]
+    result: Dims = []
+    for sizes in zip(*padded, strict=True):
+        large = [s for s in sizes if s is not None and s != 1]
+        result.append(large[0] if large else None if None in sizes else 1)
+    return result
+
+
+def infer_shape(
+    op_type: str, operands: Sequence[ir.Value | None], attributes: dict[str, Any]
+) -> Dims | None:
+    """The shape of a one-output node, None where this table does not say."""
+    if op_type in _ELEMENTWISE:
+        shapes = [_dims(x) for x in operands if x is not None]
+        if op_type in ("Clip", "CumSum"):
+            return shapes[0]
+        known = [s for s in shapes if s is not None]
+        return broadcast_dims(known) if known and len(known) == len(shapes) else None
+    first = _dims(operands[0]) if operands else None
+    if op_type == "Reshape":
+        sizes = _ints(operands[1])
+        if sizes is not None:
+            return [
+                s if s > 0 else first[i] if s == 0 and first is not None and i < len(first) else None
+                for i, s in enumerate(sizes)
+            ]
+        length = _dims(operands[1])
+        return [None] * length[0] if length and length[0] is not None else None
+    if op_type in ("Expand", "ConstantOfShape"):
+        target = operands[-1]
+        sizes, length = _ints(target), _dims(target)
+        if sizes is not None:
+            if op_type == "ConstantOfShape":
+                return [*sizes]
+            return None if first is None else broadcast_dims([first, [*sizes]])
+        if length and length[0] is not None:
+            rank = length[0] if first is None or op_type != "Expand" else max(len(first), length[0])
+            return [None] * rank
+        return None
+    if op_type == "Range":
+        return [None]
+    if first is None:
+        return None
+    return _infer_from_first(op_type, first, operands, attributes)
+
+
+def _infer_from_first(
+    op_type: str,
+    first: Dims,
+    operands: Sequence[ir.Value | None],
+    attributes: dict[str, Any],
+) -> Dims | None:
+    rank = len(first)
+    if op_type == "Shape":
+        return [len(range(rank)[slice(attributes.get("start"), attributes.get("end"))])]
+    if op_type == "Size":
+        return []
+    if op_type == "Transpose":
+        order = attributes.get("perm") or range(rank)[::-1]
+        return [first[i] for i in order]
+    if op_type == "Unsqueeze":
+        axes = _ints(operands[1])
+        if axes is None:
+            return None
+        total = rank + len(axes)
+        new = {a % total for a in axes}
+        rest = iter(first)
+        return [1 if i in new else next(rest) for i in range(total)]
+    if op_type == "Squeeze" and len(operands) > 1:
+        axes = _ints(operands[1])
+        dropped = {a % rank for a in axes} if axes is not None else None
+        return None if dropped is None else [d for i, d in enumerate(first) if i not in dropped]
+    if op_type in _REDUCTIONS or op_type in ("ArgMax", "ArgMin"):
+        return _reduced(op_type, first, operands, attributes)
+    if op_type == "Gather":
+        indices = _dims(operands[1])
+        axis = attributes.get("axis", 0) % rank
+        return None if indices is None else [*first[:axis], *indices, *first[axis + 1 :]]
+    if op_type == "Concat":
+        shapes = [_dims(x) for x in operands]
+        if any(s is None for s in shapes):
+            return None
+        axis = attributes["axis"] % rank
+        total: int | None = 0
+        for s in shapes:
+            size = s[axis]  # type: ignore[index]
+            total = None if total is None or size is None else total + size
+        return [*first[:axis], total, *first[axis + 1 :]]
+    if op_type == "MatMul":
+        second = _dims(operands[1])
+        if second is None or rank < 2 or len(second) < 2:
+            return None
+        return [*broadcast_dims([first[:-2], second[:-2]] if rank > 2 or len(second) > 2 else [[]]),
+                first[-2], second[-1]]
+    if op_type in ("ScatterND", "ScatterElements", "LayerNormalization", "BatchNormalization"):
+        return first
+    if op_type == "GatherElements":
+        return _dims(operands[1])
+    if op_type in ("Slice", "Pad", "Tile", "Resize"):
+        return [None] * rank
+    return None
+
+
+def _reduced(
+    op_type: str,
+    first: Dims,
+    operands: Sequence[ir.Value | None],
+    attributes: dict[str, Any],
+) -> Dims | None:
+    rank = len(first)
+    keep = attributes.get("keepdims", 1)
+    if op_type.startswith("Arg"):
+        axes: list[int] | None = [attributes.get("axis", 0)]
+    elif attributes.get("axes") is not None:
+        axes = list(attributes["axes"])
+    elif len(operands) > 1:
+        axes = _ints(operands[1])
+        if axes is None:
+            return None
+    else:
+        axes = list(range(rank))
+    reduced = {a % rank for a in axes or ()} if rank else set()
+    if keep:
+        return [1 if i in reduced else d for i, d in enumerate(first)]
+    return [d for i, d in enumerate(first) if i not in reduced]

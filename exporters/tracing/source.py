@@ -1,0 +1,145 @@
+"""Where in the user's code a call was made, and which module made it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import linecache
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from types import CodeType, FrameType
+
+__all__ = ["Source", "SourceFinder"]
+
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """A position in a file of the user's, or of a library the user calls."""
+
+    file: str
+    line: int
+    function: str
+    column: int | None = None
+    end_column: int | None = None
+
+    def __str__(self) -> str:
+        return f"{shorten(self.file)}:{self.line} in {self.function}"
+
+    def excerpt(self) -> str:
+        """The line itself, with carets under the expression; empty when the file cannot be read."""
+        text = linecache.getline(self.file, self.line).rstrip()
+        if not text.strip():
+            return ""
+        indent = len(text) - len(text.lstrip())
+        lines = [f"    {text.strip()}"]
+        if self.column is not None and self.column >= indent:
+            end = self.end_column if self.end_column and self.end_column > self.column else None
+            width = max(1, min(end or len(text), len(text)) - self.column)
+            lines.append(" " * (4 + self.column - indent) + "^" * width)
+        return "\n".join(lines)
+
+
+@functools.cache
+def shorten(file: str) -> str:
+    """A path without this machine in it: below site-packages, below the current folder, or bare."""
+    for marker in ("site-packages" + os.sep, "dist-packages" + os.sep):
+        if marker in file:
+            return file.split(marker)[-1].replace(os.sep, "/")
+    try:
+        relative = os.path.relpath(file)
+    except ValueError:  # another drive
+        relative = os.pardir
+    return (os.path.basename(file) if relative.startswith(os.pardir) else relative).replace(
+        os.sep, "/"
+    )
+
+
+@functools.cache
+def _position(code: CodeType, instruction: int) -> Source:
+    positions = list(code.co_positions())
+    index = instruction // 2
+    line, end_line, column, end_column = (
+        positions[index] if 0 <= index < len(positions) else (None, None, None, None)
+    )
+    one_line = line == end_line
+    return Source(
+        file=code.co_filename,
+        line=line or code.co_firstlineno,
+        function=code.co_qualname,
+        column=column,
+        end_column=end_column if one_line else None,
+    )
+
+
+class SourceFinder:
+    """Finds the innermost user frame and the innermost module on the stack.
+
+    Args:
+        library: Folders whose frames are only named when no user frame is on the stack.
+        module_call: Code object of the framework's module call (``nn.Module._call_impl``); its
+            local ``self`` is the module.
+        module_path: The path of a module, None if it is not part of the model.
+        entry: Code object at which the walk stops.
+    """
+
+    def __init__(
+        self,
+        *,
+        library: Sequence[str] = (),
+        module_call: CodeType | None = None,
+        module_path: Callable[[Any], str | None] = lambda _: None,
+        entry: CodeType | None = None,
+    ) -> None:
+        self._library = tuple(library)
+        self._module_call = module_call
+        self._module_path = module_path
+        self._entry = entry
+        self._kinds: dict[CodeType, str] = {}
+
+    def _classify(self, code: CodeType) -> str:
+        if code is self._entry:
+            return "entry"
+        if code is self._module_call:
+            return "module"
+        file = code.co_filename
+        if file.startswith(_OURS) or file.startswith("<frozen"):
+            return "ours"
+        return "library" if file.startswith(self._library) else "user"
+
+    def find(self) -> tuple[Source | None, str]:
+        """The user's position and the path of the innermost module, ``""`` outside any."""
+        frame: FrameType | None = sys._getframe(1)
+        kinds = self._kinds
+        user: FrameType | None = None
+        library: FrameType | None = None
+        path: str | None = None
+        while frame is not None:
+            code = frame.f_code
+            kind = kinds.get(code)
+            if kind is None:
+                kind = kinds[code] = self._classify(code)
+            if kind == "user":
+                if user is None:
+                    user = frame
+                    if path is not None:
+                        break
+            elif kind == "module":
+                if path is None:
+                    path = self._module_path(frame.f_locals["self"])
+                    if path is not None and user is not None:
+                        break
+            elif kind == "library":
+                if library is None:
+                    library = frame
+            elif kind == "entry":
+                break
+            frame = frame.f_back
+        chosen = user or library
+        source = None if chosen is None else _position(chosen.f_code, chosen.f_lasti)
+        return source, path or ""

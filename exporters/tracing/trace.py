@@ -1,0 +1,390 @@
+"""One tracing run: its worlds, its graph under construction, and what it assumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from exporters.errors import DataDependentError, DisagreeingBranchError, ExportError
+from exporters.tracing import scalars
+from exporters.tracing.graph import Block, GraphBuilder
+from exporters.tracing.record import Memory, Record, View
+from exporters.tracing.scalars import (
+    ScalarRecord,
+    TracedBool,
+    TracedFloat,
+    TracedInt,
+    TracedScalar,
+    plain,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import CodeType
+
+    from exporters.tracing.source import Source, SourceFinder
+
+__all__ = ["Assumption", "Interrupt", "Trace"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Assumption:
+    """A question that Python asked of a traced value, and the one answer all worlds gave."""
+
+    question: str
+    answer: Any
+    source: Source | None
+
+    def __str__(self) -> str:
+        where = "" if self.source is None else f" ({self.source})"
+        return f"{self.question} is always {self.answer}{where}"
+
+
+class Interrupt(BaseException):
+    """Stops the trace from the inside: past the user's own ``except Exception``.
+
+    Attributes:
+        error: What to tell the user if the trace cannot be taken up again.
+        code: The function whose control flow asked, when compiling it would help.
+    """
+
+    def __init__(self, error: ExportError, code: CodeType | None = None) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.code = code
+
+
+class _Current(threading.local):
+    trace: Trace | None = None
+
+
+_current = _Current()
+
+
+class Trace:
+    """Runs in one thread, from :meth:`__enter__` to :meth:`__exit__`.
+
+    Args:
+        worlds: How many concrete runs there are.
+        opset: ONNX opset of the graph.
+        finder: Finds the user's position on the stack.
+
+    Attributes:
+        active: The worlds that take part in what is being traced.
+        live: Whether the trace still runs; afterwards traced numbers are plain numbers.
+        recording: Whether calls become nodes. While it is off, one world runs eagerly.
+    """
+
+    def __init__(self, worlds: int, *, opset: int, finder: SourceFinder) -> None:
+        self.world_count = worlds
+        self.active: tuple[int, ...] = tuple(range(worlds))
+        self.live = False
+        self.recording = True
+        self.assumptions: list[Assumption] = []
+        self.finder = finder
+        self.builder = GraphBuilder(opset)
+        self.builder.position = self.position
+        self.builder.same_size = self.same_size
+        self._position: tuple[Source | None, str] | None = None
+        self._records: dict[int, tuple[weakref.ref[Any], Record]] = {}
+        self._sizes: dict[tuple[int, ...], tuple[ir.Value, int] | None] = {}
+        self._before: Trace | None = None
+
+    @staticmethod
+    def current() -> Trace | None:
+        """The trace that runs in this thread, if any."""
+        return _current.trace
+
+    def __enter__(self) -> Trace:
+        self._before = _current.trace
+        _current.trace = self
+        self.live = True
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _current.trace = self._before
+        self.live = False
+
+    # Positions
+
+    def position(self) -> tuple[Source | None, str]:
+        """Where the user's code is now, and in which module."""
+        if self._position is None:
+            self._position = self.finder.find()
+        return self._position
+
+    def moved(self) -> None:
+        """Forget the position: user code has run since it was looked up."""
+        self._position = None
+
+    # Handles
+
+    def record(self, handle: Any) -> Record | None:
+        """What is known of ``handle``; None for a constant."""
+        found = self._records.get(id(handle))
+        return None if found is None else found[1]
+
+    def attach(self, handle: Any, record: Record) -> None:
+        """Know ``handle`` by ``record`` for as long as it lives."""
+        key = id(handle)
+        records = self._records
+
+        def forget(dead: weakref.ref[Any]) -> None:
+            found = records.get(key)
+            if found is not None and found[0] is dead:
+                del records[key]
+
+        records[key] = (weakref.ref(handle, forget), record)
+
+    def records(self) -> Iterator[tuple[Any, Record]]:
+        """Every handle that is alive, with its record."""
+        for reference, record in list(self._records.values()):
+            handle = reference()
+            if handle is not None:
+                yield handle, record
+
+    # Views and writes
+
+    def read(self, record: Record) -> ir.Value:
+        """The up-to-date graph value: a stale view is cut out of its base anew."""
+        if record.seen != record.memory.writes:
+            assert record.view is not None
+            base = self.read(record.view.base)
+            self._set(record, self._inherit(record, record.view.replay(base)))
+        return record.value
+
+    def write(self, record: Record, value: ir.Value) -> None:
+        """Let ``record`` hold ``value`` from now on, and with it whatever shares its storage."""
+        if record.view is not None:
+            base = record.view.base
+            before = self.read(base)
+            self.write(base, self._inherit(base, record.view.put_back(before, value)))
+        else:
+            record.memory.writes += 1
+        self._set(record, value)
+
+    def _set(self, record: Record, value: ir.Value) -> None:
+        before = (record.value, record.seen)
+
+        def undo() -> None:
+            record.value, record.seen = before
+
+        self.builder.block.undo.append(undo)
+        record.value, record.seen = value, record.memory.writes
+
+    def _inherit(self, record: Record, value: ir.Value) -> ir.Value:
+        """Give ``value`` the type, shape and sizes that the record had before."""
+        before = record.value
+        if value is not before and value.const_value is None:
+            value.type = before.type
+            value.shape = None if before.shape is None else before.shape.copy()
+            value.meta["sizes"] = before.meta.get("sizes")
+        return value
+
+    # Sizes
+
+    def describe(
+        self,
+        value: ir.Value,
+        dtype: ir.DataType,
+        shapes: dict[int, tuple[int, ...]],
+        *,
+        unbacked: bool = False,
+    ) -> None:
+        """Write into ``value`` what the worlds say of it: dtype, rank, and the static sizes."""
+        value.type = ir.TensorType(dtype)
+        sizes = tuple(zip(*shapes.values(), strict=True))
+        if len(shapes) == 1 and self.world_count > 1:
+            unbacked = True  # one world proves nothing about sizes when there are several
+        known = value.shape
+        value.shape = ir.Shape(
+            [
+                (known.dims[axis] if known is not None and isinstance(known.dims[axis], int) else None)
+                if unbacked or len(set(size)) > 1
+                else size[0]
+                for axis, size in enumerate(sizes)
+            ]
+        )
+        value.meta["sizes"] = sizes
+
+    def dim(self, record: Record, axis: int, sizes: dict[int, int]) -> int:
+        """One size of a handle: an int when it is static, else a traced int."""
+        value = self.read(record)
+        assert value.shape is not None
+        static = value.shape.dims[axis]
+        if isinstance(static, int):
+            return static
+        return TracedInt(
+            ScalarRecord(
+                self, sizes, data=record.unbacked, origin=(value, axis), nonnegative=True
+            )
+        )
+
+    def same_size(self, size: Any, x: ir.Value, axis: int) -> bool:
+        """Whether a traced int is, for every input, the size of ``x`` along ``axis``."""
+        if not isinstance(size, TracedInt):
+            return False
+        origin = size.record.origin
+        if origin is not None and origin[0] is x and origin[1] == axis:
+            return True
+        all_sizes = x.meta.get("sizes")
+        if origin is None or all_sizes is None or axis >= len(all_sizes):
+            return False
+        here = all_sizes[axis]
+        # Equal in every world, and no two named dims of the inputs share these sizes.
+        return (
+            len(here) > 1
+            and len(set(here)) > 1
+            and here == tuple(size.record.worlds.values())
+            and self._sizes.get(here, False) is not None
+            and not size.record.data
+        )
+
+    def name_size(self, sizes: tuple[int, ...], symbol: Any) -> None:
+        """Let ``sizes`` mean ``symbol``; sizes that mean two things mean nothing."""
+        known = self._sizes.get(sizes, symbol)
+        self._sizes[sizes] = symbol if known == symbol else None
+
+    def symbol(self, sizes: tuple[int, ...]) -> Any:
+        """The symbol that alone has these sizes in all worlds, else None."""
+        return self._sizes.get(sizes)
+
+    # Scalars
+
+    def arithmetic(self, name: str, *operands: Any) -> Any:
+        """One Python operation on numbers of which some are traced, in every world and the graph."""
+        traced = [x for x in operands if isinstance(x, TracedScalar)]
+        if not traced:
+            return scalars.PYTHON[name](*operands)
+        if not self.live:
+            return scalars.PYTHON[name](*map(plain, operands))
+        worlds = {
+            w: scalars.PYTHON[name](*[self.number_in(x, w) for x in operands])
+            for w in self.active
+        }
+        if not self.recording:
+            return worlds[self.active[0]]
+        kind = type(worlds[self.active[0]])
+        nonnegative = all(
+            (x.record.nonnegative if isinstance(x, TracedScalar) else x >= 0) for x in operands
+        )
+        data = any(x.record.data for x in traced)
+        self.moved()
+        as_vector = all(x.record.prefers_vector for x in traced)
+        kinds = [x.kind if isinstance(x, TracedScalar) else type(x) for x in operands]
+        dtype = scalars.working_dtype(name, kinds, kind)
+        values = [self._scalar_operand(x, dtype, as_vector=as_vector) for x in operands]
+        result = scalars.emit(self.builder, name, values, kind, nonnegative=nonnegative)
+        result.shape = ir.Shape([1] if as_vector else [])
+        record = ScalarRecord(
+            self,
+            worlds,
+            data=data,
+            scalar=None if as_vector else result,
+            vector=result if as_vector else None,
+            nonnegative=nonnegative and name in scalars.KEEP_SIGN,
+        )
+        return self.number(record, kind)
+
+    def compare(self, name: str, a: Any, b: Any) -> bool:
+        """A comparison of numbers of which one is traced, as a plain bool.
+
+        Raises:
+            Interrupt: The worlds disagree, or the numbers depend on data.
+        """
+        answers = {
+            w: bool(scalars.PYTHON[name](self.number_in(a, w), self.number_in(b, w)))
+            for w in self.active
+        }
+        if self._certain(a, b) and len(set(answers.values())) == 1:
+            return answers[self.active[0]]
+        data = any(isinstance(x, TracedScalar) and x.record.data for x in (a, b))
+        return bool(self.decide(answers, data=data, asked="the comparison in"))
+
+    def _certain(self, a: Any, b: Any) -> bool:
+        """Whether two numbers are the same size, so that comparing them assumes nothing."""
+        if not (isinstance(a, TracedInt) and isinstance(b, TracedInt)):
+            return False
+        if a.record is b.record or (a.record.origin is not None and a.record.origin == b.record.origin):
+            return True
+        sizes = tuple(a.record.worlds.values())
+        same = sizes == tuple(b.record.worlds.values()) and self.symbol(sizes) is not None
+        return same and not a.record.data and not b.record.data
+
+    def number_in(self, x: Any, world: int) -> Any:
+        """The Python number that ``x`` is in one world."""
+        return x.record.worlds[world] if isinstance(x, TracedScalar) else x
+
+    def number(self, record: ScalarRecord, kind: type) -> Any:
+        """The traced number of Python type ``kind``."""
+        return {int: TracedInt, float: TracedFloat, bool: TracedBool}[kind](record)
+
+    def _scalar_operand(
+        self, x: Any, dtype: ir.DataType | None, *, as_vector: bool
+    ) -> ir.Value:
+        if isinstance(x, TracedScalar):
+            value = x.vector() if as_vector else x.scalar()
+            return value if dtype is None else self.builder.cast(value, dtype)
+        return self.builder.operand(x, dtype or scalars._DTYPES[type(x)])
+
+    # Questions
+
+    def decide(self, answers: dict[int, Any], *, data: bool, asked: str) -> Any:
+        """The answer all worlds give to a question of Python's.
+
+        Args:
+            answers: One per world.
+            data: Whether the answer depends on input values.
+            asked: What was asked, for the report.
+
+        Raises:
+            Interrupt: The worlds disagree, or the answer depends on data.
+        """
+        if not self.recording:
+            return answers[self.active[0]]
+        self.moved()
+        source, _ = self.position()
+        given = [answers[w] for w in self.active if w in answers] or list(answers.values())
+        text = "" if source is None else source.excerpt().split("\n")[0].strip()
+        question = f"{asked} `{text}`" if text else asked
+        if any(answer != given[0] for answer in given):
+            told = ", ".join(f"{a!r}" for a in given)
+            raise Interrupt(
+                DisagreeingBranchError(
+                    f"the worlds disagree on {question}: {told}",
+                    source=source,
+                    hint="mark the function with @bridge.script, or keep the branch out of the "
+                    "exported function",
+                ),
+            )
+        if data:
+            raise Interrupt(
+                DataDependentError(
+                    f"Python asks for {question}, which depends on the input's values",
+                    source=source,
+                    hint="mark the function with @bridge.script, or use torch.where",
+                ),
+            )
+        assumption = Assumption(question, given[0], source)
+        if assumption not in self.assumptions:
+            self.assumptions.append(assumption)
+        return given[0]
+
+    # Blocks
+
+    def depth(self) -> int:
+        """How many subgraphs are open."""
+        return sum(1 for _ in self.builder.block.ancestry()) - 1
+
+    def new_memory(self) -> Memory:
+        return Memory(self.depth())
+
+    def new_block(self, kind: str) -> Block:
+        return Block(kind, self.builder.block)
+
+
+__all__ += ["View"]

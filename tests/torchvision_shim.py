@@ -1,0 +1,173 @@
+"""Lets torchvision run on a torch build whose CPU operators it has no binary for.
+
+torchvision's wheels carry compiled operators for one torch build. With another one (a CPU-only
+torch) importing the models fails, although only detection uses the operators. This defines them
+in plain torch, before torchvision is imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Any
+
+import torch
+
+__all__ = ["install"]
+
+_SCHEMAS = {
+    "nms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "roi_align": "(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
+    "SymInt pooled_width, int sampling_ratio, bool aligned) -> Tensor",
+    "_roi_align_backward": "(Tensor grad, Tensor rois, float spatial_scale, SymInt pooled_height, "
+    "SymInt pooled_width, SymInt batch_size, SymInt channels, SymInt height, SymInt width, "
+    "int sampling_ratio, bool aligned) -> Tensor",
+    "roi_pool": "(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
+    "SymInt pooled_width) -> (Tensor, Tensor)",
+    "_roi_pool_backward": "(Tensor grad, Tensor rois, Tensor argmax, float spatial_scale, "
+    "SymInt pooled_height, SymInt pooled_width, SymInt batch_size, SymInt channels, "
+    "SymInt height, SymInt width) -> Tensor",
+    "ps_roi_align": "(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
+    "SymInt pooled_width, int sampling_ratio) -> (Tensor, Tensor)",
+    "_ps_roi_align_backward": "(Tensor grad, Tensor rois, Tensor channel_mapping, "
+    "float spatial_scale, SymInt pooled_height, SymInt pooled_width, int sampling_ratio, "
+    "SymInt batch_size, SymInt channels, SymInt height, SymInt width) -> Tensor",
+    "ps_roi_pool": "(Tensor input, Tensor rois, float spatial_scale, SymInt pooled_height, "
+    "SymInt pooled_width) -> (Tensor, Tensor)",
+    "_ps_roi_pool_backward": "(Tensor grad, Tensor rois, Tensor channel_mapping, "
+    "float spatial_scale, SymInt pooled_height, SymInt pooled_width, SymInt batch_size, "
+    "SymInt channels, SymInt height, SymInt width) -> Tensor",
+    "deform_conv2d": "(Tensor input, Tensor weight, Tensor offset, Tensor mask, Tensor bias, "
+    "SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, "
+    "SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask) -> Tensor",
+    "_deform_conv2d_backward": "(Tensor grad, Tensor input, Tensor weight, Tensor offset, "
+    "Tensor mask, Tensor bias, SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, "
+    "SymInt dilation_h, SymInt dilation_w, SymInt groups, SymInt offset_groups, bool use_mask) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+}
+
+_library: Any = None
+
+
+def _nms(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    order = scores.argsort(descending=True, stable=True)
+    x1, y1, x2, y2 = dets.unbind(1)
+    areas = (x2 - x1) * (y2 - y1)
+    keep: list[int] = []
+    alive = torch.ones(len(order), dtype=torch.bool)
+    for position, i in enumerate(order.tolist()):
+        if not alive[position]:
+            continue
+        keep.append(i)
+        rest = order[position + 1 :]
+        width = (torch.minimum(x2[i], x2[rest]) - torch.maximum(x1[i], x1[rest])).clamp(min=0)
+        height = (torch.minimum(y2[i], y2[rest]) - torch.maximum(y1[i], y1[rest])).clamp(min=0)
+        inter = width * height
+        alive[position + 1 :] &= ~(inter / (areas[i] + areas[rest] - inter) > iou_threshold)
+    return torch.tensor(keep, dtype=torch.int64)
+
+
+def _bilinear(image: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Values of ``image`` [C, H, W] at points of any shape, 0 beyond one pixel outside."""
+    height, width = image.shape[-2:]
+    outside = (y < -1) | (y > height) | (x < -1) | (x > width)
+    y, x = y.clamp(min=0), x.clamp(min=0)
+    y0, x0 = y.floor().long().clamp(max=height - 1), x.floor().long().clamp(max=width - 1)
+    y1, x1 = (y0 + 1).clamp(max=height - 1), (x0 + 1).clamp(max=width - 1)
+    y, x = torch.where(y0 >= height - 1, y0.to(y), y), torch.where(x0 >= width - 1, x0.to(x), x)
+    ly, lx = y - y0, x - x0
+    hy, hx = 1 - ly, 1 - lx
+    value = (
+        image[:, y0, x0] * (hy * hx)
+        + image[:, y0, x1] * (hy * lx)
+        + image[:, y1, x0] * (ly * hx)
+        + image[:, y1, x1] * (ly * lx)
+    )
+    return value.masked_fill(outside, 0)
+
+
+def _roi_align(
+    input: torch.Tensor,
+    rois: torch.Tensor,
+    spatial_scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+    aligned: bool,
+) -> torch.Tensor:
+    outputs = []
+    offset = 0.5 if aligned else 0.0
+    for roi in rois:
+        batch = int(roi[0])
+        x1, y1, x2, y2 = (roi[1:] * spatial_scale - offset).unbind()
+        width, height = x2 - x1, y2 - y1
+        if not aligned:
+            width, height = width.clamp(min=1), height.clamp(min=1)
+        bin_h, bin_w = height / pooled_height, width / pooled_width
+        grid_h = sampling_ratio if sampling_ratio > 0 else max(int(torch.ceil(bin_h)), 1)
+        grid_w = sampling_ratio if sampling_ratio > 0 else max(int(torch.ceil(bin_w)), 1)
+        ys = y1 + (torch.arange(pooled_height * grid_h) + 0.5) * bin_h / grid_h
+        xs = x1 + (torch.arange(pooled_width * grid_w) + 0.5) * bin_w / grid_w
+        points = _bilinear(input[batch], ys[:, None].expand(-1, len(xs)), xs.expand(len(ys), -1))
+        shape = (input.shape[1], pooled_height, grid_h, pooled_width, grid_w)
+        outputs.append(points.reshape(shape).mean((2, 4)))
+    return torch.stack(outputs) if outputs else input.new_zeros(0, input.shape[1], pooled_height, pooled_width)
+
+
+def _deform_conv2d(
+    input: torch.Tensor, weight: torch.Tensor, offset: torch.Tensor, mask: torch.Tensor, bias: torch.Tensor,
+    stride_h: int, stride_w: int, pad_h: int, pad_w: int, dilation_h: int, dilation_w: int,
+    groups: int, offset_groups: int, use_mask: bool,
+) -> torch.Tensor:  # fmt: skip
+    kh, kw = weight.shape[-2:]
+    out_h, out_w = offset.shape[-2:]
+    results = []
+    for image, shift, gate in zip(input, offset, mask if use_mask else [None] * len(input), strict=True):
+        columns = []
+        for group, part in enumerate(image.chunk(offset_groups)):
+            for k in range(kh * kw):
+                dy, dx = shift[2 * (group * kh * kw + k)], shift[2 * (group * kh * kw + k) + 1]
+                y = torch.arange(out_h)[:, None] * stride_h - pad_h + (k // kw) * dilation_h + dy
+                x = torch.arange(out_w) * stride_w - pad_w + (k % kw) * dilation_w + dx
+                value = _bilinear(part, y, x)
+                columns.append(value if gate is None else value * gate[group * kh * kw + k])
+        per_group = torch.stack(columns).view(offset_groups, kh * kw, -1, out_h * out_w)
+        flat = per_group.permute(0, 2, 1, 3).reshape(groups, -1, out_h * out_w)
+        kernel = weight.reshape(groups, weight.shape[0] // groups, -1)
+        results.append((kernel @ flat).reshape(-1, out_h, out_w))
+    return torch.stack(results) + bias[:, None, None]
+
+
+_KERNELS = {"nms": _nms, "qnms": _nms, "roi_align": _roi_align, "deform_conv2d": _deform_conv2d}
+
+
+def _absent(name: str) -> Any:
+    def kernel(*_: Any) -> Any:
+        raise NotImplementedError(f"torchvision::{name} has no stand-in")
+
+    return kernel
+
+
+def _untraced(kernel: Any) -> Any:
+    def run(*args: Any) -> Any:
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            return kernel(*args)
+
+    return run
+
+
+def install() -> None:
+    """Make ``import torchvision`` work; nothing to do where its own operators load."""
+    global _library
+    if _library is not None or importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        torch.ops.torchvision.nms  # noqa: B018
+    except (AttributeError, RuntimeError):
+        _library = torch.library.Library("torchvision", "DEF")
+        for name, schema in _SCHEMAS.items():
+            _library.define(name + schema)
+            _library.impl(name, _untraced(_KERNELS.get(name, _absent(name))), "CPU")
+    import torchvision.extension
+
+    torchvision.extension._has_ops = lambda: True
