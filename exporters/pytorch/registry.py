@@ -97,6 +97,10 @@ _DUNDERS = {
     "invert": "bitwise_not",
     "lshift": "bitwise_left_shift",
     "rshift": "bitwise_right_shift",
+    **{
+        name: name
+        for name in "abs add div eq ge getitem gt le lt matmul mul ne neg pow setitem sub".split()
+    },
 }
 
 
@@ -117,12 +121,12 @@ def aten_name(func: Any) -> str | None:
         attribute = func.__self__
         attribute = getattr(attribute, "fget", attribute)  # a Python property
         return f"{attribute.__name__}.{name[2:5]}"
-    if name.startswith("__i") and name.endswith("__") and name[3:-2] not in ("nvert", "nt", "ndex", "ter"):
-        plain = name[3:-2]
-        return f"{_DUNDERS.get(plain, plain)}_"
     if name.startswith("__") and name.endswith("__"):
         plain = name[2:-2]
-        return _DUNDERS.get(plain, plain)
+        if plain in _DUNDERS:
+            return _DUNDERS[plain]
+        if plain[:1] == "i" and plain[1:] in _DUNDERS:
+            return f"{_DUNDERS[plain[1:]]}_"
     return name
 
 

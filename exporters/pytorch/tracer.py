@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from exporters.errors import UnsupportedOpError, WorldError
 from exporters.pytorch import autocast, registry
+from exporters.pytorch.composite import composition
 from exporters.pytorch.constants import Constants
 from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.fallbacks import fallback
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Plan", "TorchTracer", "UnsupportedCall"]
 
+_MAX_NESTING = 12  # of torch code traced in place of calls: enough for torch's own layers
 PLACEHOLDER_DOMAIN = "bridge.unsupported"
 
 
@@ -262,36 +264,42 @@ class TorchTracer(TorchFunctionMode):
         if known.assigns and self._assigns_itself(*args):
             return None
         functional_args, functional_kwargs = self._functional_arguments(known, args, kwargs)
-        entry = self._choose(known, functional_args, functional_kwargs)
-        if entry is None or isinstance(entry, Decomposition):
-            body = entry.body if isinstance(entry, Decomposition) else None
-            return self._compose(func, known, body, args, kwargs, target)
-
-        for written in target:
-            if self.record(written) is None:
-                self.promote(written)
-        # The graph's side of the arguments is read before eager code writes to them.
-        values = self.graph(tuple(functional_args)), self.graph(functional_kwargs)
-        results = self.run(func, args, kwargs)
-        home = self.trace.active[0]
-        result = results[home]
-        if not target and isinstance(result, torch.Tensor) and any(result is x for x in leaves):
-            return result  # eager did nothing
-        data, unbacked = self._taint(tracked)
-        try:
-            if autocast.is_enabled():
-                values = autocast.cast_arguments(self.op, values, result)
-            emitted = entry.emit(self.op, *values[0], **values[1])
-        except Unlowerable as reason:
+        reason: str | None = None
+        results: dict[int, Any] | None = None
+        for entry in known.entries:
+            if isinstance(entry, Handler) or not entry.accepts(functional_args, functional_kwargs):
+                continue
+            if isinstance(entry, Decomposition):
+                if entry.when is None or entry.when(*functional_args, **functional_kwargs):
+                    return self._compose(func, known, entry.body, args, kwargs, target)
+                continue
+            for written in target:
+                if self.record(written) is None:
+                    self.promote(written)
+            values = self.graph(tuple(functional_args)), self.graph(functional_kwargs)
+            try:
+                if target:  # the graph's side first: eager is about to write to its arguments
+                    emitted = entry.emit(self.op, *values[0], **values[1])
+                    results = self.run(func, args, kwargs)
+                else:
+                    results = results or self.run(func, args, kwargs)
+                    result = results[self.trace.active[0]]
+                    if any(result is x for x in leaves) and isinstance(result, torch.Tensor):
+                        return result  # eager did nothing
+                    if autocast.is_enabled():
+                        values = autocast.cast_arguments(self.op, values, result)
+                    emitted = entry.emit(self.op, *values[0], **values[1])
+            except Unlowerable as unlowerable:
+                reason = str(unlowerable)
+                continue
+            if entry.random:
+                self.random.append(self.trace.position()[0])
             if target:
-                return self._placeholder(func, args, kwargs, results, str(reason))
-            return self._compose(func, known, None, args, kwargs, target, str(reason))
-        if entry.random:
-            self.random.append(self.trace.position()[0])
-        if target:
-            self._write(target, emitted)
-            return result
-        return self._wrap(func, entry, args, values, results, emitted, data=data, unbacked=unbacked)
+                self._write(target, emitted)
+                return results[self.trace.active[0]]
+            data, unbacked = self._taint(tracked)
+            return self._wrap(entry, args, values, results, emitted, data=data, unbacked=unbacked)
+        return self._compose(func, known, None, args, kwargs, target, reason)
 
     def run(self, func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> dict[int, Any]:
         """The eager result in every active world.
@@ -328,17 +336,6 @@ class TorchTracer(TorchFunctionMode):
             and place.shape == value.shape
             and place.stride() == value.stride()
         )
-
-    def _choose(
-        self, known: Plan, args: Sequence[Any], kwargs: dict[str, Any]
-    ) -> Lowering | Decomposition | None:
-        for entry in known.entries:
-            if isinstance(entry, Handler) or not entry.accepts(args, kwargs):
-                continue
-            if isinstance(entry, Decomposition) and entry.when is not None and not entry.when(*args, **kwargs):
-                continue
-            return entry
-        return None
 
     def _is_random(self, known: Plan) -> bool:
         return any(isinstance(e, Lowering) and e.random for e in known.entries)
@@ -397,6 +394,8 @@ class TorchTracer(TorchFunctionMode):
         functional_args, functional_kwargs = self._functional_arguments(known, args, kwargs)
         body = body or fallback(known.functional, functional_args, functional_kwargs)
         if body is None or body in self._composing:
+            body, reason = self._composition(known, functional_args, functional_kwargs, reason)
+        if body is None:
             for written in target:
                 if self.record(written) is None:
                     self.promote(written)
@@ -414,6 +413,17 @@ class TorchTracer(TorchFunctionMode):
                 if new is not written:
                     written.copy_(new)
         return target[0] if len(target) == 1 else type(kwargs["out"])(target)
+
+    def _composition(
+        self, known: Plan, args: Sequence[Any], kwargs: dict[str, Any], reason: str | None
+    ) -> tuple[Callable[..., Any] | None, str | None]:
+        """Code that makes the calls a C++ operator is composed of, or why there is none."""
+        if len(self._composing) > _MAX_NESTING:
+            return None, reason
+        try:
+            return composition(self, known.functional, args, kwargs), reason
+        except Exception as error:  # eager's own complaint comes when the call is made
+            return None, reason or str(error)
 
     def _placeholder(
         self,
@@ -452,7 +462,6 @@ class TorchTracer(TorchFunctionMode):
 
     def _wrap(
         self,
-        func: Any,
         entry: Lowering,
         args: Sequence[Any],
         values: Any,

@@ -70,7 +70,6 @@ def build_model(
             final.type, final.shape = value.type, value.shape
             final.meta["sizes"] = value.meta.get("sizes")
         taken.add(id(final))
-        builder.names.discard(final.name)
         final.name = builder.unique_name(wanted)
         finals.append(final)
         _name_dims(trace, final)
