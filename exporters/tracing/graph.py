@@ -389,7 +389,8 @@ class GraphBuilder:
         """``make(block)``, or what it made before where that is still in scope.
 
         The node is put into the outermost block in which all ``operands`` exist and that the
-        innermost block reaches through loops alone, so that loop-invariant values stay outside.
+        innermost block reaches through loops alone, so that loop-invariant values stay outside;
+        what ``make`` emits goes there.
         """
         for block in self.block.ancestry():
             if key in block.memo:
@@ -398,7 +399,11 @@ class GraphBuilder:
         needed = {operand.meta.get("block", self.main) for operand in operands}
         while block.parent is not None and block not in needed and block.kind == "loop":
             block = block.parent
-        value: ir.Value = make(block)
+        before, self.block = self.block, block
+        try:
+            value: ir.Value = make(block)
+        finally:
+            self.block = before
         block.memo[key] = value
         return value
 
