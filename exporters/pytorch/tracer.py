@@ -17,6 +17,7 @@ from exporters.pytorch.constants import Constants
 from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.fallbacks import fallback
 from exporters.pytorch.registry import Decomposition, Handler, Lowering, Unlowerable
+from exporters.pytorch.specialisation import Call, name_of, tensors_of
 from exporters.tracing.record import Record, View
 from exporters.tracing.scalars import TracedScalar
 from exporters.tracing.trace import Interrupt, Trace
@@ -121,6 +122,9 @@ class TorchTracer(TorchFunctionMode):
         self.promoted: dict[int, tuple[torch.Tensor, Record]] = {}
         self._plans: dict[Any, Plan] = {}
         self._composing: list[Callable[..., Any]] = []
+        self.log: list[Call] = []
+        self._log_world: int | None = None
+        self._logging = False  # inside a call of the user's: what it is made of is not noted
 
     # Handles
 
@@ -240,6 +244,26 @@ class TorchTracer(TorchFunctionMode):
         if not self.trace.recording:
             (world,) = self.trace.active
             return func(*self.concrete(args, world), **self.concrete(kwargs, world))
+        if self._log_world is None or self._logging:
+            return self.dispatch(func, args, kwargs)
+        self._logging = True
+        try:
+            result = self.dispatch(func, args, kwargs)
+        finally:
+            self._logging = False
+        found = tensors_of(self.concrete(result, self._log_world))
+        if found:
+            source, _ = self.trace.finder.find()
+            copies = tuple(t.detach().clone() for t in found)
+            self.log.append(Call(name_of(func), source, copies))
+        return result
+
+    def log_calls(self, world: int) -> None:
+        """Note what every call of user code gives in one world."""
+        self._log_world = world
+
+    def dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Answer one call."""
         self.trace.moved()
         known = self._plans.get(func)
         if known is None:
@@ -286,6 +310,7 @@ class TorchTracer(TorchFunctionMode):
                     result = results[self.trace.active[0]]
                     if any(result is x for x in leaves) and isinstance(result, torch.Tensor):
                         return result  # eager did nothing
+                    self._require_equal_lengths(results, tracked)
                     if autocast.is_enabled():
                         values = autocast.cast_arguments(self.op, values, result)
                     emitted = entry.emit(self.op, *values[0], **values[1])
@@ -449,6 +474,14 @@ class TorchTracer(TorchFunctionMode):
 
     # Results
 
+    def _require_equal_lengths(self, results: dict[int, Any], tracked: Sequence[Any]) -> None:
+        """A call that gives several tensors must give as many in every world."""
+        if isinstance(results[self.trace.active[0]], tuple | list):
+            lengths = {w: len(r) for w, r in results.items()}
+            if len(set(lengths.values())) > 1:
+                data, unbacked = self._taint(tracked)
+                self.trace.decide(lengths, data=data and unbacked, asked="the number of results of")
+
     def _track_all(self, results: dict[int, Any], emitted: Any, *, data: bool, unbacked: bool) -> None:
         """Track every tensor in a nest of results, taking values from the iterator ``emitted``."""
         first = results[self.trace.active[0]]
@@ -477,11 +510,6 @@ class TorchTracer(TorchFunctionMode):
         if isinstance(result, torch.Tensor):
             self._result(entry, args, values, results, emitted, None, data=data, unbacked=unbacked)
         elif isinstance(result, tuple | list):
-            lengths = {len(r) for r in results.values()}
-            if len(lengths) > 1:
-                self.trace.decide(
-                    {w: len(r) for w, r in results.items()}, data=data, asked="the number of results of"
-                )
             for index, value in enumerate(emitted):
                 if value is None or not isinstance(result[index], torch.Tensor):
                     continue
@@ -577,6 +605,10 @@ class TorchTracer(TorchFunctionMode):
             return dict.fromkeys(self.trace.active, tensor)
         known = {record.home: tensor, **record.worlds}
         return {w: known[w] for w in self.trace.active if w in known}
+
+    def mutated(self, named: dict[str, torch.Tensor]) -> list[str]:
+        """The parameters and buffers that something traced was written into."""
+        return [n for n, t in named.items() if t.untyped_storage()._cdata in self.promoted]
 
     # Constants that start to vary
 

@@ -45,7 +45,8 @@ def candidate_sizes(symbol: Symbol) -> Iterator[int]:
 
     A size must not only differ from the example's: its halves, quarters and so on must differ too,
     or else ``n // 2`` would look constant. So a small dim is about doubled, a large one about
-    halved (to a multiple of the same power of two, since eager code often asks for one).
+    halved (to a multiple of the same power of two, since eager code often asks for one). Never 1,
+    which broadcasts.
     """
     n = symbol.size
     step = 1
@@ -57,10 +58,10 @@ def candidate_sizes(symbol: Symbol) -> Iterator[int]:
         wanted += [2 * n, n // 2 + 1, n + step, n - step, n + 1, n - 1]
     else:
         wanted = [2 * n + 1, 2 * n, 3 * n, 2 * n + 3, 4 * n, 5 * n, 2 * n + 2, n + 2, n + 3]
-        wanted += [n + 1, n - 1, n // 2, 7, 5, 3, 2, 1]
+        wanted += [n + 1, n - 1, n // 2, 7, 5, 3, 2]
     seen = {n}
     for size in wanted:
-        if size > 0 and size not in seen and symbol.allows(size):
+        if size > 1 and size not in seen and symbol.allows(size):
             seen.add(size)
             yield size
 

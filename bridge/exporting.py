@@ -1,0 +1,137 @@
+"""``bridge.export``: trace, verify on ONNX Runtime, save."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from bridge.program import ExportReport, Program, count_ops
+from bridge.session import Signature
+from bridge.verification import verify
+from exporters.pytorch import frontend
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Mapping, Sequence
+
+    from exporters.pytorch.frontend import TracedModel
+
+__all__ = ["TrainModeWarning", "export"]
+
+
+class TrainModeWarning(UserWarning):
+    """The exported model is in train mode."""
+
+
+def export(
+    model: Callable[..., Any],
+    args: Any = (),
+    path: str | os.PathLike[str] | None = None,
+    *,
+    kwargs: Mapping[str, Any] | None = None,
+    dynamic_shapes: Any = None,
+    examples: Sequence[Any] | None = None,
+    opset: int | None = None,
+    output_names: Sequence[str] | None = None,
+    external_data: bool | None = None,
+    verify: bool = True,
+    progress: Callable[[str], None] | None = None,
+) -> Program:
+    """Turn eager code into an ONNX model, check that it computes the same, and save it.
+
+    Args:
+        model: ``nn.Module`` or function over tensors. It runs once for each world, unmodified, and
+            is left as it was found.
+        args: Positional arguments of the example; a lone tensor stands for ``(tensor,)``.
+        path: Where to save the model; nowhere unless given.
+        kwargs: Keyword arguments of the example.
+        dynamic_shapes: Which dims vary, as ``torch.onnx.export`` takes it:
+            ``{"x": {0: "batch"}}``.
+        examples: Further examples, each a tuple of positional or a dict of keyword arguments. The
+            dims in which they differ are dynamic.
+        opset: ONNX opset, 17 or later; 23 unless given.
+        output_names: Names for the graph outputs, in order.
+        external_data: Whether weights go to a file of their own; None does so above 2 GB.
+        verify: Whether to run the model on ONNX Runtime, on the example, on other sizes and other
+            values, and compare with eager.
+        progress: Called with a line of text at the start of each phase.
+
+    Returns:
+        The program; call it with the eager arguments, or read its ``report``.
+
+    Raises:
+        ExportError: The model cannot become a graph; see :mod:`exporters.errors`.
+        ParityError: The graph does not compute what eager computes.
+        ModelFileError: ``path`` cannot be written.
+
+    Example:
+        >>> program = export(torch.nn.Linear(4, 2).eval(), torch.ones(3, 4))
+        >>> program(torch.ones(3, 4)).shape
+        torch.Size([3, 2])
+    """
+    tell = progress or (lambda _: None)
+    tell("tracing")
+    traced = frontend.trace(
+        model,
+        args,
+        kwargs,
+        dynamic_shapes=dynamic_shapes,
+        examples=examples,
+        opset=opset,
+        output_names=output_names,
+        check=verify,
+    )
+    program = Program(traced.model, _signature(traced), _report(traced))
+    if verify:
+        tell("verifying on ONNX Runtime")
+        started = time.perf_counter()
+        program.report.verified = verify_traced(traced, program)
+        program.report.seconds["verify"] = time.perf_counter() - started
+    if path is not None:
+        tell(f"saving {path}")
+        started = time.perf_counter()
+        program.save(path, external_data=external_data)
+        program.report.seconds["save"] = time.perf_counter() - started
+    return program
+
+
+verify_traced = verify
+
+
+def _signature(traced: TracedModel) -> Signature:
+    return Signature(
+        traced.arguments.tree,
+        traced.inputs,
+        traced.output_tree,
+        traced.outputs,
+        traced.constants,
+    )
+
+
+def _report(traced: TracedModel) -> ExportReport:
+    report = ExportReport(
+        assumptions=[str(a) for a in traced.assumptions],
+        dynamic={
+            s.name: [w.sizes.get(s.name, s.size) for w in traced.worlds] for s in traced.symbols
+        },
+        mutated=traced.mutated,
+        seconds=dict(traced.seconds),
+        op_counts=count_ops(traced.model),
+    )
+    if traced.training:
+        text = (
+            f"{len(traced.training)} modules are in train mode (first: {traced.training[0]!r}): "
+            "dropout and batch normalisation are exported as they train; call model.eval() first"
+        )
+        report.warnings.append(text)
+        warnings.warn(text, TrainModeWarning, stacklevel=3)
+    if traced.mutated:
+        report.warnings.append(
+            "forward writes to its state; the graph starts from the exported values every time"
+        )
+    if traced.random:
+        report.warnings.append(
+            "the graph draws random numbers, so its results are not compared with eager's"
+        )
+    return report

@@ -1,0 +1,196 @@
+"""Model files: written whole or not at all, without copying the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import onnx
+import onnx_ir as ir
+
+from bridge.errors import ModelFileError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+__all__ = ["load_model", "proto_without", "save_model"]
+
+_PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
+_STREAMED = 1024  # bytes from which an initializer is written straight from its memory
+
+# Protobuf wire format: tag = field number << 3 | 2 for a length-delimited field.
+_MODEL_GRAPH = bytes([7 << 3 | 2])
+_GRAPH_INITIALIZER = bytes([5 << 3 | 2])
+_TENSOR_RAW_DATA = bytes([9 << 3 | 2])
+
+
+def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:
+    """Write a model to ``path``, replacing what is there only when all is written.
+
+    Args:
+        model: The model; its weights are written from where they lie in memory.
+        path: The ``.onnx`` file.
+        external_data: Whether weights go to a file of their own beside it; None does so when one
+            file would be over protobuf's 2 GB.
+
+    Raises:
+        ModelFileError: The folder does not exist or cannot be written to.
+    """
+    target = Path(path)
+    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    if external_data is None:
+        external_data = size > _PROTOBUF_LIMIT - 64 * 2**20  # nodes need some room too
+    try:
+        if external_data:
+            _save_external(model, target)
+        else:
+            with _replacing(target) as file:
+                _write(model, file)
+    except OSError as error:
+        raise ModelFileError(
+            f"cannot write {target}: {error.strerror or error}",
+            hint="give a path in an existing folder that you may write to",
+        ) from error
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[BinaryIO]:
+    """A file that takes the place of ``target`` when the block ends well, and vanishes otherwise."""
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            yield file
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _without(model: ir.Model, values: Sequence[ir.Value]) -> Iterator[None]:
+    """The model while it lacks some initializers."""
+    initializers = model.graph.initializers
+    order = list(initializers.values())
+    for value in values:
+        del initializers[value.name]  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        for value in order:
+            initializers.pop(value.name, None)  # type: ignore[arg-type]
+        for value in order:
+            initializers.add(value)
+
+
+def proto_without(model: ir.Model, names: Sequence[str]) -> bytes:
+    """The serialised model in which the named initializers say that their data is elsewhere."""
+    values = [model.graph.initializers[n] for n in names]
+    with _without(model, values):
+        proto: Any = ir.to_proto(model)
+    for value in values:
+        tensor = value.const_value
+        assert tensor is not None
+        stub = proto.graph.initializer.add(
+            name=value.name,
+            data_type=int(tensor.dtype),
+            dims=list(tensor.shape.numpy()),
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        stub.external_data.add(key="location", value="in memory")
+    data: bytes = proto.SerializeToString()
+    return data
+
+
+def _varint(number: int) -> bytes:
+    parts = bytearray()
+    while number > 0x7F:
+        parts.append(number & 0x7F | 0x80)
+        number >>= 7
+    parts.append(number)
+    return bytes(parts)
+
+
+def _write(model: ir.Model, file: BinaryIO) -> None:
+    """Serialise with large initializers streamed behind the rest of the graph message."""
+    streamed = [
+        v
+        for v in model.graph.initializers.values()
+        if v.const_value is not None
+        and v.const_value.nbytes >= _STREAMED
+        and v.const_value.dtype != ir.DataType.STRING
+    ]
+    with _without(model, streamed):
+        proto: Any = ir.to_proto(model)
+    graph = proto.graph.SerializeToString()
+    proto.ClearField("graph")
+    headers = []
+    total = len(graph)
+    for value in streamed:
+        tensor = value.const_value
+        assert tensor is not None
+        header = onnx.TensorProto(
+            name=value.name, data_type=int(tensor.dtype), dims=list(tensor.shape.numpy())
+        ).SerializeToString() + _TENSOR_RAW_DATA + _varint(tensor.nbytes)  # fmt: skip
+        length = len(header) + tensor.nbytes
+        prefix = _GRAPH_INITIALIZER + _varint(length)
+        headers.append((prefix + header, tensor))
+        total += len(prefix) + length
+    file.write(proto.SerializeToString())
+    file.write(_MODEL_GRAPH + _varint(total))
+    file.write(graph)
+    for header, tensor in headers:
+        file.write(header)
+        tensor.tofile(file)  # type: ignore[attr-defined]
+
+
+def _save_external(model: ir.Model, target: Path) -> None:
+    """Write the weights first, under a name that no existing model refers to, then the model."""
+    before = _data_file_of(target)
+    data = target.with_name(f"{target.name}.data")
+    if data.exists():
+        data = target.with_name(f"{target.name}.{secrets.token_hex(4)}.data")
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        ir.save(model, temporary, format="protobuf", external_data=data.name)
+        temporary.replace(target)
+    except BaseException:
+        data.unlink(missing_ok=True)
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    if before is not None and before != data:
+        before.unlink(missing_ok=True)
+
+
+def _data_file_of(target: Path) -> Path | None:
+    """The data file that the model at ``target`` refers to, if it is one that we named."""
+    if not target.exists():
+        return None
+    try:
+        model = onnx.load(target, load_external_data=False)
+    except Exception:  # whatever is there is about to be replaced
+        return None
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value.startswith(f"{target.name}."):
+                return target.with_name(Path(entry.value).name)
+    return None
+
+
+def load_model(path: str | os.PathLike[str]) -> ir.Model:
+    """The model in a file; weights stay in the file until they are read.
+
+    Raises:
+        ModelFileError: There is no such file, or it is not an ONNX model.
+    """
+    target = Path(path)
+    try:
+        return ir.load(target)
+    except FileNotFoundError as error:
+        raise ModelFileError(f"there is no file {target}") from error
+    except OSError as error:
+        raise ModelFileError(f"cannot read {target}: {error.strerror or error}") from error
+    except Exception as error:
+        raise ModelFileError(f"{target} is not an ONNX model: {error}") from error

@@ -1,0 +1,322 @@
+"""One tracing run over fixed worlds: inputs become handles, the model runs, results become outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+import torch
+
+from exporters.errors import InputError
+from exporters.pytorch import handlers, isolation, lowerings  # noqa: F401  (registration)
+from exporters.pytorch.inputs import (
+    Arguments,
+    clone,
+    is_leaf,
+    module_paths,
+    modules_of,
+    named_tensors,
+    world_leaves,
+)
+from exporters.pytorch.specialisation import Call, EagerLog
+from exporters.pytorch.tracer import TorchTracer, unsupported_error
+from exporters.tracing.finish import build_model
+from exporters.tracing.pytree import Tree, flatten
+from exporters.tracing.scalars import ScalarRecord, TracedScalar, plain
+from exporters.tracing.source import SourceFinder
+from exporters.tracing.trace import Assumption, Interrupt, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from exporters.tracing.worlds import Symbol
+
+__all__ = ["Attempt", "TracedModel", "World"]
+
+_TORCH = os.path.dirname(torch.__file__) + os.sep
+_NUMBERS = {bool: ir.DataType.BOOL, int: ir.DataType.INT64, float: ir.DataType.DOUBLE}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """One concrete run.
+
+    Attributes:
+        leaves: The arguments' tensors and numbers; never modified.
+        outputs: What the traced code computed from them: the graph outputs, in order.
+        sizes: The size of each dynamic dim.
+    """
+
+    leaves: list[Any]
+    outputs: list[Any]
+    sizes: dict[str, int]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TracedModel:
+    """An ONNX model with the eager code that it came from.
+
+    Attributes:
+        model: The graph.
+        callable: The eager model.
+        arguments: The example: structure, names, leaves.
+        inputs: Positions among the leaves that became graph inputs.
+        output_tree: The structure of the result.
+        outputs: Positions among the result's leaves that became graph outputs.
+        constants: What stands at the other positions of the result.
+        worlds: The runs that were traced, the example first.
+        symbols: The dynamic dims.
+        assumptions: What Python asked and the trace took for granted.
+        mutated: Parameters and buffers that forward writes to, by ``state_dict`` name.
+        random: Whether the graph draws random numbers.
+        training: Paths of modules that are in train mode.
+        seconds: Time spent, by phase.
+    """
+
+    model: ir.Model
+    callable: Callable[..., Any]
+    arguments: Arguments
+    inputs: list[int]
+    output_tree: Tree
+    outputs: list[int]
+    constants: dict[int, Any]
+    worlds: list[World]
+    symbols: list[Symbol]
+    assumptions: list[Assumption]
+    mutated: list[str]
+    random: bool
+    training: list[str]
+    seconds: dict[str, float]
+
+    def eager(self, leaves: Sequence[Any]) -> list[Any]:
+        """Every leaf of the eager result; the model and the arguments stay as they were."""
+        return flatten(run_eager(self.callable, self.arguments, leaves), is_leaf)[0]
+
+    def eager_outputs(self, leaves: Sequence[Any]) -> list[Any]:
+        """The leaves of the eager result that are graph outputs."""
+        result = self.eager(leaves)
+        return [result[i] for i in self.outputs]
+
+
+def run_eager(model: Callable[..., Any], arguments: Arguments, leaves: Sequence[Any]) -> Any:
+    """Call the model as a trace would, and leave no sign of it."""
+    modules = modules_of(model)
+    with isolation.isolated(modules.values()), isolation.exporting():
+        return arguments.call(model, [clone(x) for x in leaves])
+
+
+class Attempt:
+    """One tracing run.
+
+    Args:
+        model: The eager callable.
+        arguments: The example.
+        symbols: The dynamic dims.
+        worlds: The runs to trace at once, the example first.
+        opset: ONNX opset of the graph.
+        output_names: Names for the graph outputs.
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        arguments: Arguments,
+        symbols: Sequence[Symbol],
+        worlds: Sequence[World],
+        *,
+        opset: int,
+        output_names: Sequence[str] | None = None,
+    ) -> None:
+        self.model = model
+        self.arguments = arguments
+        self.symbols = list(symbols)
+        self.worlds = list(worlds)
+        self.opset = opset
+        self.output_names = output_names
+        self.modules = modules_of(model)
+        self.named = named_tensors(self.modules)
+        self.log: list[Call] = []
+
+    def eager_error(
+        self, symbols: Sequence[Symbol], sizes: Mapping[str, int]
+    ) -> Exception | None:
+        """What eager raises for other sizes of some dims, None if it accepts them."""
+        try:
+            leaves = world_leaves(self.arguments.leaves, symbols, sizes)
+            run_eager(self.model, self.arguments, leaves)
+        except Exception as error:
+            return error
+        return None
+
+    def finder(self) -> SourceFinder:
+        """Finds the user's position below :func:`_run_model`."""
+        paths = module_paths(self.modules)
+        return SourceFinder(
+            library=(_TORCH,),
+            module_call=torch.nn.Module._call_impl.__code__,
+            module_path=lambda module: paths.get(id(module)),
+            entry=_run_model.__code__,
+        )
+
+    def eager_calls(self, leaves: Sequence[Any]) -> list[Call]:
+        """The torch calls that eager code makes on some arguments."""
+        log = EagerLog(self.finder())
+        with isolation.isolated(self.modules.values()), isolation.exporting():
+            _run_model(log, self.arguments, self.model, [clone(x) for x in leaves])
+        return log.calls
+
+    def run(self, *, log_world: int | None = None) -> TracedModel:
+        """Trace; with ``log_world``, note every call's results in that world in :attr:`log`.
+
+        Raises:
+            ExportError: The model cannot be traced.
+        """
+        started = time.perf_counter()
+        trace = Trace(len(self.worlds), opset=self.opset, finder=self.finder())
+        tracer = TorchTracer(trace, self.named)
+        if log_world is not None:
+            tracer.log_calls(log_world)
+        handles, graph_inputs, positions = self._enter(tracer)
+        try:
+            with isolation.isolated(self.modules.values()), isolation.exporting():
+                try:
+                    with trace:
+                        result = _run_model(tracer, self.arguments, self.model, handles)
+                        traced = self._leave(tracer, result, graph_inputs, positions)
+                finally:
+                    self.log = tracer.log
+                    tracer.constants.restore()
+        except Interrupt as interrupt:
+            raise interrupt.error from interrupt.__cause__
+        traced.seconds["trace"] = time.perf_counter() - started
+        return traced
+
+    def _enter(self, tracer: TorchTracer) -> tuple[list[Any], list[ir.Value], list[int]]:
+        """Make a handle of every leaf; tell which of them became graph inputs."""
+        trace = tracer.trace
+        names_of_dims = {place: s.name for s in self.symbols for place in s.places}
+        for symbol in self.symbols:
+            sizes = tuple(w.sizes.get(symbol.name, symbol.size) for w in self.worlds)
+            trace.name_size(sizes, symbol.name)
+        handles: list[Any] = []
+        graph_inputs: list[ir.Value] = []
+        positions: list[int] = []
+        for index, name in enumerate(self.arguments.names):
+            leaves = {i: w.leaves[index] for i, w in enumerate(self.worlds)}
+            first = leaves[0]
+            if isinstance(first, torch.Tensor):
+                value = ir.Value(name=trace.builder.unique_name(name))
+                tensors = {w: clone(x) for w, x in leaves.items()}
+                tracer.track(tensors, value)
+                value.shape = ir.Shape(
+                    [names_of_dims.get((index, axis), n) for axis, n in enumerate(first.shape)]
+                )
+                handles.append(tensors[0])
+            elif len({repr(x) for x in leaves.values()}) == 1:
+                handles.append(first)  # a number that never varies is part of the program
+                continue
+            else:
+                kind = type(first)
+                value = ir.Value(
+                    name=trace.builder.unique_name(name),
+                    shape=ir.Shape([]),
+                    type=ir.TensorType(_NUMBERS[kind]),
+                )
+                record = ScalarRecord(trace, leaves, data=True, scalar=value)
+                handles.append(trace.number(record, kind))
+            positions.append(index)
+            graph_inputs.append(value)
+        return handles, graph_inputs, positions
+
+    def _leave(
+        self, tracer: TorchTracer, result: Any, graph_inputs: list[ir.Value], inputs: list[int]
+    ) -> TracedModel:
+        """Turn the result into graph outputs, and everything into a model."""
+        if tracer.unsupported:
+            raise unsupported_error(tracer.unsupported)
+        leaves, tree = flatten(result, is_leaf)
+        positions: list[int] = []
+        values: list[ir.Value] = []
+        concrete: list[list[Any]] = [[] for _ in self.worlds]
+        constants: dict[int, Any] = {}
+        for index, leaf in enumerate(leaves):
+            if isinstance(leaf, torch.Tensor):
+                value, runs = tracer.graph(leaf), tracer.worlds(leaf)
+            elif isinstance(leaf, TracedScalar):
+                value, runs = leaf.scalar(), leaf.record.worlds
+            else:
+                constants[index] = plain(leaf)
+                continue
+            positions.append(index)
+            values.append(value)
+            for w in range(len(self.worlds)):
+                concrete[w].append(runs[w])
+        if not positions:
+            raise InputError(
+                "the model returns no tensor, so there is nothing to export",
+                hint="return a tensor, or a nest of tensors",
+            )
+        name = getattr(self.model, "__name__", type(self.model).__name__)
+        names = self._output_names(tree, positions)
+        model = build_model(tracer.trace, graph_inputs, values, names, name=name)
+        model.metadata_props["bridge.signature"] = json.dumps(
+            {
+                "inputs": self.arguments.tree.describe(),
+                "input_leaves": inputs,
+                "outputs": tree.describe(),
+                "output_leaves": positions,
+                "constants": {str(k): v for k, v in constants.items()},
+            }
+        )
+        return TracedModel(
+            model=model,
+            callable=self.model,
+            arguments=self.arguments,
+            inputs=inputs,
+            output_tree=tree,
+            outputs=positions,
+            constants=constants,
+            worlds=[
+                dataclasses.replace(w, outputs=o)
+                for w, o in zip(self.worlds, concrete, strict=True)
+            ],
+            symbols=self.symbols,
+            assumptions=tracer.trace.assumptions,
+            mutated=tracer.mutated(self.named),
+            random=bool(tracer.random),
+            training=[
+                name or type(child).__name__
+                for module in self.modules.values()
+                for name, child in module.named_modules()
+                if child.training
+            ],
+            seconds={},
+        )
+
+    def _output_names(self, tree: Tree, positions: Sequence[int]) -> list[str]:
+        if self.output_names is not None:
+            if len(self.output_names) != len(positions):
+                raise InputError(
+                    f"output_names has {len(self.output_names)} names; the model has "
+                    f"{len(positions)} outputs"
+                )
+            return list(self.output_names)
+        paths = list(tree.paths())
+        names = []
+        for index in positions:
+            path = [str(p) for p in paths[index]]
+            if not path or path[0].isdigit():
+                path.insert(0, "output")
+            names.append(".".join(path))
+        return names
+
+
+def _run_model(
+    mode: Any, arguments: Arguments, model: Callable[..., Any], handles: Sequence[Any]
+) -> Any:
+    with mode:
+        return arguments.call(model, handles)
