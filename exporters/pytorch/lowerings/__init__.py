@@ -8,6 +8,7 @@ from exporters.pytorch.lowerings import (
     indexing,
     linear_algebra,
     normalization,
+    padding,
     reductions,
     shaping,
 )
@@ -20,6 +21,7 @@ __all__ = [
     "indexing",
     "linear_algebra",
     "normalization",
+    "padding",
     "reductions",
     "shaping",
 ]
