@@ -9,6 +9,7 @@ from exporters.pytorch.lowerings import (
     linear_algebra,
     normalization,
     padding,
+    pooling,
     reductions,
     shaping,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "linear_algebra",
     "normalization",
     "padding",
+    "pooling",
     "reductions",
     "shaping",
 ]

@@ -1,16 +1,17 @@
-"""Convolutions and pooling."""
+"""Convolutions."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
+from exporters.pytorch.lowerings.dims import static_size, tuple_of
 from exporters.pytorch.lowerings.shaping import rank
-from exporters.pytorch.registry import Unlowerable, lowers
+from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -19,90 +20,173 @@ if TYPE_CHECKING:
 
 T = torch.Tensor
 
-
-def tuple_of(x: Any, n: int) -> list[int]:
-    """Torch's "one number or one per dim"."""
-    if isinstance(x, int):
-        return [x] * n
-    return [x[0]] * n if len(x) == 1 else list(x)
+FORWARD = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}
+TRANSPOSED = {1: torch.conv_transpose1d, 2: torch.conv_transpose2d, 3: torch.conv_transpose3d}
 
 
-def _convolution(n: int) -> Callable[..., ir.Value]:
-    def lowering(op: Op, /, input: ir.Value, weight: ir.Value, bias: ir.Value | None = None, stride: Any = 1,
-                 padding: Any = 0, dilation: Any = 1, groups: int = 1) -> ir.Value:
+def is_double(input: T, *_: object, **__: object) -> bool:
+    """ORT 1.32 CPU has no float64 kernels of convolutions and mean pools."""
+    return input.dtype == torch.float64
+
+
+def blocks(x: T, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> T:
+    """What a window sees at every position: [N, C, *kernel, *positions]."""
+    n = len(kernel)
+    for i, (taps, step, gap) in enumerate(zip(kernel, stride, dilation, strict=True)):
+        axis = 2 + 2 * i
+        last = x.shape[axis] - gap * (taps - 1)
+        places = torch.arange(taps)[:, None] * gap + torch.arange(0, last, step)
+        x = x.index_select(axis, places.flatten()).unflatten(axis, [taps, places.shape[1]])
+    return x.permute(0, 1, *range(2, 2 + 2 * n, 2), *range(3, 3 + 2 * n, 2))
+
+
+def _same_pads(kernel: Sequence[int], dilation: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Padding that keeps the size at stride 1; what is left over by halving goes to the end."""
+    total = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+    return [t // 2 for t in total], [t - t // 2 for t in total]
+
+
+def _forward_by_product(n: int) -> Callable[..., T]:
+    def convolution(
+        input: torch.Tensor, weight: torch.Tensor, bias: Any = None, stride: Any = 1,
+        padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    ) -> T:  # fmt: skip
+        x = input if input.dim() == n + 2 else input.unsqueeze(0)
+        kernel, gaps = list(weight.shape[2:]), tuple_of(dilation, n)
+        low, high = ([0] * n, [0] * n) if padding == "valid" else _same_pads(kernel, gaps)
+        if not isinstance(padding, str):
+            low = high = tuple_of(padding, n)
+        x = F.pad(x, [p for pair in zip(low[::-1], high[::-1], strict=True) for p in pair])
+        x = blocks(x, kernel, tuple_of(stride, n), gaps)
+        positions = x.shape[-n:]
+        columns = x.reshape(x.shape[0], groups, weight.shape[1] * math.prod(kernel), -1)
+        y = weight.reshape(groups, weight.shape[0] // groups, -1) @ columns
+        y = y.reshape(x.shape[0], weight.shape[0], *positions)
+        if bias is not None:
+            y = y + bias.reshape(-1, *[1] * n)
+        return y if input.dim() == n + 2 else y.squeeze(0)
+
+    return convolution
+
+
+def _transposed_by_product(n: int) -> Callable[..., T]:
+    def convolution(
+        input: torch.Tensor, weight: torch.Tensor, bias: Any = None, stride: Any = 1,
+        padding: Any = 0, output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+    ) -> T:  # fmt: skip
+        x = input if input.dim() == n + 2 else input.unsqueeze(0)
+        steps, gaps, extra = (tuple_of(v, n) for v in (stride, dilation, output_padding))
+        for i, step in enumerate(steps):  # zeros between the elements
+            spread = F.pad(x.unsqueeze(3 + i), [0, 0] * (n - 1 - i) + [0, step - 1])
+            x = spread.flatten(2 + i, 3 + i).narrow(2 + i, 0, (x.shape[2 + i] - 1) * step + 1)
+        margins = [
+            g * (k - 1) - p
+            for g, k, p in zip(gaps, weight.shape[2:], tuple_of(padding, n), strict=True)
+        ]
+        x = F.pad(x, [p for i in range(n)[::-1] for p in (margins[i], margins[i] + extra[i])])
+        kernel = weight.unflatten(0, [groups, -1]).transpose(1, 2).flatten(0, 1)
+        kernel = kernel.flip(list(range(2, 2 + n)))
+        y: T = FORWARD[n](x, kernel, bias, 1, 0, dilation, groups)
+        return y if input.dim() == n + 2 else y.squeeze(0)
+
+    return convolution
+
+
+def _kernel_shape(weight: ir.Value) -> list[int] | None:
+    sizes = [static_size(weight, axis) for axis in range(2, rank(weight))]
+    return None if None in sizes else sizes  # type: ignore[return-value]
+
+
+def _forward(n: int) -> Callable[..., ir.Value]:
+    def lowering(
+        op: Op, /, input: ir.Value, weight: ir.Value, bias: ir.Value | None = None,
+        stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1,
+    ) -> ir.Value:  # fmt: skip
         batched = rank(input) == n + 2
-        x = input if batched else op.Unsqueeze(input, [0])
-        pads: list[int] | None = None
-        auto = None
-        if isinstance(padding, str):
-            auto = {"valid": "VALID", "same": "SAME_UPPER"}[padding]
-            kernel = [int(d) for d in weight.shape.dims[2:]]
-            total = [d * (k - 1) for d, k in zip(tuple_of(dilation, n), kernel, strict=True)]
-            low = [t // 2 for t in total] if padding == "same" else [0] * n
-            high = [t - l for t, l in zip(total, low, strict=True)] if padding == "same" else [0] * n
-            pads, auto = [*low, *high], None
+        kernel = _kernel_shape(weight)
+        if padding == "same":
+            if kernel is None:
+                raise Unlowerable("'same' padding with a kernel of dynamic size")
+            low, high = _same_pads(kernel, tuple_of(dilation, n))
         else:
-            pads = tuple_of(padding, n) * 2
-        y = op.Conv(x, weight, bias, strides=tuple_of(stride, n), pads=pads, dilations=tuple_of(dilation, n),
-                    group=groups, kernel_shape=[int(d) for d in weight.shape.dims[2:]])
+            low = high = tuple_of(0 if padding == "valid" else padding, n)
+        y = op.Conv(
+            input if batched else op.Unsqueeze(input, [0]), weight, bias, kernel_shape=kernel,
+            strides=tuple_of(stride, n), pads=[*low, *high], dilations=tuple_of(dilation, n),
+            group=groups,
+        )  # fmt: skip
         return y if batched else op.Squeeze(y, [0])
 
     return lowering
 
 
-for _n, _call in ((1, torch.conv1d), (2, torch.conv2d), (3, torch.conv3d)):
-    lowers(_call)(_convolution(_n))
-
-
-def _pool(op: Op, op_type: str, x: ir.Value, n: int, kernel_size: Any, stride: Any, padding: Any, **attributes: Any) -> ir.Value:
-    batched = rank(x) == n + 2
-    x = x if batched else op.Unsqueeze(x, [0])
-    kernel = tuple_of(kernel_size, n)
-    strides = kernel if stride is None or stride == [] or stride == () else tuple_of(stride, n)
-    y = op.emit(op_type, x, kernel_shape=kernel, strides=strides, pads=tuple_of(padding, n) * 2, **attributes)
-    return y if batched else op.Squeeze(y, [0])
-
-
-def _max_pool(n: int) -> Callable[..., ir.Value]:
-    def lowering(op: Op, /, input: ir.Value, kernel_size: Any, stride: Any = None, padding: Any = 0,
-                 dilation: Any = 1, ceil_mode: bool = False) -> ir.Value:
-        return _pool(op, "MaxPool", input, n, kernel_size, stride, padding, dilations=tuple_of(dilation, n), ceil_mode=int(ceil_mode))
-
-    return lowering
-
-
-def _avg_pool(n: int) -> Callable[..., ir.Value]:
-    def lowering(op: Op, /, input: ir.Value, kernel_size: Any, stride: Any = None, padding: Any = 0,
-                 ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: int | None = None) -> ir.Value:
-        if divisor_override:
-            raise Unlowerable("divisor_override")
-        return _pool(op, "AveragePool", input, n, kernel_size, stride, padding, ceil_mode=int(ceil_mode), count_include_pad=int(count_include_pad))
+def _transposed(n: int) -> Callable[..., ir.Value]:
+    def lowering(
+        op: Op, /, input: ir.Value, weight: ir.Value, bias: ir.Value | None = None,
+        stride: Any = 1, padding: Any = 0, output_padding: Any = 0, groups: int = 1,
+        dilation: Any = 1,
+    ) -> ir.Value:  # fmt: skip
+        batched = rank(input) == n + 2
+        steps, extra = tuple_of(stride, n), tuple_of(output_padding, n)
+        dynamic = any(hasattr(p, "record") for p in extra)
+        y = op.ConvTranspose(
+            input if batched else op.Unsqueeze(input, [0]), weight, bias,
+            kernel_shape=_kernel_shape(weight), strides=steps, pads=tuple_of(padding, n) * 2,
+            dilations=tuple_of(dilation, n), group=groups,
+            output_padding=[s - 1 for s in steps] if dynamic else extra,
+        )  # fmt: skip
+        if dynamic:  # an attribute cannot vary: make the largest output and cut it
+            axes = list(range(2, n + 2))
+            cut = [s - 1 - p for s, p in zip(steps, extra, strict=True)]
+            y = op.Slice(y, [0] * n, op.Sub(op.Shape(y, start=2), cut), axes)
+        return y if batched else op.Squeeze(y, [0])
 
     return lowering
 
 
-for _n, _call in ((1, torch.max_pool1d), (2, torch.max_pool2d), (3, torch.max_pool3d)):
-    lowers(_call)(_max_pool(_n))
-for _n, _call in ((1, torch.avg_pool1d), (2, F.avg_pool2d), (3, F.avg_pool3d)):
-    lowers(_call)(_avg_pool(_n))
+def _needs_product(
+    input: T, weight: T, bias: Any = None, stride: Any = 1, padding: Any = 0,
+    output_padding: Any = 0, groups: int = 1, dilation: Any = 1,
+) -> bool:  # fmt: skip
+    """ORT 1.32 wants less output padding than stride, torch less than stride or dilation."""
+    n = weight.dim() - 2
+    extra = tuple_of(output_padding, n)
+    if is_double(input) or any(hasattr(p, "record") for p in extra):
+        return is_double(input)
+    return any(p >= s for p, s in zip(extra, tuple_of(stride, n), strict=True))
 
 
-def _adaptive_avg_pool(n: int) -> Callable[..., ir.Value]:
-    def lowering(op: Op, /, input: ir.Value, output_size: Any) -> ir.Value:
-        sizes = tuple_of(output_size, n)
-        if all(s == 1 for s in sizes):
-            if rank(input) == n + 2:
-                return op.GlobalAveragePool(input)
-            axes = list(range(-n, 0))
-            return op.ReduceMean(input, axes, keepdims=1) if op.opset >= 18 else op.ReduceMean(input, axes=axes, keepdims=1)
-        static = [input.shape.dims[i - n] for i in range(n)]
-        if all(isinstance(d, int) and d % s == 0 for d, s in zip(static, sizes, strict=True)):
-            kernel = [d // s for d, s in zip(static, sizes, strict=True)]
-            return _pool(op, "AveragePool", input, n, kernel, None, 0)
-        raise Unlowerable("the output size does not divide the input size")
-
-    return lowering
+for _n in (1, 2, 3):
+    decomposes(FORWARD[_n], when=is_double)(_forward_by_product(_n))
+    lowers(FORWARD[_n])(_forward(_n))
+    decomposes(TRANSPOSED[_n], when=_needs_product)(_transposed_by_product(_n))
+    lowers(TRANSPOSED[_n])(_transposed(_n))
 
 
-for _n, _calls in ((1, (torch.adaptive_avg_pool1d,)), (2, (torch._C._nn.adaptive_avg_pool2d, )), (3, (torch._C._nn.adaptive_avg_pool3d,))):
-    lowers(*_calls)(_adaptive_avg_pool(_n))
+@decomposes(torch.convolution)
+def convolution(
+    input: torch.Tensor, weight: torch.Tensor, bias: Any, stride: Any, padding: Any,
+    dilation: Any, transposed: bool, output_padding: Any, groups: int,
+) -> T:  # fmt: skip
+    n = weight.dim() - 2
+    if transposed:
+        return TRANSPOSED[n](
+            input, weight, bias, stride, padding, output_padding, groups, dilation
+        )
+    return FORWARD[n](input, weight, bias, stride, padding, dilation, groups)
+
+
+@decomposes(torch._convolution)
+def _convolution(
+    input: torch.Tensor, weight: torch.Tensor, bias: Any, stride: Any, padding: Any,
+    dilation: Any, transposed: bool, output_padding: Any, groups: int, *_: object,
+) -> T:  # fmt: skip
+    return convolution(
+        input, weight, bias, stride, padding, dilation, transposed, output_padding, groups
+    )
+
+
+@decomposes(torch.conv_tbc)
+def conv_tbc(input: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, pad: int = 0) -> T:
+    y = torch.conv1d(input.permute(1, 2, 0), weight.permute(2, 1, 0), bias, padding=pad)
+    return y.permute(2, 0, 1)
