@@ -7,6 +7,10 @@
     │   └── DynamicShapeError        a dim declared dynamic does not exist, or is in fact frozen
     ├── UnsupportedOpError           calls without a lowering, all of them at once (NotImplementedError)
     ├── UntraceableError             a value left the trace: .numpy(), .tolist(), data_ptr() (NotImplementedError)
+    ├── ScriptError                  control flow that cannot become Loop and If
+    │   ├── ScriptSyntaxError        ... because of a construct that cannot be staged (SyntaxError)
+    │   ├── BranchMismatchError      a name has another type after each branch or iteration
+    │   └── UnboundNameError         a name is read that only one branch binds (NameError)
     ├── DataDependentError           Python asked for a value that only run time knows
     │   └── DisagreeingBranchError   ... and the worlds gave different answers
     ├── SpecialisationError          a size or value was silently frozen to the example's
@@ -23,12 +27,16 @@ if TYPE_CHECKING:
     from exporters.tracing.source import Source
 
 __all__ = [
+    "BranchMismatchError",
     "DataDependentError",
     "DisagreeingBranchError",
     "DynamicShapeError",
     "ExportError",
     "InputError",
+    "ScriptError",
+    "ScriptSyntaxError",
     "SpecialisationError",
+    "UnboundNameError",
     "UnsupportedOpError",
     "UntraceableError",
     "WorldError",
@@ -87,6 +95,22 @@ class DataDependentError(ExportError):
 
 class DisagreeingBranchError(DataDependentError):
     """The worlds answer a question of Python's differently, so one graph cannot serve both."""
+
+
+class ScriptError(ExportError):
+    """Control flow that cannot become ONNX Loop and If."""
+
+
+class ScriptSyntaxError(ScriptError, SyntaxError):
+    """A construct that cannot be staged: ``yield``, ``async``, ``try`` around staged code."""
+
+
+class BranchMismatchError(ScriptError, TypeError):
+    """A name has one type after a branch, or an iteration, and another after the other."""
+
+
+class UnboundNameError(ScriptError, NameError):
+    """A name is read after a branch that only binds it when it is taken."""
 
 
 class SpecialisationError(ExportError):

@@ -11,7 +11,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 if TYPE_CHECKING:
     from exporters.tracing.trace import Trace
 
-__all__ = ["Constants"]
+__all__ = ["Constants", "flat_bytes"]
 
 _SMALL = 64  # elements; small unnamed constants of equal value are stored once
 
@@ -84,7 +84,7 @@ class Constants:
         for data in self._captured.pop(storage._cdata, ()):
             data._raw = data.raw.clone()
         if storage._cdata not in self._saved:
-            flat = _flat(tensor)
+            flat = flat_bytes(tensor)
             self._saved[storage._cdata] = (flat, flat.clone())
 
     def restore(self) -> None:
@@ -95,7 +95,7 @@ class Constants:
         self._saved.clear()
 
 
-def _flat(tensor: torch.Tensor) -> torch.Tensor:
+def flat_bytes(tensor: torch.Tensor) -> torch.Tensor:
     """All bytes of the storage of ``tensor``."""
     storage = tensor.untyped_storage()
     whole: Any = torch.empty(0, dtype=torch.uint8, device=tensor.device)

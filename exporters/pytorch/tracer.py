@@ -13,13 +13,14 @@ from torch.overrides import TorchFunctionMode
 from exporters.errors import UnsupportedOpError, WorldError
 from exporters.pytorch import autocast, registry
 from exporters.pytorch.composite import composition
-from exporters.pytorch.constants import Constants
-from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.constants import Constants, flat_bytes
+from exporters.pytorch.dtypes import from_torch_dtype, to_torch_dtype
 from exporters.pytorch.fallbacks import fallback
+from exporters.pytorch.isolation import is_opaque
 from exporters.pytorch.registry import Decomposition, Handler, Lowering, Unlowerable
 from exporters.pytorch.specialisation import Call, name_of, tensors_of
 from exporters.tracing.record import Record, View
-from exporters.tracing.scalars import TracedScalar
+from exporters.tracing.scalars import TracedScalar, plain
 from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
@@ -115,6 +116,7 @@ class TorchTracer(TorchFunctionMode):
     def __init__(self, trace: Trace, named: dict[str, torch.Tensor]) -> None:
         super().__init__()
         self.trace = trace
+        trace.frontend = self
         self.op = trace.builder
         self.constants = Constants(trace, named)
         self.unsupported: list[UnsupportedCall] = []
@@ -134,7 +136,7 @@ class TorchTracer(TorchFunctionMode):
         if found is None and self.promoted:
             owner = self.promoted.get(tensor.untyped_storage()._cdata)
             if owner is not None:
-                return self._adopt(tensor, *owner)
+                return self.adopt(tensor, *owner)
         return found
 
     def track(
@@ -144,17 +146,25 @@ class TorchTracer(TorchFunctionMode):
         *,
         data: bool = True,
         unbacked: bool = False,
+        dims: Sequence[int | None] | None = None,
     ) -> Record:
         """Make the first active world's tensor the handle of ``value``."""
         home = self.trace.active[0]
         handle = results[home]
-        self.describe(value, results, unbacked=unbacked)
+        self.describe(value, results, unbacked=unbacked, dims=dims)
         others = {w: t for w, t in results.items() if w != home}
         record = Record(value, home, others, data=data, unbacked=unbacked, memory=self.trace.new_memory())
         self.trace.attach(handle, record)
         return record
 
-    def describe(self, value: ir.Value, results: dict[int, torch.Tensor], *, unbacked: bool = False) -> None:
+    def describe(
+        self,
+        value: ir.Value,
+        results: dict[int, torch.Tensor],
+        *,
+        unbacked: bool = False,
+        dims: Sequence[int | None] | None = None,
+    ) -> None:
         """Set the value's dtype and shape from its concrete results."""
         if value.const_value is not None or value.meta.get("sizes") is not None:
             return  # known already: a constant, or another handle's value
@@ -167,6 +177,7 @@ class TorchTracer(TorchFunctionMode):
             from_torch_dtype(first.dtype),
             {w: tuple(t.shape) for w, t in results.items()},
             unbacked=unbacked,
+            dims=dims,
         )
 
     def _reject_ranks(self, results: dict[int, torch.Tensor]) -> None:
@@ -242,8 +253,7 @@ class TorchTracer(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         if not self.trace.recording:
-            (world,) = self.trace.active
-            return func(*self.concrete(args, world), **self.concrete(kwargs, world))
+            return self.replay(func, args, kwargs)
         if self._log_world is None or self._logging:
             return self.dispatch(func, args, kwargs)
         self._logging = True
@@ -258,6 +268,34 @@ class TorchTracer(TorchFunctionMode):
             self.log.append(Call(name_of(func), source, copies))
         return result
 
+    def replay(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        """Answer a call eagerly, in the one world that is active."""
+        (world,) = self.trace.active
+        args, kwargs = self.concrete(args, world), self.concrete(kwargs, world)
+        if self.trace.logs:
+            self._note_writes(self.plan(func), args, kwargs, world)
+        return func(*args, **kwargs)
+
+    def plan(self, func: Any) -> Plan:
+        """What is known of ``func`` before it is called."""
+        known = self._plans.get(func)
+        if known is None:
+            known = self._plans[func] = plan(func)
+        return known
+
+    def _note_writes(
+        self, known: Plan, args: Sequence[Any], kwargs: dict[str, Any], world: int
+    ) -> None:
+        """Let the trace's logs save what a call is about to overwrite."""
+        for tensor in self._target(known, args, kwargs)[2]:
+            self._note_write(tensor, world)
+
+    def _note_write(self, tensor: torch.Tensor, world: int) -> None:
+        for log in self.trace.logs:
+            key = tensor.untyped_storage()._cdata
+            if (log.worlds is None or world in log.worlds) and key not in log.saved:
+                log.saved[key] = TensorMemory(tensor)
+
     def log_calls(self, world: int) -> None:
         """Note what every call of user code gives in one world."""
         self._log_world = world
@@ -265,9 +303,7 @@ class TorchTracer(TorchFunctionMode):
     def dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Answer one call."""
         self.trace.moved()
-        known = self._plans.get(func)
-        if known is None:
-            known = self._plans[func] = plan(func)
+        known = self.plan(func)
         if known.query:
             return func(*args, **kwargs)
         for entry in known.entries:
@@ -332,12 +368,20 @@ class TorchTracer(TorchFunctionMode):
         Raises:
             Interrupt: Another world than the first fails.
         """
-        home, *others = self.trace.active
-        results = {home: func(*self.concrete(args, home), **self.concrete(kwargs, home))}
-        for world in others:
+        results: dict[int, Any] = {}
+        active = self.trace.active
+        for position, world in enumerate(active):
+            arguments, named = self.concrete(args, world), self.concrete(kwargs, world)
+            if self.trace.logs:
+                self._note_writes(self.plan(func), arguments, named, world)
             try:
-                results[world] = func(*self.concrete(args, world), **self.concrete(kwargs, world))
+                results[world] = func(*arguments, **named)
             except Exception as error:
+                if world in self.trace.ghosts and (results or position + 1 < len(active)):
+                    self.trace.leave_behind([world])
+                    continue
+                if not results:
+                    raise
                 source, _ = self.trace.position()
                 name = torch.overrides.resolve_name(func) or getattr(func, "__name__", str(func))
                 raise Interrupt(
@@ -347,20 +391,6 @@ class TorchTracer(TorchFunctionMode):
                     )
                 ) from error
         return results
-
-    def _assigns_itself(self, tensor: torch.Tensor, index: Any, value: Any) -> bool:
-        """Whether ``x[i] = v`` ends an ``x[i] += y``: the value is that very part of ``x``."""
-        if not isinstance(value, torch.Tensor):
-            return False
-        if value.untyped_storage()._cdata != tensor.untyped_storage()._cdata:
-            return False
-        home = self.trace.active[0]
-        place = self.concrete(tensor, home)[self.concrete(index, home)]
-        return (
-            place.data_ptr() == value.data_ptr()
-            and place.shape == value.shape
-            and place.stride() == value.stride()
-        )
 
     def _is_random(self, known: Plan) -> bool:
         return any(isinstance(e, Lowering) and e.random for e in known.entries)
@@ -474,6 +504,68 @@ class TorchTracer(TorchFunctionMode):
 
     # Results
 
+    # What staged control flow asks of a framework
+
+    def is_array(self, x: Any) -> bool:
+        """Whether ``x`` can be a tensor of the graph."""
+        return isinstance(x, torch.Tensor)
+
+    def is_handle(self, x: Any) -> bool:
+        """Whether ``x`` is a tensor whose values only run time knows."""
+        return isinstance(x, torch.Tensor) and self.record(x) is not None
+
+    def is_opaque(self, x: Any) -> bool:
+        """Whether ``x`` has no contents that Python code changes."""
+        return is_opaque(x)
+
+    def type_of(self, x: torch.Tensor) -> tuple[ir.DataType, list[Any]]:
+        """Element type and sizes, dynamic ones by name."""
+        with torch._C.DisableTorchFunction():
+            dtype, shape = from_torch_dtype(x.dtype), list(x.shape)
+        record = self.record(x)
+        if record is not None and record.value.shape is not None:
+            dims = record.value.shape.dims
+            sizes = record.value.meta.get("sizes") or [None] * len(dims)
+            shape = [
+                d if isinstance(d, int) else (s and self.trace.symbol(s)) or "?"
+                for d, s in zip(dims, sizes, strict=True)
+            ]
+        return dtype, shape
+
+    def from_number(self, number: Any, dtype: ir.DataType) -> torch.Tensor:
+        """A rank-0 tensor of a Python number."""
+        with torch._C.DisableTorchFunction():
+            return torch.tensor(number, dtype=to_torch_dtype(dtype))
+
+    def zeros_like(self, x: Any) -> Any:
+        """A constant of the type of ``x``: what is never read."""
+        if not isinstance(x, torch.Tensor):
+            return type(plain(x))(0)
+        with torch._C.DisableTorchFunction():
+            return torch.zeros_like(x)
+
+    def item_value(self, item: Any, wanted: Any) -> ir.Value:
+        """A list's item as a graph value."""
+        if isinstance(item, torch.Tensor):
+            value: ir.Value = self.graph(item)
+            return value
+        return self.op.operand(item, wanted.dtype)
+
+    def track_value(
+        self,
+        worlds: dict[int, torch.Tensor],
+        value: ir.Value,
+        *,
+        dims: Sequence[int | None] | None = None,
+        data: bool = True,
+        unbacked: bool = False,
+    ) -> torch.Tensor:
+        """A new handle of a value whose concrete results exist already."""
+        with torch._C.DisableTorchFunction():
+            aliases = {w: t.detach() for w, t in worlds.items()}
+        self.track(aliases, value, data=data, unbacked=unbacked, dims=dims)
+        return aliases[self.trace.active[0]]
+
     def _require_equal_lengths(self, results: dict[int, Any], tracked: Sequence[Any]) -> None:
         """A call that gives several tensors must give as many in every world."""
         if isinstance(results[self.trace.active[0]], tuple | list):
@@ -567,8 +659,9 @@ class TorchTracer(TorchFunctionMode):
             return emitted if index is None else emitted[index]
 
         def put_back(base_value: ir.Value, view_value: ir.Value) -> ir.Value:
-            if entry.put_back is not None and index is None:
+            if entry.put_back is not None:
                 rest = [v for v in positional if v is not before]
+                rest = rest if index is None else [index, *rest]
                 result: ir.Value = entry.put_back(op, base_value, view_value, *rest, **keywords)
                 return result
             return scatter_view(op, base_value, view_value, emit_again)
@@ -626,13 +719,13 @@ class TorchTracer(TorchFunctionMode):
                     for w in self.trace.active
                 }
                 record = self.track(results, value, data=False)
-            record.unbacked = False
+            record.memory.depth = 0  # it was there before any branch or loop
             self.promoted[base.untyped_storage()._cdata] = (base, record)
         found = self.record(tensor)
         assert found is not None
         return found
 
-    def _adopt(self, tensor: torch.Tensor, base: torch.Tensor, owner: Record) -> Record:
+    def adopt(self, tensor: torch.Tensor, base: torch.Tensor, owner: Record) -> Record:
         """Track a tensor that shares the storage of a promoted one."""
         with torch._C.DisableTorchFunction():
             geometry = (
@@ -661,6 +754,26 @@ class TorchTracer(TorchFunctionMode):
         self.describe(value, {owner.home: tensor, **others})
         self.trace.attach(tensor, record)
         return record
+
+
+class TensorMemory:
+    """A tensor's storage with the bytes it held before the first write.
+
+    Args:
+        tensor: Any tensor on that storage.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        with torch._C.DisableTorchFunction():
+            self._flat = flat_bytes(tensor)
+            self._other = self._flat.clone()
+
+    def swap(self) -> None:
+        """Exchange the saved bytes and the current ones."""
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            now = self._flat.clone()
+            self._flat.copy_(self._other)
+            self._other = now
 
 
 def scatter_view(

@@ -121,9 +121,10 @@ class Block:
         kind: ``"main"``, ``"if"`` or ``"loop"``.
         memo: Values already emitted here, by what they compute (a dim of a value, a cast).
         undo: Actions that give back to records what this block changed in them.
+        written: Records of storage that this block wrote to, by identity.
     """
 
-    __slots__ = ("inputs", "kind", "memo", "nodes", "parent", "undo")
+    __slots__ = ("inputs", "kind", "memo", "nodes", "parent", "undo", "written")
 
     def __init__(self, kind: str, parent: Block | None) -> None:
         self.kind = kind
@@ -132,6 +133,7 @@ class Block:
         self.inputs: list[ir.Value] = []
         self.memo: dict[Any, ir.Value] = {}
         self.undo: list[Any] = []
+        self.written: dict[int, Any] = {}
 
     def ancestry(self) -> Iterator[Block]:
         """This block and the blocks around it, innermost first."""

@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from exporters.errors import DataDependentError, DisagreeingBranchError, ExportError
 from exporters.tracing import scalars
+from exporters.tracing.effects import MemoryLog
 from exporters.tracing.graph import Block, GraphBuilder
 from exporters.tracing.record import Memory, Record, View
 from exporters.tracing.scalars import (
@@ -23,7 +24,7 @@ from exporters.tracing.scalars import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Sequence
     from types import CodeType
 
     from exporters.tracing.source import Source, SourceFinder
@@ -77,6 +78,11 @@ class Trace:
         active: The worlds that take part in what is being traced.
         live: Whether the trace still runs; afterwards traced numbers are plain numbers.
         recording: Whether calls become nodes. While it is off, one world runs eagerly.
+        ghosts: Active worlds that only come along: they do not take the branch that is traced, and
+            are left behind when something fails in them.
+        logs: Logs of in-place writes, innermost last.
+        unbound: Names that only one branch binds: which one, and where.
+        frontend: Knows the framework's arrays.
     """
 
     def __init__(self, worlds: int, *, opset: int, finder: SourceFinder) -> None:
@@ -84,6 +90,10 @@ class Trace:
         self.active: tuple[int, ...] = tuple(range(worlds))
         self.live = False
         self.recording = True
+        self.ghosts: frozenset[int] = frozenset()
+        self.logs: list[MemoryLog] = []
+        self.unbound: dict[str, tuple[str, Source | None]] = {}
+        self.frontend: Any = None
         self.assumptions: list[Assumption] = []
         self.finder = finder
         self.builder = GraphBuilder(opset)
@@ -164,7 +174,14 @@ class Trace:
             before = self.read(base)
             self.write(base, self._inherit(base, record.view.put_back(before, value)))
         else:
-            record.memory.writes += 1
+            memory, writes = record.memory, record.memory.writes
+
+            def undo() -> None:
+                memory.writes = writes
+
+            self.builder.block.undo.append(undo)
+            self.builder.block.written.setdefault(id(record), record)
+            memory.writes += 1
         self._set(record, value)
 
     def _set(self, record: Record, value: ir.Value) -> None:
@@ -194,13 +211,23 @@ class Trace:
         shapes: dict[int, tuple[int, ...]],
         *,
         unbacked: bool = False,
+        dims: Sequence[int | None] | None = None,
     ) -> None:
-        """Write into ``value`` what the worlds say of it: dtype, rank, and the static sizes."""
+        """Write into ``value`` what the worlds say of it: dtype, rank, and the static sizes.
+
+        Args:
+            value: The graph value.
+            dtype: Its element type.
+            shapes: Its concrete shape in each world.
+            unbacked: Equal sizes prove nothing: only what the graph itself says is static.
+            dims: The sizes that are static, when the caller knows better.
+        """
         value.type = ir.TensorType(dtype)
-        sizes = tuple(zip(*shapes.values(), strict=True))
+        sizes = tuple(zip(*(shapes[w] for w in sorted(shapes)), strict=True))
         if len(shapes) == 1 and self.world_count > 1:
             unbacked = True  # one world proves nothing about sizes when there are several
-        known = value.shape
+        known = value.shape if dims is None else ir.Shape(dims)
+        unbacked = unbacked or dims is not None
         value.shape = ir.Shape(
             [
                 (known.dims[axis] if known is not None and isinstance(known.dims[axis], int) else None)
@@ -348,7 +375,9 @@ class Trace:
             return answers[self.active[0]]
         self.moved()
         source, _ = self.position()
-        given = [answers[w] for w in self.active if w in answers] or list(answers.values())
+        firm = [w for w in self.active if w in answers and w not in self.ghosts]
+        given = [answers[w] for w in firm] or [answers[w] for w in self.active if w in answers]
+        self.leave_behind(w for w in self.ghosts if answers.get(w, given[0]) != given[0])
         text = "" if source is None else source.excerpt().split("\n")[0].strip()
         question = f"{asked} `{text}`" if text else asked
         if any(answer != given[0] for answer in given):
@@ -373,6 +402,15 @@ class Trace:
         if assumption not in self.assumptions:
             self.assumptions.append(assumption)
         return given[0]
+
+    # Worlds that come along
+
+    def leave_behind(self, worlds: Iterable[int]) -> None:
+        """Go on without some ghosts."""
+        gone = set(worlds)
+        if gone:
+            self.active = tuple(w for w in self.active if w not in gone)
+            self.ghosts = self.ghosts - gone
 
     # Blocks
 

@@ -1,0 +1,194 @@
+"""What running a body does to Python objects and to memory, and how to take it back.
+
+A staged branch or loop body is run for what it computes, perhaps several times and perhaps for
+worlds that do not take it. Whatever it did to names is taken back by the compiled code; what it did
+to the contents of lists, dicts and attributes by a :class:`Snapshot`; what it did to arrays in
+place by a :class:`MemoryLog`.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import types
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["Change", "MemoryLog", "Snapshot", "WrittenMemory"]
+
+_ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
+          types.BuiltinFunctionType, types.CodeType, range, slice)  # fmt: skip
+_MISSING = object()
+# nn.Module keeps these, and forward does not change them.
+_FIXED = frozenset({
+    "_modules", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks",
+    "_forward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks", "_load_state_dict_post_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs", "_non_persistent_buffers_set",
+    "_is_full_backward_hook",
+})  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Change:
+    """One place in an object that a body changed.
+
+    Attributes:
+        container: A dict (an object's attributes among them), or a list.
+        key: Key or index; None for a list whose length changed.
+        before: What was there; :attr:`MISSING` if nothing was.
+        after: What is there now; :attr:`MISSING` if it was deleted.
+        label: How to name the place to the user.
+    """
+
+    container: Any
+    key: Any
+    before: Any
+    after: Any
+    label: str
+
+    MISSING = _MISSING
+
+    @property
+    def place(self) -> tuple[int, Any]:
+        """Identifies the place among the changes of several bodies."""
+        return id(self.container), self.key
+
+    def put(self, value: Any) -> None:
+        """Set the place to ``value``."""
+        if self.key is None:
+            self.container[:] = value
+        elif value is _MISSING:
+            self.container.pop(self.key, None)
+        else:
+            self.container[self.key] = value
+
+
+class Snapshot:
+    """The contents of every mutable object that is reachable from some roots.
+
+    Args:
+        roots: Where to start.
+        is_opaque: Objects not to look into (arrays).
+    """
+
+    def __init__(self, roots: Iterable[Any], is_opaque: Callable[[Any], bool]) -> None:
+        self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], str]] = []
+        self._lists: list[tuple[Any, list[Any], str]] = []
+        self._sets: list[tuple[set[Any], set[Any]]] = []
+        self._seen: set[int] = set()
+        self._alive: list[Any] = []
+        pending = [(x, "") for x in roots]
+        while pending:
+            x, label = pending.pop()
+            if isinstance(x, _ATOMS) or id(x) in self._seen or is_opaque(x):
+                continue
+            self._seen.add(id(x))
+            self._alive.append(x)
+            pending += self._look_into(x, label)
+
+    def _look_into(self, x: Any, label: str) -> list[tuple[Any, str]]:
+        if isinstance(x, types.MethodType):
+            return [(x.__self__, label)]
+        if isinstance(x, types.FunctionType):
+            cells = zip(x.__code__.co_freevars, x.__closure__ or (), strict=False)
+            return [(c.cell_contents, n) for n, c in cells if _is_filled(c)]
+        inside: list[tuple[Any, str]] = []
+        if isinstance(x, dict):
+            self._dicts.append((x, dict(x), label))
+            inside += [(v, f"{label}[{k!r}]") for k, v in x.items()]
+        elif isinstance(x, list | collections.deque):
+            self._lists.append((x, list(x), label))
+            inside += [(v, f"{label}[{i}]") for i, v in enumerate(x)]
+        elif isinstance(x, set):
+            self._sets.append((x, set(x)))
+        elif isinstance(x, tuple | frozenset):
+            return [(v, f"{label}[{i}]") for i, v in enumerate(x)]
+        attributes = getattr(x, "__dict__", None)
+        if type(attributes) is dict and id(attributes) not in self._seen:
+            self._seen.add(id(attributes))
+            self._dicts.append((attributes, dict(attributes), f"{label}."))
+            for name, value in attributes.items():
+                if name in _FIXED:
+                    if name == "_modules":
+                        inside += [(m, f"{label}.{n}") for n, m in value.items()]
+                    continue
+                inside.append((value, f"{label}.{name}"))
+        return inside
+
+    def changes(self) -> list[Change]:
+        """Every place whose contents are another object now."""
+        found: list[Change] = []
+        for container, before, label in self._dicts:
+            if len(container) == len(before) and all(
+                container.get(k, _MISSING) is v for k, v in before.items()
+            ):
+                continue
+            keys = list(before) + [k for k in container if k not in before]
+            for key in keys:
+                old, new = before.get(key, _MISSING), container.get(key, _MISSING)
+                if old is not new:
+                    name = f"{label}{key}" if label.endswith(".") else f"{label}[{key!r}]"
+                    found.append(Change(container, key, old, new, name))
+        for container, before, label in self._lists:
+            now = list(container)
+            if len(now) != len(before):
+                found.append(Change(container, None, before, now, label))
+                continue
+            for index, (old, new) in enumerate(zip(before, now, strict=True)):
+                if old is not new:
+                    found.append(Change(container, index, old, new, f"{label}[{index}]"))
+        return found
+
+    def restore(self) -> None:
+        """Give every object the contents it had."""
+        for container, before, _ in self._dicts:
+            if len(container) != len(before) or any(
+                container.get(k, _MISSING) is not v for k, v in before.items()
+            ):
+                container.clear()
+                container.update(before)
+        for container, before, _ in self._lists:
+            if len(container) != len(before) or any(
+                a is not b for a, b in zip(container, before, strict=True)
+            ):
+                container.clear()
+                container.extend(before)
+        for container, before in self._sets:
+            if container != before:
+                container.clear()
+                container.update(before)
+
+
+def _is_filled(cell: types.CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018
+    except ValueError:
+        return False
+    return True
+
+
+class WrittenMemory(Protocol):
+    """An array's memory with the contents it had before the first write."""
+
+    def swap(self) -> None:
+        """Exchange the saved contents and the current ones."""
+
+
+class MemoryLog:
+    """The memory that was written to in some worlds while the log was kept.
+
+    Args:
+        worlds: The worlds whose writes are noted; None for all.
+    """
+
+    def __init__(self, worlds: frozenset[int] | None = None) -> None:
+        self.worlds = worlds
+        self.saved: dict[int, WrittenMemory] = {}
+
+    def swap(self) -> None:
+        """Exchange what was written and what was there before; again to change back."""
+        for memory in self.saved.values():
+            memory.swap()
