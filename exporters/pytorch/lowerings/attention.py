@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
-from exporters.pytorch.dtypes import from_torch_dtype, promote
+from exporters.pytorch.dtypes import promote, to_torch_dtype
 from exporters.pytorch.lowerings.dims import same_size, size_key, static_size, static_sizes
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import decomposes, lowers
@@ -29,14 +28,14 @@ def scaled_dot_product_attention(
     dropout_p: float = 0.0, is_causal: bool = False, *, scale: float | None = None,
     enable_gqa: bool = False,
 ) -> ir.Value:  # fmt: skip
-    """Lower to ``Attention-23``; to matrix products and ``Softmax`` where that has no such case."""
+    """Lower to ``Attention-23``; to ``MatMul`` and ``Softmax`` where that has no such case."""
     if attn_mask is not None and attn_mask.dtype != ir.DataType.BOOL:
         (attn_mask,) = promote(op, attn_mask, to=query.dtype)
     added = max(4 - rank(query), 0)
     axes = [0, 1][:added] if added == 2 else [1][:added]
     if op.opset >= 23 and not dropout_p and _is_whole(query, key, value, attn_mask, axes):
         if is_causal and not same_size(query, -2, key, -2):
-            # ORT 1.32: the CUDA kernel aligns the triangle with the last key, torch with the first.
+            # ORT 1.32 CUDA aligns the triangle with the last key, torch with the first.
             attn_mask, is_causal = _causal_mask(op, query, key), False
         elif attn_mask is not None:
             attn_mask = _whole_mask(op, attn_mask, query, key, axes)
@@ -103,10 +102,10 @@ def _without_lowest(op: Op, mask: ir.Value) -> ir.Value:
     the mean.
     """
     numpy_dtype = mask.dtype.numpy()
-    lowest = ml_dtypes.finfo(numpy_dtype).min
+    lowest = torch.finfo(to_torch_dtype(mask.dtype)).min
     if mask.const_value is not None and not np.any(mask.const_value.numpy() == lowest):
         return mask
-    other = np.asarray(float(lowest) * 0.75, numpy_dtype)
+    other = np.asarray(lowest * 0.75, numpy_dtype)
     made: ir.Value = op.once(
         ("mask without lowest", mask),
         lambda _: op.Where(op.Equal(mask, np.asarray(lowest, numpy_dtype)), other, mask), mask,
@@ -219,7 +218,7 @@ def _scaled_dot_product_flash_attention_for_cpu(
     op: Op, /, query: ir.Value, key: ir.Value, value: ir.Value, dropout_p: float = 0.0,
     is_causal: bool = False, *, attn_mask: ir.Value | None = None, scale: float | None = None,
 ) -> tuple[ir.Value, ir.Value]:  # fmt: skip
-    """Lower as :func:`scaled_dot_product_attention`, and return the sums that softmax divides by."""
+    """Lower as :func:`scaled_dot_product_attention`, with the sums that softmax divides by."""
     y = scaled_dot_product_attention(
         op, query, key, value, attn_mask, dropout_p, is_causal, scale=scale
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
@@ -15,6 +14,8 @@ from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    import onnx_ir as ir
 
     from exporters.tracing.graph import GraphBuilder as Op
 
@@ -36,7 +37,8 @@ def blocks(x: T, kernel: Sequence[int], stride: Sequence[int], dilation: Sequenc
         axis = 2 + 2 * i
         last = x.shape[axis] - gap * (taps - 1)
         places = torch.arange(taps)[:, None] * gap + torch.arange(0, last, step)
-        x = x.index_select(axis, places.flatten()).unflatten(axis, [taps, places.shape[1]])
+        seen = x.index_select(axis, places.flatten())
+        x = torch.unflatten(seen, axis, [taps, places.shape[1]])
     return x.permute(0, 1, *range(2, 2 + 2 * n, 2), *range(3, 3 + 2 * n, 2))
 
 
@@ -84,7 +86,7 @@ def _transposed_by_product(n: int) -> Callable[..., T]:
             for g, k, p in zip(gaps, weight.shape[2:], tuple_of(padding, n), strict=True)
         ]
         x = F.pad(x, [p for i in range(n)[::-1] for p in (margins[i], margins[i] + extra[i])])
-        kernel = weight.unflatten(0, [groups, -1]).transpose(1, 2).flatten(0, 1)
+        kernel = torch.unflatten(weight, 0, [groups, -1]).transpose(1, 2).flatten(0, 1)
         kernel = kernel.flip(list(range(2, 2 + n)))
         y: T = FORWARD[n](x, kernel, bias, 1, 0, dilation, groups)
         return y if input.dim() == n + 2 else y.squeeze(0)

@@ -23,13 +23,13 @@ def tuple_of(x: Any, n: int) -> list[int]:
 
 def static_size(x: ir.Value, axis: int) -> int | None:
     """The size along ``axis`` when it is the same for every input."""
-    size = x.shape.dims[axis]  # type: ignore[union-attr]
+    size = x.shape.dims[axis]
     return size if isinstance(size, int) else None
 
 
 def static_sizes(x: ir.Value) -> list[int | None]:
     """The size of every dim, None where it is dynamic."""
-    return [static_size(x, axis) for axis in range(len(x.shape.dims))]  # type: ignore[union-attr]
+    return [static_size(x, axis) for axis in range(len(x.shape.dims))]
 
 
 def size_key(x: ir.Value, axis: int) -> Hashable | None:

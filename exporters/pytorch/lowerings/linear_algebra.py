@@ -1,7 +1,9 @@
-"""Matrix products."""
+"""Products of vectors, matrices and tensors."""
 
 from __future__ import annotations
 
+import math
+import string
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -10,7 +12,7 @@ import torch.nn.functional as F
 
 from exporters.pytorch.dtypes import promote
 from exporters.pytorch.lowerings.shaping import rank
-from exporters.pytorch.registry import lowers
+from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,35 +21,209 @@ if TYPE_CHECKING:
 
 T = torch.Tensor
 
+# ORT 1.32 multiplies matrices of these; others are widened, which changes no product of 8 bits.
+_MULTIPLIED = {
+    ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16,
+    ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT32, ir.DataType.UINT64,
+}  # fmt: skip
+
+
+def _matmul(op: Op, a: ir.Value, b: ir.Value) -> ir.Value:
+    if a.dtype in _MULTIPLIED:
+        return op.MatMul(a, b)
+    wide = ir.DataType.INT32
+    return op.cast(op.MatMul(op.cast(a, wide), op.cast(b, wide)), a.dtype)
+
+
+def _transposed(op: Op, weight: ir.Value) -> ir.Value:
+    """The transpose of a matrix, made once however often it is used."""
+    made: ir.Value = op.once(
+        ("transpose", weight), lambda _: op.Transpose(weight, perm=[1, 0]), weight
+    )
+    return made
+
 
 @lowers(F.linear)
 def linear(op: Op, /, input: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> ir.Value:
     """Lower to ``Gemm-13`` for matrices, else to ``MatMul-13`` and ``Add-14``."""
-    if rank(input) == 2 and rank(weight) == 2 and input.dtype.is_floating_point():
+    floating = input.dtype.is_floating_point()
+    if rank(input) == 2 and rank(weight) == 2 and floating and (not bias or rank(bias) < 2):
         return op.Gemm(input, weight, bias, transB=1)
-    transposed = op.once(("transpose", weight), lambda block: op.emit("Transpose", weight, perm=[1, 0], block=block), weight) if rank(weight) == 2 else weight
-    product = op.MatMul(input, transposed)
+    product = _matmul(op, input, weight if rank(weight) < 2 else _transposed(op, weight))
     return product if bias is None else op.Add(product, bias)
 
 
-@lowers(torch.matmul, torch.mm, torch.bmm)
+@lowers(torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot)
 def matmul(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
-    return op.MatMul(input, other)
+    """Lower to ``MatMul-13``."""
+    return _matmul(op, input, other)
+
+
+@decomposes(torch.vdot)
+def vdot(input: torch.Tensor, other: torch.Tensor) -> T:
+    return torch.dot(input.conj() if input.is_complex() else input, other)
+
+
+@decomposes(torch.outer, torch.ger)
+def outer(input: torch.Tensor, vec2: torch.Tensor) -> T:
+    return input[:, None] * vec2
+
+
+# Sums with products
+
+
+def _gemm_fits(op: Op, c: ir.Value, a: ir.Value, *factors: Any) -> bool:
+    plain = all(isinstance(x, int | float) and not hasattr(x, "record") for x in factors)
+    return plain and rank(c) <= 2 and c.dtype == a.dtype and a.dtype.is_floating_point()
 
 
 @lowers(torch.addmm)
-def addmm(op: Op, /, input: ir.Value, mat1: ir.Value, mat2: ir.Value, *, beta: Any = 1, alpha: Any = 1) -> ir.Value:
-    return op.Gemm(mat1, mat2, input, alpha=float(alpha), beta=float(beta))
+def addmm(
+    op: Op, /, input: ir.Value, mat1: ir.Value, mat2: ir.Value, *, beta: Any = 1, alpha: Any = 1
+) -> ir.Value:
+    """Lower to ``Gemm-13``; a ``beta`` of 0 forgets what ``input`` holds."""
+    if not _gemm_fits(op, input, mat1, beta, alpha) or mat1.dtype == ir.DataType.DOUBLE:
+        raise Unlowerable("Gemm scales by float32 numbers, and takes floats")
+    added = None if beta == 0 else input
+    return op.Gemm(mat1, mat2, added, alpha=float(alpha), beta=float(beta))
 
 
-@lowers(torch.baddbmm)
-def baddbmm(op: Op, /, input: ir.Value, batch1: ir.Value, batch2: ir.Value, *, beta: Any = 1, alpha: Any = 1) -> ir.Value:
-    product = op.MatMul(batch1, batch2)
-    product = product if alpha == 1 else op.Mul(product, alpha)
-    return product if beta == 0 else op.Add(product, input if beta == 1 else op.Mul(input, beta))
+def _sum_with_product(input: T, product: T, beta: Any, alpha: Any) -> T:
+    if not input.is_floating_point() and not hasattr(beta, "record"):
+        beta, alpha = int(beta), int(alpha)  # as eager reads them
+    if hasattr(alpha, "record") or alpha != 1:
+        product = product * alpha
+    if not hasattr(beta, "record") and beta == 0:
+        return product
+    return input * beta + product if hasattr(beta, "record") or beta != 1 else input + product
 
 
-@lowers(torch.functional.einsum)
-def einsum(op: Op, /, equation: str, *operands: ir.Value) -> ir.Value:
+@decomposes(torch.addmm, torch.addmv)
+def addmm_by_sum(
+    input: torch.Tensor, mat1: torch.Tensor, mat2: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> T:
+    return _sum_with_product(input, mat1 @ mat2, beta, alpha)
+
+
+@decomposes(torch.addmv)
+def addmv(
+    input: torch.Tensor, mat: torch.Tensor, vec: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> T:
+    return _sum_with_product(input, mat @ vec, beta, alpha)
+
+
+@decomposes(torch.baddbmm)
+def baddbmm(
+    input: torch.Tensor, batch1: torch.Tensor, batch2: torch.Tensor, *,
+    beta: Any = 1, alpha: Any = 1,
+) -> T:  # fmt: skip
+    return _sum_with_product(input, batch1 @ batch2, beta, alpha)
+
+
+@decomposes(torch.addbmm)
+def addbmm(
+    input: torch.Tensor, batch1: torch.Tensor, batch2: torch.Tensor, *,
+    beta: Any = 1, alpha: Any = 1,
+) -> T:  # fmt: skip
+    return _sum_with_product(input, (batch1 @ batch2).sum(0, dtype=batch1.dtype), beta, alpha)
+
+
+@decomposes(torch.addr)
+def addr(
+    input: torch.Tensor, vec1: torch.Tensor, vec2: torch.Tensor, *, beta: Any = 1, alpha: Any = 1
+) -> T:
+    if vec1.dtype == torch.bool:
+        product = vec1[:, None] & vec2
+        product = product if alpha else torch.zeros_like(product)
+        return product | input if beta else product
+    return _sum_with_product(input, vec1[:, None] * vec2, beta, alpha)
+
+
+# Contractions
+
+
+@lowers(torch.einsum, torch._C._VariableFunctions.einsum)
+def einsum(op: Op, /, equation: str, *operands: Any, path: object = None) -> ir.Value:
+    """Lower to ``Einsum-12``, which has no ellipses of different ranks."""
     values = list(operands[0]) if isinstance(operands[0], list | tuple) else list(operands)
-    return op.Einsum(*promote(op, *values), equation=equation.replace(" ", ""))
+    spelled = _spell_out(equation, [rank(x) for x in values])
+    values = list(promote(op, *values))
+    dtype = values[0].dtype
+    if dtype not in _MULTIPLIED:
+        values = list(promote(op, *values, to=ir.DataType.INT32))
+    return op.cast(op.Einsum(*values, equation=spelled), dtype)
+
+
+def _spell_out(equation: str, ranks: Sequence[int]) -> str:
+    """The equation with letters for ellipses, and with its result."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    letters = {x for x in left if x.isalpha()}
+    lengths = [n - len(term.replace("...", "")) for term, n in zip(terms, ranks, strict=True)]
+    rest = [x for x in string.ascii_lowercase + string.ascii_uppercase if x not in letters]
+    longest = max((n for n, t in zip(lengths, terms, strict=True) if "..." in t), default=0)
+    dots = "".join(rest[:longest])
+    if not arrow:
+        right = "..." + "".join(sorted(x for x in letters if left.count(x) == 1))
+    spelled = [
+        term.replace("...", dots[longest - n :]) for term, n in zip(terms, lengths, strict=True)
+    ]
+    return f"{','.join(spelled)}->{right.replace('...', dots)}"
+
+
+@decomposes(torch.bilinear)
+def bilinear(
+    input1: torch.Tensor, input2: torch.Tensor, weight: torch.Tensor, bias: Any = None
+) -> T:
+    outputs, first, second = weight.shape
+    product = input1 @ weight.permute(1, 0, 2).reshape(first, outputs * second)
+    y = (torch.unflatten(product, -1, [outputs, second]) @ input2.unsqueeze(-1)).squeeze(-1)
+    return y if bias is None else y + bias
+
+
+@decomposes(torch.ops.aten._trilinear)
+def _trilinear(
+    i1: torch.Tensor, i2: torch.Tensor, i3: torch.Tensor, expand1: Any, expand2: Any,
+    expand3: Any, sumdim: Any, unroll_dim: int = 1,
+) -> T:  # fmt: skip
+    for axes, operand in ((expand1, 0), (expand2, 1), (expand3, 2)):
+        for axis in sorted(axes):
+            if operand == 0:
+                i1 = i1.unsqueeze(axis)
+            elif operand == 1:
+                i2 = i2.unsqueeze(axis)
+            else:
+                i3 = i3.unsqueeze(axis)
+    return (i1 * i2 * i3).sum(list(sumdim)) if sumdim else i1 * i2 * i3
+
+
+# Distances
+
+_EXACT = 25  # rows up to which torch measures differences rather than use a product
+
+
+@decomposes(torch.functional.cdist)
+def cdist(
+    x1: torch.Tensor, x2: torch.Tensor, p: float = 2.0,
+    compute_mode: str | None = "use_mm_for_euclid_dist_if_necessary",
+) -> T:  # fmt: skip
+    rows = [n for x in (x1, x2) for n in _in_worlds(x.shape[-2])]
+    needed = compute_mode is None or compute_mode.endswith("if_necessary")
+    if p == 2 and ((needed and max(rows) > _EXACT) or compute_mode == "use_mm_for_euclid_dist"):
+        squares = [x.square().sum(-1, keepdim=True) for x in (x1, x2)]
+        squared = squares[0] + squares[1].mT - 2 * (x1 @ x2.mT)
+        return squared.clamp_min(0).sqrt()
+    differences = x1.unsqueeze(-2) - x2.unsqueeze(-3)
+    if p == math.inf:  # a norm that torch refuses to take of no vectors at all
+        return differences.abs().amax(-1)
+    return torch.linalg.vector_norm(differences, p, -1)
+
+
+def _in_worlds(size: int) -> list[int]:
+    return list(size.record.worlds.values()) if hasattr(size, "record") else [size]
+
+
+@decomposes(torch.pdist)
+def pdist(input: torch.Tensor, p: float = 2.0) -> T:
+    first, second = torch.triu_indices(input.shape[0], input.shape[0], 1).unbind(0)
+    return torch.linalg.vector_norm(input[first] - input[second], p, -1)

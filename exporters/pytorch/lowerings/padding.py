@@ -29,7 +29,7 @@ _WIDER = {ir.DataType.INT16: ir.DataType.INT32, ir.DataType.UINT16: ir.DataType.
 def pad(
     op: Op, /, input: ir.Value, pad: Sequence[int], mode: str = "constant", value: Any = None
 ) -> ir.Value:
-    """Lower to ``Pad-13``, whose list of sizes starts with the first dim; torch's with the last."""
+    """Lower to ``Pad-13``, whose sizes start with the first dim, torch's with the last."""
     return padded(op, input, pad, mode, value)
 
 
@@ -174,7 +174,12 @@ def col2im(
 
 @decomposes(torch._C._nn.col2im)
 def col2im_by_index(
-    input: torch.Tensor, output_size: Any, kernel_size: Any, dilation: Any, padding: Any, stride: Any
+    input: torch.Tensor,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any,
+    padding: Any,
+    stride: Any,
 ) -> torch.Tensor:
     """Add every tap of every block where it belongs in a flat padded image."""
     columns = input if input.dim() == 3 else input.unsqueeze(0)

@@ -151,9 +151,10 @@ def _divides_otherwise(
     return is_double(input) or bool(divisor_override)
 
 
-for _n, _call in ((1, torch.avg_pool1d), (2, nn.avg_pool2d), (3, nn.avg_pool3d)):
-    decomposes(_call, when=_divides_otherwise)(_avg_pool_by_sum(_n))
-    lowers(_call)(_avg_pool(_n))
+AVERAGE: dict[int, Any] = {1: torch.avg_pool1d, 2: nn.avg_pool2d, 3: nn.avg_pool3d}
+for _n, _average in AVERAGE.items():
+    decomposes(_average, when=_divides_otherwise)(_avg_pool_by_sum(_n))
+    lowers(_average)(_avg_pool(_n))
 
 
 def _lp_pool(n: int) -> Callable[..., ir.Value]:
@@ -163,7 +164,9 @@ def _lp_pool(n: int) -> Callable[..., ir.Value]:
     ) -> ir.Value:  # fmt: skip
         """Lower to ``LpPool-11``, which takes absolute values where torch takes powers."""
         if norm_type not in (2, 4, 6) or ceil_mode or input.dtype == ir.DataType.DOUBLE:
-            raise Unlowerable("LpPool takes even powers of floats, and no ceil_mode as torch has it")
+            raise Unlowerable(
+                "LpPool takes even powers of floats, and no ceil_mode as torch has it"
+            )
         kernel = tuple_of(kernel_size, n)
         y = op.LpPool(
             _batched(op, input, n), kernel_shape=kernel, strides=_steps(stride, kernel),
@@ -174,8 +177,9 @@ def _lp_pool(n: int) -> Callable[..., ir.Value]:
     return lowering
 
 
-for _n, _call in ((1, F.lp_pool1d), (2, F.lp_pool2d), (3, F.lp_pool3d)):
-    lowers(_call)(_lp_pool(_n))
+POWER: dict[int, Any] = {1: F.lp_pool1d, 2: F.lp_pool2d, 3: F.lp_pool3d}
+for _n, _power in POWER.items():
+    lowers(_power)(_lp_pool(_n))
 
 
 # Pools of given output size
@@ -280,13 +284,14 @@ def _adaptive_max_pool_by_index(n: int) -> Callable[..., tuple[T, T]]:
     return pool
 
 
-for _n, _call in (
-    (1, torch.adaptive_max_pool1d),
-    (2, nn.adaptive_max_pool2d),
-    (3, nn.adaptive_max_pool3d),
-):
-    lowers(_call)(_adaptive_max_pool(_n))
-    decomposes(_call)(_adaptive_max_pool_by_index(_n))
+ADAPTIVE_MAX: dict[int, Any] = {
+    1: torch.adaptive_max_pool1d,
+    2: nn.adaptive_max_pool2d,
+    3: nn.adaptive_max_pool3d,
+}
+for _n, _adaptive in ADAPTIVE_MAX.items():
+    lowers(_adaptive)(_adaptive_max_pool(_n))
+    decomposes(_adaptive)(_adaptive_max_pool_by_index(_n))
 
 
 # Pools of random windows, and the inverse of pooling
@@ -335,9 +340,7 @@ decomposes(nn.fractional_max_pool3d)(_fractional_max_pool(3))
 
 
 def _max_unpool(n: int) -> Callable[..., T]:
-    def unpool(
-        input: torch.Tensor, indices: torch.Tensor, output_size: Any, *_: object
-    ) -> T:
+    def unpool(input: torch.Tensor, indices: torch.Tensor, output_size: Any, *_: object) -> T:
         """Scatter into planes of zeros; ``MaxUnpool-11`` counts through all planes."""
         kept = input.shape[:-n]
         planes = input.new_zeros([*kept, math.prod(output_size)])
