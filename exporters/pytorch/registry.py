@@ -55,7 +55,8 @@ class Lowering:
     Attributes:
         emit: ``emit(op, *arguments)`` with graph values in place of tensors.
         put_back: ``put_back(op, base, view, *rest)``: the base's new value after a write to this
-            view of it; None if the view can only be written through by index.
+            view of it, ``put_back(op, base, view, piece, *rest)`` if it is one of several results;
+            None if the view can only be written through by position.
     """
 
     emit: Callable[..., Any]

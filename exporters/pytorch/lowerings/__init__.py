@@ -1,29 +1,43 @@
 """Lowerings, one module per group of torch's documentation; importing this registers them all."""
 
 from exporters.pytorch.lowerings import (
+    activations,
+    arithmetic,
     attention,
+    comparison,
+    conversion,
     convolution,
     creation,
     elementwise,
     indexing,
+    joining,
     linear_algebra,
     normalization,
     padding,
     pooling,
     reductions,
+    sampling,
     shaping,
+    slicing,
 )
 
 __all__ = [
+    "activations",
+    "arithmetic",
     "attention",
+    "comparison",
+    "conversion",
     "convolution",
     "creation",
     "elementwise",
     "indexing",
+    "joining",
     "linear_algebra",
     "normalization",
     "padding",
     "pooling",
     "reductions",
+    "sampling",
     "shaping",
+    "slicing",
 ]

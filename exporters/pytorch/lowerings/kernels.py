@@ -39,7 +39,6 @@ _WIDER: dict[str, dict[ir.DataType, ir.DataType]] = {
     "ReduceMin": {**_INT16_TO_INT32, _D.BOOL: _D.UINT8},
     "ReduceProd": {**_SMALL_TO_INT32, _D.BOOL: _D.INT32},
     "ReduceSum": {**_SMALL_TO_INT32, _D.BOOL: _D.INT32},
-    "Relu": {_D.INT16: _D.INT32, _D.INT8: _D.INT32, _D.UINT8: _D.INT32, _D.INT64: _D.INT64},
     "Sign": {_D.BOOL: _D.UINT8},
     "TopK": {_D.BOOL: _D.UINT8},
     "Trilu": _SMALL_TO_INT32,

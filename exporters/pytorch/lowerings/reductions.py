@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from exporters.pytorch.dtypes import from_torch_dtype, promote
+from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import decomposes, lowers
 
@@ -69,11 +69,6 @@ def max_dim(op: Op, /, input: ir.Value, dim: int, keepdim: bool = False) -> tupl
     return _extreme(op, "Max", input, dim, keepdim)
 
 
-@lowers(torch.max)
-def max_other(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
-    return op.Max(*promote(op, input, other))
-
-
 @lowers(torch.min)
 def min_all(op: Op, /, input: ir.Value) -> ir.Value:
     return reduce(op, "ReduceMin", input, None, False)
@@ -82,11 +77,6 @@ def min_all(op: Op, /, input: ir.Value) -> ir.Value:
 @lowers(torch.min)
 def min_dim(op: Op, /, input: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
     return _extreme(op, "Min", input, dim, keepdim)
-
-
-@lowers(torch.min)
-def min_other(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
-    return op.Min(*promote(op, input, other))
 
 
 def _extreme(op: Op, which: str, x: ir.Value, dim: int, keepdim: bool) -> tuple[ir.Value, ir.Value]:

@@ -1,22 +1,27 @@
-"""Views and copies of other shape."""
+"""The same elements under other dims: reshapes, permutations, broadcasts."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import torch
 
-from exporters.pytorch.dtypes import from_torch_dtype, promote, promoted_dtype
+from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.handlers import sequence_sizes
-from exporters.pytorch.registry import decomposes, lowers
+from exporters.pytorch.registry import Unlowerable, decomposes, lowers
+from exporters.tracing.graph import isinstance_static, static_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import onnx_ir as ir
+
     from exporters.tracing.graph import GraphBuilder as Op
 
-T = torch.Tensor
+T: Any = torch.Tensor
+aten = torch.ops.aten
+prims = torch.ops.prims
 
 
 def rank(x: ir.Value) -> int:
@@ -25,18 +30,51 @@ def rank(x: ir.Value) -> int:
     return len(x.shape.dims)
 
 
+def sizes_of(op: Op, x: ir.Value) -> list[Any]:
+    """Every size: ints where static, else values of shape [1]."""
+    return [op.dim(x, axis) for axis in range(rank(x))]
+
+
+def has_shape_of(x: ir.Value, like: ir.Value) -> bool:
+    """Whether two values have the same sizes, as far as all worlds can tell."""
+    if rank(x) != rank(like):
+        return False
+    dims = zip(x.shape.dims, like.shape.dims, strict=True)
+    if all(isinstance(a, int) and a == b for a, b in dims):
+        return True
+    here, there = x.meta.get("sizes"), like.meta.get("sizes")
+    return (
+        here is not None and here == there and len(here[0]) > 1 and all(1 not in s for s in here)
+    )
+
+
+def broadcast_like(op: Op, x: ir.Value, like: ir.Value) -> ir.Value:
+    """``Expand-13`` to the shape of another value, where it has not got that already."""
+    return x if has_shape_of(x, like) else op.Expand(x, op.shape(like))
+
+
+# Reshapes
+
+
 def _reshape_back(op: Op, base: ir.Value, view: ir.Value, *_: object, **__: object) -> ir.Value:
     return op.Reshape(view, op.shape(base))
 
 
 def reshape_to(op: Op, x: ir.Value, sizes: Sequence[Any]) -> ir.Value:
     """``Reshape`` that copies sizes from ``x`` where they are known to be the same."""
-    trace_same = op.same_size
-    copied = [axis < rank(x) and trace_same(size, x, axis) for axis, size in enumerate(sizes)]
+    copied = [axis < rank(x) and op.same_size(size, x, axis) for axis, size in enumerate(sizes)]
     return op.reshape(x, sizes, copied=copied)
 
 
-@lowers(T.view, put_back=_reshape_back)
+@lowers(T.view, torch.ops.aten.view, put_back=_reshape_back)
+def view_dtype(op: Op, /, input: ir.Value, dtype: torch.dtype) -> ir.Value:
+    """Reread the bits; only where they mean the same."""
+    if from_torch_dtype(dtype) == input.dtype:
+        return input
+    raise Unlowerable("ONNX reinterprets no bits before opset 26")
+
+
+@lowers(T.view, torch.ops.aten.view, aten._unsafe_view, prims.reshape, put_back=_reshape_back)
 def view(op: Op, /, input: ir.Value, *size: int | Sequence[int]) -> ir.Value:
     return reshape_to(op, input, sequence_sizes(size))
 
@@ -53,64 +91,103 @@ def reshape_method(op: Op, /, input: ir.Value, *shape: int) -> ir.Value:
 
 @lowers(T.view_as, T.reshape_as, put_back=_reshape_back)
 def view_as(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
-    return op.Reshape(input, op.shape(other))
+    return input if has_shape_of(input, other) else op.Reshape(input, op.shape(other))
 
 
 @lowers(torch.flatten, put_back=_reshape_back)
 def flatten(op: Op, /, input: ir.Value, start_dim: int = 0, end_dim: int = -1) -> ir.Value:
+    """Lower to ``Reshape-13`` with the joined size as -1 where no other size may be 0."""
     dims = rank(input)
     if dims == 0:
         return op.Reshape(input, [1])
     start, end = start_dim % dims, end_dim % dims
     if start == end:
         return input
-    sizes = [op.dim(input, axis) for axis in range(dims)]
-    inner = sizes[start : end + 1]
-    known = [s for s in inner if isinstance(s, int)]
-    outer_static = all(isinstance(s, int) and s != 0 for s in (*sizes[:start], *sizes[end + 1 :]))
-    if len(known) == len(inner):
-        total: Any = 1
-        for s in known:
-            total *= s
-        copied = [True] * start
-        return op.reshape(input, [*sizes[:start], total, *sizes[end + 1 :]], copied=copied)
-    if outer_static:
-        return op.Reshape(input, [*sizes[:start], -1, *sizes[end + 1 :]])
-    parts = op.Shape(input, start=start, end=end + 1)
-    total = op.ReduceProd(parts, keepdims=1)
+    sizes = sizes_of(op, input)
+    return join_dims(op, input, sizes, start, end)
+
+
+def join_dims(op: Op, x: ir.Value, sizes: Sequence[Any], start: int, end: int) -> ir.Value:
+    """Make one dim of dims ``start`` to ``end``, inclusive."""
+    inner, outer = sizes[start : end + 1], [*sizes[:start], *sizes[end + 1 :]]
+    if all(isinstance(s, int) for s in inner):
+        total: Any = math.prod(inner)
+    elif all(isinstance(s, int) and s != 0 for s in outer):
+        total = -1
+    else:
+        total = op.ReduceProd(op.Shape(x, start=start, end=end + 1), keepdims=1)
     copied = [True] * start
-    return op.reshape(input, [*sizes[:start], total, *sizes[end + 1 :]], copied=copied)
+    return op.reshape(x, [*sizes[:start], total, *sizes[end + 1 :]], copied=copied)
+
+
+@lowers(torch.ravel, put_back=_reshape_back)
+def ravel(op: Op, /, input: ir.Value) -> ir.Value:
+    return flatten(op, input)
 
 
 @lowers(torch.unflatten, put_back=_reshape_back)
 def unflatten(op: Op, /, input: ir.Value, dim: int, sizes: Sequence[int]) -> ir.Value:
     axis = dim % rank(input)
-    before = [op.dim(input, i) for i in range(axis)]
-    after = [op.dim(input, i) for i in range(axis + 1, rank(input))]
-    return op.reshape(input, [*before, *sizes, *after], copied=[True] * axis)
+    old = sizes_of(op, input)
+    return op.reshape(input, [*old[:axis], *sizes, *old[axis + 1 :]], copied=[True] * axis)
 
 
-@lowers(torch.unsqueeze, put_back=_reshape_back)
+@lowers(torch.unsqueeze, torch.unsqueeze_copy, put_back=_reshape_back)
 def unsqueeze(op: Op, /, input: ir.Value, dim: int) -> ir.Value:
     return op.Unsqueeze(input, [dim % (rank(input) + 1)])
 
 
-@lowers(torch.squeeze, put_back=_reshape_back)
+@lowers(torch.squeeze, torch.squeeze_copy, put_back=_reshape_back)
 def squeeze(op: Op, /, input: ir.Value) -> ir.Value:
     axes = [i for i, d in enumerate(input.shape.dims) if d == 1]
     return op.Squeeze(input, axes) if axes else input
 
 
-@lowers(torch.squeeze, put_back=_reshape_back)
+@lowers(torch.squeeze, torch.squeeze_copy, prims.squeeze, put_back=_reshape_back)
 def squeeze_dim(op: Op, /, input: ir.Value, dim: Any) -> ir.Value:
     dims = [dim] if isinstance(dim, int) else list(dim)
     axes = [d % rank(input) for d in dims if rank(input) and input.shape.dims[d] == 1]
     return op.Squeeze(input, axes) if axes else input
 
 
+@decomposes(torch.atleast_1d)
+def atleast_1d(*tensors: Any) -> Any:
+    return _at_least(lambda x: x.reshape(1) if x.dim() == 0 else x, tensors)
+
+
+@decomposes(torch.atleast_2d)
+def atleast_2d(*tensors: Any) -> Any:
+    def widen(x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(1, 1) if x.dim() == 0 else x.unsqueeze(0) if x.dim() == 1 else x
+
+    return _at_least(widen, tensors)
+
+
+@decomposes(torch.atleast_3d)
+def atleast_3d(*tensors: Any) -> Any:
+    def widen(x: torch.Tensor) -> torch.Tensor:
+        if x.dim() == 0:
+            return x.reshape(1, 1, 1)
+        if x.dim() == 1:
+            return x.unsqueeze(0).unsqueeze(-1)
+        return x.unsqueeze(-1) if x.dim() == 2 else x
+
+    return _at_least(widen, tensors)
+
+
+def _at_least(widen: Any, tensors: tuple[Any, ...]) -> Any:
+    if len(tensors) == 1 and isinstance(tensors[0], torch.Tensor):
+        return widen(tensors[0])
+    if len(tensors) == 1:
+        tensors = tensors[0]
+    return tuple(widen(x) for x in tensors)
+
+
+# Permutations
+
+
 def _transpose_back(op: Op, base: ir.Value, view: ir.Value, *dims: Any, **named: Any) -> ir.Value:
-    order = _order(rank(base), *dims, **named)
-    return op.Transpose(view, perm=[order.index(i) for i in range(len(order))])
+    return permuted(op, view, _inverse(_order(rank(base), *dims, **named)))
 
 
 def _order(dims: int, dim0: int, dim1: int) -> list[int]:
@@ -120,22 +197,45 @@ def _order(dims: int, dim0: int, dim1: int) -> list[int]:
     return order
 
 
-@lowers(torch.transpose, torch.swapaxes, torch.swapdims, put_back=_transpose_back)
+def _inverse(order: Sequence[int]) -> list[int]:
+    return [order.index(i) for i in range(len(order))]
+
+
+def permuted(op: Op, x: ir.Value, order: Sequence[int]) -> ir.Value:
+    """``Transpose-13``, unless it changes nothing; moving dims of size 1 is a ``Reshape``."""
+    order = list(order)
+    return x if order == sorted(order) else op.Transpose(x, perm=order)
+
+
+def _swapped(op: Op, input: ir.Value, first: int, second: int) -> ir.Value:
+    return permuted(op, input, _order(rank(input), first, second))
+
+
+@lowers(torch.transpose, torch.transpose_copy, put_back=_transpose_back)
 def transpose(op: Op, /, input: ir.Value, dim0: int, dim1: int) -> ir.Value:
-    order = _order(rank(input), dim0, dim1)
-    return input if order == sorted(order) else op.Transpose(input, perm=order)
+    return _swapped(op, input, dim0, dim1)
+
+
+@lowers(
+    torch.swapaxes, put_back=lambda op, base, view, axis0, axis1: _swapped(op, view, axis0, axis1)
+)
+def swapaxes(op: Op, /, input: ir.Value, axis0: int, axis1: int) -> ir.Value:
+    return _swapped(op, input, axis0, axis1)
+
+
+@lowers(torch.swapdims, put_back=_transpose_back)
+def swapdims(op: Op, /, input: ir.Value, dim0: int, dim1: int) -> ir.Value:
+    return _swapped(op, input, dim0, dim1)
 
 
 def _permute_back(op: Op, base: ir.Value, view: ir.Value, *dims: Any, **named: Any) -> ir.Value:
     given = sequence_sizes(dims or (named["dims"],))
-    order = [d % rank(base) for d in given]
-    return op.Transpose(view, perm=[order.index(i) for i in range(len(order))])
+    return permuted(op, view, _inverse([d % rank(base) for d in given]))
 
 
-@lowers(torch.permute, put_back=_permute_back)
+@lowers(torch.permute, torch.permute_copy, prims.transpose, put_back=_permute_back)
 def permute(op: Op, /, input: ir.Value, dims: Sequence[int]) -> ir.Value:
-    order = [d % rank(input) for d in dims]
-    return input if order == sorted(order) else op.Transpose(input, perm=order)
+    return permuted(op, input, [d % rank(input) for d in dims])
 
 
 @lowers(T.permute, put_back=_permute_back)
@@ -147,21 +247,35 @@ def _reverse_back(op: Op, base: ir.Value, view: ir.Value) -> ir.Value:
     return op.Transpose(view)
 
 
-@lowers(torch.t, T.T.__get__, put_back=_reverse_back)
+@lowers(torch.t, torch.t_copy, T.T.__get__, put_back=_reverse_back)
 def t(op: Op, /, input: ir.Value) -> ir.Value:
     return op.Transpose(input) if rank(input) > 1 else input
 
 
 def _last_back(op: Op, base: ir.Value, view: ir.Value) -> ir.Value:
-    return transpose(op, view, -2, -1)
+    return _swapped(op, view, -2, -1)
 
 
 @lowers(T.mT.__get__, T.mH.__get__, T.H.__get__, torch.adjoint, put_back=_last_back)
 def matrix_transpose(op: Op, /, input: ir.Value) -> ir.Value:
-    return transpose(op, input, -2, -1)
+    return _swapped(op, input, -2, -1)
 
 
-@lowers(T.expand)
+@decomposes(torch.movedim, torch.moveaxis)
+def movedim(input: torch.Tensor, source: Any, destination: Any) -> torch.Tensor:
+    sources = [source] if isinstance(source, int) else list(source)
+    targets = [destination] if isinstance(destination, int) else list(destination)
+    n = max(input.dim(), 1)
+    sources, targets = [s % n for s in sources], [d % n for d in targets]
+    rest = iter(i for i in range(n) if i not in sources)
+    order = [sources[targets.index(i)] if i in targets else next(rest) for i in range(n)]
+    return input.permute(order) if input.dim() else input
+
+
+# Broadcasts
+
+
+@lowers(T.expand, torch.ops.aten.expand, torch.expand_copy)
 def expand(op: Op, /, input: ir.Value, *size: int, implicit: object = False) -> ir.Value:
     return expand_to(op, input, sequence_sizes(size))
 
@@ -171,17 +285,19 @@ def expand_to(op: Op, input: ir.Value, sizes: Sequence[Any]) -> ir.Value:
     offset = len(sizes) - rank(input)
     target = []
     for axis, size in enumerate(sizes):
-        keeps = isinstance(size, int) and not hasattr(size, "record") and size == -1
-        same = axis >= offset and op.same_size(size, input, axis - offset)
-        target.append(1 if keeps or same else size)
-    if all(isinstance(s, int) and not hasattr(s, "record") and s == 1 for s in target) and offset == 0:
+        kept = isinstance_static(size) and size == -1
+        if axis >= offset:
+            kept = kept or op.same_size(size, input, axis - offset)
+            kept = kept or (isinstance_static(size) and size == input.shape.dims[axis - offset])
+        target.append(1 if kept else size)
+    if offset == 0 and all(isinstance_static(s) and s == 1 for s in target):
         return input
     return op.Expand(input, target)
 
 
 @lowers(T.expand_as)
 def expand_as(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
-    return op.Expand(input, op.shape(other))
+    return broadcast_like(op, input, other)
 
 
 @lowers(torch.broadcast_to)
@@ -189,96 +305,34 @@ def broadcast_to(op: Op, /, input: ir.Value, size: Sequence[int]) -> ir.Value:
     return expand_to(op, input, size)
 
 
-@lowers(torch.cat, torch.concat, torch.concatenate)
-def cat(op: Op, /, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
-    """Lower to ``Concat-13``; torch lets empty rank-1 tensors join anything."""
-    dims = max(rank(x) for x in tensors)
-    kept = [x for x in tensors if rank(x) == dims] if dims > 1 else list(tensors)
-    dtype = promoted_dtype(*tensors)
-    parts = [op.cast(x, dtype) for x in kept]
-    return op.Concat(*parts, axis=dim % dims) if len(parts) > 1 else parts[0]
+@lowers(torch.functional.broadcast_tensors)
+def broadcast_tensors(op: Op, /, *tensors: Any) -> list[ir.Value]:
+    """``Expand-13`` to the broadcast of all shapes."""
+    given = (
+        list(tensors[0])
+        if len(tensors) == 1 and isinstance(tensors[0], list | tuple)
+        else [*tensors]
+    )
+    dims = max(rank(x) for x in given)
+    target: list[Any] = []
+    for axis in range(-dims, 0):
+        sizes = [op.dim(x, axis) for x in given if rank(x) >= -axis]
+        known = [s for s in sizes if isinstance(s, int) and s != 1]
+        unknown = [s for s in sizes if not isinstance(s, int)]
+        if known or not unknown:
+            target.append(known[0] if known else 1)
+        else:
+            target.append(unknown[0] if len(unknown) == 1 else op.Max(*unknown))
+    return [
+        x if list(static_shape(x) or [None]) == target else op.Expand(x, target) for x in given
+    ]
 
 
-@lowers(torch.stack)
-def stack(op: Op, /, tensors: Sequence[ir.Value], dim: int = 0) -> ir.Value:
-    dtype = promoted_dtype(*tensors)
-    axis = dim % (rank(tensors[0]) + 1)
-    return op.Concat(*(op.Unsqueeze(op.cast(x, dtype), [axis]) for x in tensors), axis=axis)
-
-
-@lowers(torch.split)
-def split(op: Op, /, tensor: ir.Value, split_size_or_sections: int, dim: int = 0) -> list[ir.Value]:
-    return _pieces(op, tensor, split_size_or_sections, dim)
-
-
-def _pieces(op: Op, x: ir.Value, size: int, dim: int) -> list[ir.Value]:
-    axis = dim % rank(x)
-    total = x.shape.dims[axis]
-    if not isinstance(total, int):
-        raise NotImplementedError
-    count = max(1, -(-total // size)) if size else 1
-    return _sections(op, x, [min(size, total - i * size) for i in range(count)], axis)
-
-
-def _sections(op: Op, x: ir.Value, sizes: Sequence[Any], axis: int) -> list[ir.Value]:
-    if len(sizes) == 1:
-        return [x]
-    outputs = op.Split(x, list(sizes), axis=axis, outputs=len(sizes))
-    return list(outputs)
-
-
-@lowers(T.split, torch.split_with_sizes, torch._C._VariableFunctions.split_with_sizes)
-def split_with_sizes(op: Op, /, tensor: ir.Value, split_sizes: Sequence[int], dim: int = 0) -> list[ir.Value]:
-    return _sections(op, tensor, split_sizes, dim % rank(tensor))
-
-
-@lowers(torch.chunk)
-def chunk(op: Op, /, input: ir.Value, chunks: int, dim: int = 0) -> list[ir.Value]:
-    total = input.shape.dims[dim]
-    if not isinstance(total, int):
-        raise NotImplementedError
-    return _pieces(op, input, -(-total // chunks), dim)
-
-
-@lowers(torch.unbind)
-def unbind(op: Op, /, input: ir.Value, dim: int = 0) -> list[ir.Value]:
-    axis = dim % rank(input)
-    count = input.shape.dims[axis]
-    assert isinstance(count, int)
-    return [op.Gather(input, i, axis=axis) for i in range(count)]
-
-
-@lowers(torch.narrow)
-def narrow(op: Op, /, input: ir.Value, dim: int, start: Any, length: Any) -> ir.Value:
-    end = start + length if not isinstance(start, ir.Value) else op.Add(start, length)
-    return op.Slice(input, [start], [end], [dim % rank(input)])
-
-
-@lowers(torch.select)
-def select(op: Op, /, input: ir.Value, dim: int, index: Any) -> ir.Value:
-    return op.Gather(input, index, axis=dim % rank(input))
-
-
-@lowers(T.repeat)
-def repeat(op: Op, /, input: ir.Value, *repeats: int) -> ir.Value:
-    times = sequence_sizes(repeats)
-    extra = len(times) - rank(input)
-    x = op.Unsqueeze(input, list(range(extra))) if extra else input
-    return op.Tile(x, times)
-
-
-@lowers(torch.flip)
-def flip(op: Op, /, input: ir.Value, dims: Sequence[int]) -> ir.Value:
-    axes = [d % rank(input) for d in dims]
-    count = len(axes)
-    return op.Slice(input, [-1] * count, [-(2**63) + 1] * count, axes, [-1] * count) if axes else input
-
-
-@decomposes(torch.movedim, torch.moveaxis)
-def movedim(input: torch.Tensor, source: Any, destination: Any) -> torch.Tensor:
-    sources = [source] if isinstance(source, int) else list(source)
-    targets = [destination] if isinstance(destination, int) else list(destination)
-    n = input.dim()
-    sources, targets = [s % n for s in sources], [d % n for d in targets]
-    rest = iter(i for i in range(n) if i not in sources)
-    return input.permute([sources[targets.index(i)] if i in targets else next(rest) for i in range(n)])
+@lowers(prims.broadcast_in_dim)
+def broadcast_in_dim(
+    op: Op, /, a: ir.Value, shape: Sequence[int], broadcast_dimensions: Sequence[int]
+) -> ir.Value:
+    """``Unsqueeze-13`` where a dim has no counterpart, then ``Expand-13``."""
+    new = [i for i in range(len(shape)) if i not in broadcast_dimensions]
+    x = op.Unsqueeze(a, new) if new else a
+    return expand_to(op, x, shape)

@@ -70,14 +70,12 @@ def _seeded(op: Op, op_type: str, x: ir.Value) -> ir.Value:
 
 
 def _atan(op: Op, x: ir.Value) -> ir.Value:
-    """One step from the float32 result; ``1 / x`` stands in beyond 1, where ``x`` may be infinite."""
+    """One step from the float32 result; beyond 1 by way of ``1 / x``."""
     beyond = op.Greater(op.Abs(x), 1.0)
     near = op.Where(beyond, op.Reciprocal(x), x)
     y = _seeded(op, "Atan", near)
     sine, cosine = op.Sin(y), op.Cos(y)
-    missing = op.Div(
-        op.Sub(op.Mul(near, cosine), sine), op.Add(cosine, op.Mul(near, sine))
-    )
+    missing = op.Div(op.Sub(op.Mul(near, cosine), sine), op.Add(cosine, op.Mul(near, sine)))
     result = op.Add(y, missing)
     quarter = with_sign(op, op.constant(np.asarray(math.pi / 2)), x)
     return op.Where(beyond, op.Sub(quarter, result), result)
