@@ -222,6 +222,8 @@ class TorchTracer(TorchFunctionMode):
             return [self.graph(i) for i in x] if isinstance(x, list) else tuple(self.graph(i) for i in x)
         if isinstance(x, dict):
             return {k: self.graph(v) for k, v in x.items()}
+        if isinstance(x, slice):
+            return slice(self.graph(x.start), self.graph(x.stop), self.graph(x.step))
         return x
 
     def leaves(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
@@ -625,9 +627,9 @@ class TorchTracer(TorchFunctionMode):
         expected = from_torch_dtype(handle.dtype)
         if value.dtype is not None and value.dtype != expected:
             value = self.op.cast(value, expected)
-        unbacked = unbacked or bool(value.meta.get("unbacked"))
         record = self.track(results, value, data=data, unbacked=unbacked)
         self._link_view(record, handle, entry, args, values, index)
+        unbacked = unbacked or bool(value.meta.get("unbacked"))
 
     def _link_view(
         self,
