@@ -5,6 +5,8 @@
     BridgeError                      anything that bridge itself raises
     ├── ModelFileError               a model file is missing, broken, hostile or cannot be written
     ├── RunError                     ONNX Runtime refused a model or a run
+    │   ├── RunTimeoutError          a run took longer than it was given (TimeoutError)
+    │   └── RunCancelledError        somebody stopped a run
     ├── FeedError                    inputs that do not fit the model (ValueError)
     ├── ProviderError                an execution provider that cannot be had
     └── ParityError                  a model does not compute what eager computes (AssertionError)
@@ -20,7 +22,9 @@ __all__ = [
     "ModelFileError",
     "ParityError",
     "ProviderError",
+    "RunCancelledError",
     "RunError",
+    "RunTimeoutError",
 ]
 
 
@@ -48,6 +52,14 @@ class ModelFileError(BridgeError):
 
 class RunError(BridgeError):
     """ONNX Runtime refused to load or to run a model."""
+
+
+class RunTimeoutError(RunError, TimeoutError):
+    """A run took longer than it was given."""
+
+
+class RunCancelledError(RunError):
+    """Somebody stopped a run."""
 
 
 class FeedError(BridgeError, ValueError):

@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 from bridge.program import ExportReport, Program, count_ops
-from bridge.session import Signature
+from bridge.signature import Signature
 from bridge.verification import verify
 from exporters.pytorch import frontend
 
@@ -106,6 +106,7 @@ def _signature(traced: TracedModel) -> Signature:
         traced.output_tree,
         traced.outputs,
         traced.constants,
+        {i: x for i, x in enumerate(traced.arguments.leaves) if i not in traced.inputs},
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,9 +13,10 @@ import onnx_ir as ir
 from bridge.errors import ModelFileError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator, Sequence
 
-__all__ = ["load_model", "proto_without", "save_model"]
+__all__ = ["check_file", "load_model", "proto_without", "save_model"]
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
 _STREAMED = 1024  # bytes from which an initializer is written straight from its memory
@@ -27,7 +27,9 @@ _GRAPH_INITIALIZER = bytes([5 << 3 | 2])
 _TENSOR_RAW_DATA = bytes([9 << 3 | 2])
 
 
-def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: bool | None = None) -> None:
+def save_model(
+    model: ir.Model, path: str | os.PathLike[str], *, external_data: bool | None = None
+) -> None:
     """Write a model to ``path``, replacing what is there only when all is written.
 
     Args:
@@ -40,7 +42,11 @@ def save_model(model: ir.Model, path: str | os.PathLike[str], *, external_data: 
         ModelFileError: The folder does not exist or cannot be written to.
     """
     target = Path(path)
-    size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
+    size = sum(
+        v.const_value.nbytes
+        for v in model.graph.initializers.values()
+        if v.const_value is not None
+    )
     if external_data is None:
         external_data = size > _PROTOBUF_LIMIT - 64 * 2**20  # nodes need some room too
     try:
@@ -194,3 +200,12 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         raise ModelFileError(f"cannot read {target}: {error.strerror or error}") from error
     except Exception as error:
         raise ModelFileError(f"{target} is not an ONNX model: {error}") from error
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """See that a file is there and holds a model that is safe to load.
+
+    Raises:
+        ModelFileError: It is not.
+    """
+    load_model(path)

@@ -7,7 +7,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from bridge.files import save_model
-from bridge.session import Session, Signature
+from bridge.session import Session
+from bridge.signature import Signature
 
 if TYPE_CHECKING:
     import os

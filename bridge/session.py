@@ -2,156 +2,337 @@
 
 from __future__ import annotations
 
-import json
+import concurrent.futures
+import dataclasses
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
-from bridge.errors import FeedError, RunError
-from bridge.files import load_model, proto_without
-from exporters.tracing.pytree import Tree, flatten, from_description
+from bridge.control import RunControl
+from bridge.decoding import BoundSession
+from bridge.errors import FeedError
+from bridge.feeds import (
+    OrtValue,
+    TensorSpec,
+    check_shapes,
+    host_value,
+    is_torch,
+    run_values,
+    to_numpy,
+    to_torch,
+    value_to_numpy,
+)
+from bridge.parity.inputs import generate
+from bridge.profiling import Placement, Profile, profile
+from bridge.providers import CUDA_PROVIDERS, resolve
+from bridge.runtime import Optimization, Runtime, Settings
+from bridge.signature import Signature, is_array
+from exporters.tracing.pytree import flatten
 
 if TYPE_CHECKING:
+    import onnxruntime
+
+    from bridge.cuda_graphs import GraphBuckets
+    from bridge.in_place import InPlaceSession
     from bridge.program import Program
 
-__all__ = ["Session", "Signature", "load"]
-
-
-class Signature:
-    """How a model's flat inputs and outputs nest in eager code.
-
-    Attributes:
-        inputs: The structure of the arguments: a dict by parameter name.
-        input_leaves: Positions among the leaves that are graph inputs.
-        outputs: The structure of the result.
-        output_leaves: Positions among the result's leaves that are graph outputs.
-        constants: What stands at the other positions of the result.
-    """
-
-    def __init__(
-        self,
-        inputs: Tree,
-        input_leaves: Sequence[int],
-        outputs: Tree,
-        output_leaves: Sequence[int],
-        constants: Mapping[int, Any],
-    ) -> None:
-        self.inputs = inputs
-        self.input_leaves = list(input_leaves)
-        self.outputs = outputs
-        self.output_leaves = list(output_leaves)
-        self.constants = dict(constants)
-
-    @classmethod
-    def from_metadata(cls, text: str) -> Signature:
-        """The signature that an exported model carries."""
-        data = json.loads(text)
-        return cls(
-            from_description(data["inputs"]),
-            data["input_leaves"],
-            from_description(data["outputs"]),
-            data["output_leaves"],
-            {int(k): v for k, v in data["constants"].items()},
-        )
-
-    @property
-    def parameters(self) -> list[str]:
-        """Names of the parameters, in order."""
-        return [str(k) for k in self.inputs.keys]
-
-    def restore(self, values: Sequence[Any]) -> Any:
-        """The result around the graph's outputs."""
-        leaves = dict(self.constants)
-        leaves.update(zip(self.output_leaves, values, strict=True))
-        return self.outputs.unflatten([leaves[i] for i in sorted(leaves)])
-
-
-def is_array(x: Any) -> bool:
-    """Whether ``x`` is a leaf of inputs: an array, a tensor, a number."""
-    return hasattr(x, "__array__") or isinstance(x, bool | int | float)
+__all__ = ["Session", "Signature", "load", "to_numpy"]
 
 
 class Session:
-    """Runs a model; call it with the eager arguments, or :meth:`run` with a dict of arrays.
+    """Runs a model; call it with the eager arguments, or :meth:`run` with values by input name.
+
+    Threads may share a session. Torch tensors and NumPy arrays are read where they lie, and
+    results lie where ONNX Runtime wrote them; torch tensors come back if any were given.
 
     Args:
         model: A program, a model, its bytes, or the path of a file.
-        providers: Execution providers in order of preference.
-        options: ONNX Runtime session options.
+        providers: Execution providers in order of preference; see :mod:`bridge.providers`.
+        threads: Threads within an operator; None for the cores that this process may use.
+        optimization: How much ONNX Runtime rewrites the graph: ``none``, ``basic``, ``extended``
+            or ``all``.
+        config: Session config entries, as ONNX Runtime documents them.
+        cuda_graphs: Whether to capture and replay CUDA graphs, one for each set of input shapes;
+            a mapping of symbols to sizes rounds shapes up to these, see
+            :class:`~bridge.cuda_graphs.GraphBuckets`.
+        options: ONNX Runtime session options in place of ``threads``, ``optimization`` and
+            ``config``.
+
+    Attributes:
+        inputs: The declared inputs.
+        outputs: The declared outputs.
+        signature: How inputs and outputs nest in eager code; None if the model does not say.
+        settings: What the session was made with.
+        control: The runs that are under way.
+        graph_refusal: Why ONNX Runtime would not capture CUDA graphs of this model, None if it
+            would or was not asked to.
+
+    Raises:
+        ModelFileError: The file is missing, broken or hostile.
+        ProviderError: A provider cannot be had as asked for.
+        RunError: ONNX Runtime refuses the model.
     """
 
     def __init__(
         self,
         model: Program | ir.Model | bytes | str | os.PathLike[str],
         *,
-        providers: str | Sequence[str] = "cpu",
+        providers: Any = "cpu",
+        threads: int | None = None,
+        optimization: Optimization = "all",
+        config: Mapping[str, str] | None = None,
+        cuda_graphs: bool | Mapping[str, Sequence[int]] = False,
         options: onnxruntime.SessionOptions | None = None,
+        settings: Settings | None = None,
     ) -> None:
-        self.providers = _provider_names(providers)
-        options = options or onnxruntime.SessionOptions()
-        held: list[Any] = []
-        source: Any = model
-        if not isinstance(model, bytes | str | os.PathLike):
-            graph_model = model if isinstance(model, ir.Model) else model.model
-            source = _serialise(graph_model, options, held)
-        try:
-            self.runtime = onnxruntime.InferenceSession(
-                source if isinstance(source, bytes) else os.fspath(source),
-                options,
-                providers=self.providers,
-            )
-        except Exception as error:
-            raise RunError(f"ONNX Runtime refused the model: {error}") from error
-        self._held = held
-        self.input_names = [i.name for i in self.runtime.get_inputs()]
-        self.output_names = [o.name for o in self.runtime.get_outputs()]
-        self._input_types = {i.name: i.type for i in self.runtime.get_inputs()}
-        text = self.runtime.get_modelmeta().custom_metadata_map.get("bridge.signature")
-        self.signature = None if text is None else Signature.from_metadata(text)
-        if hasattr(model, "signature"):
-            self.signature = model.signature
+        self.settings = settings or Settings(
+            resolve(providers),
+            threads=threads,
+            optimization=optimization,
+            config=config or {},
+            cuda_graphs=bool(cuda_graphs),
+        )
+        self.source: ir.Model | bytes | str | os.PathLike[str] = (
+            model if isinstance(model, ir.Model | bytes | str | os.PathLike) else model.model
+        )
+        self._made = Runtime(self.source, self.settings, options)
+        self.graph_refusal = self._made.graph_refusal
+        self.runtime = self._made.session
+        self.inputs = [TensorSpec.of(i) for i in self.runtime.get_inputs()]
+        self.outputs = [TensorSpec.of(o) for o in self.runtime.get_outputs()]
+        self.input_names = [i.name for i in self.inputs]
+        self.output_names = [o.name for o in self.outputs]
+        self._output_types = {o.name: o.dtype for o in self.outputs}
+        self._specs = {i.name: i for i in self.inputs}
+        # Sequences, maps and strings have no values that could be made of memory.
+        self._plain = all(s.dtype is not None for s in (*self.inputs, *self.outputs))
+        # An output that is an input comes back in the caller's memory, which the caller may free.
+        self._passed_on = frozenset(self.input_names) & frozenset(self.output_names)
+        self.control = RunControl()
+        self._on_device = any(n in CUDA_PROVIDERS for n in self.runtime.get_providers())
+        self.captures_graphs = self._on_device and self._made.settings.cuda_graphs
+        self._bucket_sizes = cuda_graphs if isinstance(cuda_graphs, Mapping) else None
+        self._buckets: GraphBuckets | None = None
+        self._placement: Placement | None = None
+        self._pool: concurrent.futures.ThreadPoolExecutor | None = None
+        self._lock = threading.Lock()
+        self.signature = _signature_of(model, self.runtime)
 
-    def run(self, feed: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
-        """Run on arrays by input name.
+    @property
+    def providers(self) -> list[str]:
+        """The providers that the session runs on, by ONNX Runtime's names."""
+        return list(self.runtime.get_providers())
+
+    def with_settings(self, **changes: Any) -> Session:
+        """A session of the same model with other :class:`~bridge.runtime.Settings`."""
+        settings = dataclasses.replace(self.settings, **changes)
+        other = Session(self.source, settings=settings)
+        other.signature = self.signature
+        return other
+
+    # Runs
+
+    def run(
+        self,
+        feed: Mapping[str, Any],
+        *,
+        outputs: Sequence[str] | None = None,
+        timeout: float | None = None,
+        run_config: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        """Run on values by input name.
+
+        Args:
+            feed: A value for each input: torch tensor, NumPy array, number or list of numbers.
+            outputs: Names of the outputs to compute; all unless given.
+            timeout: Seconds after which the run is stopped.
+            run_config: Run config entries, as ONNX Runtime documents them.
+
+        Returns:
+            Torch tensors if any were given, else NumPy arrays, by output name.
 
         Raises:
-            FeedError: An input is missing, unknown, or of another dtype.
+            FeedError: An input is missing, unknown, or of another dtype or shape than declared.
+            RunTimeoutError: The run took longer than ``timeout``.
+            RunCancelledError: :meth:`cancel` was called.
             RunError: ONNX Runtime failed.
         """
-        arrays = {name: self._array(name, x) for name, x in feed.items()}
-        missing = [n for n in self.input_names if n not in arrays]
-        unknown = [n for n in arrays if n not in self.input_names]
-        if missing or unknown:
-            told = [f"missing {', '.join(missing)}"] * bool(missing)
-            told += [f"unknown {', '.join(unknown)}"] * bool(unknown)
-            raise FeedError(f"{'; '.join(told)}; the model's inputs are {', '.join(self.input_names)}")
-        try:
-            results = self.runtime.run(self.output_names, arrays)
-        except Exception as error:
-            raise RunError(f"ONNX Runtime failed: {error}") from error
-        return dict(zip(self.output_names, results, strict=True))
+        names = self.output_names if outputs is None else list(outputs)
+        if len(feed) != len(self._specs) or any(n not in self._specs for n in feed):
+            self._reject_names(feed)
+        with self.control.controlled(run_config, timeout) as options:
+            if self._on_device and any(is_torch(x) and x.is_cuda for x in feed.values()):
+                results = self._run_tensors(feed, names, options)
+            elif self._plain:
+                results = self._run_values(feed, names, options)
+            else:
+                results = self._run_objects(feed, names, options)
+        if any(map(is_torch, feed.values())):
+            results = [to_torch(x) for x in results]
+        return dict(zip(names, results, strict=True))
 
-    def _array(self, name: str, x: Any) -> np.ndarray[Any, Any]:
-        array = to_numpy(x)
-        wanted = self._input_types.get(name)
-        if wanted is not None and wanted.startswith("tensor("):
-            element = ir.DataType[wanted[7:-1].upper()].numpy()
-            if array.dtype != element and isinstance(x, int | float | bool):
-                array = array.astype(element)
-            if array.dtype != element:
-                raise FeedError(f"input {name!r} is {array.dtype.name}, the model takes {element.name}")
-        return array
+    def _run_values(
+        self, feed: Mapping[str, Any], names: list[str], options: onnxruntime.RunOptions
+    ) -> list[Any]:
+        values: dict[str, OrtValue] = {}
+        arrays: dict[str, Any] = {}  # keeps the memory that the values point to
+        for spec in self.inputs:
+            values[spec.name], arrays[spec.name] = host_value(spec, feed[spec.name])
+        check_shapes(self.inputs, arrays)
+        found = run_values(self.runtime, values, names, options)
+        types = self._output_types
+        results = [value_to_numpy(found[i], types.get(n)) for i, n in enumerate(names)]
+        if self._passed_on:
+            return [
+                x.copy() if n in self._passed_on else x
+                for n, x in zip(names, results, strict=True)
+            ]
+        return results
+
+    def _run_tensors(
+        self, feed: Mapping[str, Any], names: list[str], options: onnxruntime.RunOptions
+    ) -> list[Any]:
+        """Run on tensors on the device; results stay there."""
+        from bridge import cuda_graphs, device
+
+        specs = {s.name: s for s in self.outputs}
+        outputs = [specs[n] for n in names]
+        if self.captures_graphs and self._plain:
+            if self._buckets is None:
+                with self._lock:
+                    sizes = self._bucket_sizes
+                    self._buckets = cuda_graphs.GraphBuckets(self, self.device, sizes)
+            found: list[Any] = self._buckets.run(feed, outputs)
+            return found
+        return device.run_on_device(self.runtime, self.inputs, outputs, feed, options, self.device)
+
+    def _run_objects(
+        self, feed: Mapping[str, Any], names: list[str], options: onnxruntime.RunOptions
+    ) -> list[Any]:
+        objects: dict[str, Any] = {}
+        for name, x in feed.items():
+            if isinstance(x, list | tuple) and not self._specs[name].type.startswith("tensor"):
+                objects[name] = [to_numpy(i) for i in x]
+            else:
+                objects[name] = to_numpy(x)
+        return list(self.runtime.run(names, objects, options))
+
+    def _reject_names(self, feed: Mapping[str, Any]) -> None:
+        missing = [str(s) and f"{s.name} ({s})" for s in self.inputs if s.name not in feed]
+        unknown = [n for n in feed if n not in self._specs]
+        told = [f"missing {', '.join(missing)}"] * bool(missing)
+        told += [f"unknown {', '.join(map(str, unknown))}"] * bool(unknown)
+        raise FeedError(f"{'; '.join(told)}; the model's inputs are {', '.join(self.input_names)}")
+
+    @property
+    def device(self) -> Any:
+        """The torch device whose tensors the session takes and gives without host copies."""
+        import torch
+
+        if not self._on_device:
+            return torch.device("cpu")
+        provider = next(p for p in self.settings.contract.providers if p.name in CUDA_PROVIDERS)
+        return torch.device("cuda", int(provider.options.get("device_id", 0)))
+
+    def bind(
+        self,
+        state: Mapping[str, str],
+        *,
+        initial: Mapping[str, Any] | None = None,
+        in_place: bool = False,
+    ) -> BoundSession | InPlaceSession:
+        """A decode loop: outputs that become inputs of the next run stay where they are.
+
+        Args:
+            state: The output that each state input takes its next value from:
+                ``{"past.0.key": "present.0.key"}``.
+            initial: The state before the first run, by input name.
+            in_place: Whether outputs are written over the inputs: for state of fixed size.
+
+        Raises:
+            FeedError: There is no such input or output, or they do not fit each other.
+        """
+        if in_place:
+            from bridge.in_place import InPlaceSession
+
+            return InPlaceSession(self, state, initial)
+        return BoundSession(self, state, initial)
+
+    def cancel(self) -> int:
+        """Stop every run that is under way, in whatever thread; returns how many there were."""
+        return self.control.cancel()
+
+    def run_async(
+        self, feed: Mapping[str, Any], **options: Any
+    ) -> concurrent.futures.Future[dict[str, Any]]:
+        """:meth:`run` in another thread; ``asyncio.wrap_future`` makes the result awaitable."""
+        with self._lock:
+            if self._pool is None:
+                self._pool = concurrent.futures.ThreadPoolExecutor(thread_name_prefix="bridge")
+        return self._pool.submit(self.run, feed, **options)
+
+    # Measuring
+
+    def warmup(self, feed: Mapping[str, Any] | None = None, *, runs: int = 2) -> None:
+        """Run a few times, so that later runs find memory allocated and kernels tuned.
+
+        Args:
+            feed: Inputs; made up from their declarations unless given.
+            runs: How often.
+        """
+        feed = generate(self.inputs) if feed is None else feed
+        for _ in range(runs):
+            self.run(feed)
+
+    def profile(self, feed: Mapping[str, Any] | None = None, *, runs: int = 10) -> Profile:
+        """The time of each node, module, operator and provider, measured on a twin of the session.
+
+        Args:
+            feed: Inputs; made up from their declarations unless given.
+            runs: How often the model is run.
+        """
+        feed = generate(self.inputs) if feed is None else feed
+        found, self._placement = profile(self, feed, runs)
+        return found
+
+    @property
+    def placement(self) -> Placement:
+        """Nodes and time by provider, and copies between devices; measured when first asked."""
+        if self._placement is None:
+            self.profile(runs=1)
+        assert self._placement is not None
+        return self._placement
+
+    def require_placement(self, *, copies_in_loops: int | None = None, **shares: float) -> None:
+        """See that providers have their promised share of the nodes, as in ``cuda=0.99``.
+
+        Raises:
+            ProviderError: One has less, or a loop copies more often than allowed.
+        """
+        self.placement.require(copies_in_loops=copies_in_loops, **shares)
+
+    def close(self) -> None:
+        """Stop what runs and give the memory back."""
+        self.cancel()
+        if self._pool is not None:
+            self._pool.shutdown(cancel_futures=True)
+            self._pool = None
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Eager calls
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call with the eager arguments; returns the eager structure, of tensors if any came in."""
+        """Call with the eager arguments; returns the eager structure, of tensors if any came."""
         leaves = self.flatten(args, kwargs)
         results = list(self.run(dict(zip(self.input_names, leaves, strict=True))).values())
-        if any(type(x).__module__.startswith("torch") for x in leaves):
-            results = [_to_torch(x) for x in results]
         if self.signature is None:
             return results[0] if len(results) == 1 else tuple(results)
         return self.signature.restore(results)
@@ -162,96 +343,51 @@ class Session:
         Raises:
             FeedError: The arguments do not have the exported structure.
         """
-        signature = self.signature
-        if signature is None:
-            leaves = flatten([list(args), dict(kwargs)], is_array)[0]
-            if len(leaves) != len(self.input_names):
-                raise FeedError(f"{len(leaves)} inputs given, the model takes {', '.join(self.input_names)}")
-            return leaves
-        names = signature.parameters
-        given = dict(zip(names, args, strict=False))
-        if len(args) > len(names):
-            raise FeedError(f"{len(args)} arguments given, the model takes {', '.join(names)}")
-        doubled = [k for k in kwargs if k in given]
-        if doubled:
-            raise FeedError(f"{doubled[0]!r} is given twice, by position and by name")
-        given.update(kwargs)
-        nested: dict[str, Any] = {}
-        for name, child in zip(names, signature.inputs.children, strict=True):
-            if name in given:
-                nested[name] = given.pop(name)
-            elif child.leaf_count:
-                raise FeedError(f"{name!r} is missing; the model takes {', '.join(names)}")
-            else:
-                nested[name] = child.original
-        if given:
-            raise FeedError(f"unknown {', '.join(given)}; the model takes {', '.join(names)}")
-        leaves, tree = flatten(nested, is_array)
-        expected = list(signature.inputs.paths())
-        if len(leaves) != len(expected):
+        if self.signature is not None:
+            return self.signature.flatten(args, kwargs)
+        leaves = flatten([list(args), dict(kwargs)], is_array)[0]
+        if len(leaves) != len(self.input_names):
             raise FeedError(
-                f"the arguments hold {len(leaves)} tensors and numbers, at the export there were "
-                f"{len(expected)}: {', '.join('.'.join(map(str, p)) for p in expected)}"
+                f"{len(leaves)} inputs given, the model takes {', '.join(self.input_names)}"
             )
-        return [leaves[i] for i in signature.input_leaves]
+        return leaves
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{s.name}: {s}" for s in self.inputs)
+        outputs = ", ".join(f"{s.name}: {s}" for s in self.outputs)
+        return f"Session({inputs} -> {outputs}, on {self.settings.contract})"
+
+
+def _signature_of(model: Any, runtime: onnxruntime.InferenceSession) -> Signature | None:
+    if hasattr(model, "signature"):
+        signature: Signature = model.signature
+        return signature
+    text = runtime.get_modelmeta().custom_metadata_map.get("bridge.signature")
+    if text is None:
+        return None
+    try:
+        return Signature.from_metadata(text)
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+        return None  # metadata is the file author's; a model without a signature runs as well
 
 
 def load(
     path: str | os.PathLike[str] | ir.Model | bytes | Program,
     *,
-    providers: str | Sequence[str] = "cpu",
-    options: onnxruntime.SessionOptions | None = None,
+    providers: Any = "cpu",
+    **options: Any,
 ) -> Session:
     """A session of a model file.
 
     Args:
         path: The ``.onnx`` file; a program or a model in memory will do too.
-        providers: ``"cpu"``, ``"cuda,cpu"``, or ONNX Runtime's own names.
-        options: ONNX Runtime session options.
+        providers: ``"cpu"``, ``"cuda,cpu"``, ONNX Runtime's own names, or a policy; see
+            :mod:`bridge.providers`.
+        **options: Further options of :class:`Session`.
 
     Raises:
         ModelFileError: There is no such file, or it is no model.
+        ProviderError: A provider cannot be had as asked for.
         RunError: ONNX Runtime refuses it.
     """
-    if isinstance(path, str | os.PathLike):
-        load_model(path)  # says clearly what is wrong with a file
-    return Session(path, providers=providers, options=options)
-
-
-def _provider_names(providers: str | Sequence[str]) -> list[str]:
-    names = providers.split(",") if isinstance(providers, str) else list(providers)
-    known = {p.removesuffix("ExecutionProvider").lower(): p for p in onnxruntime.get_all_providers()}
-    return [known.get(n.strip().lower(), n.strip()) for n in names]
-
-
-def to_numpy(x: Any) -> np.ndarray[Any, Any]:
-    """An array that shares memory with ``x`` where it can."""
-    if isinstance(x, np.ndarray):
-        return x
-    if type(x).__module__.startswith("torch") or hasattr(x, "detach"):
-        from onnx_ir.tensor_adapters import TorchTensor
-
-        return TorchTensor(x.detach().contiguous()).numpy()
-    return np.asarray(x)
-
-
-def _to_torch(x: np.ndarray[Any, Any]) -> Any:
-    import torch
-
-    if x.dtype.name == "bfloat16":
-        return torch.from_numpy(x.view(np.uint16)).view(torch.bfloat16)
-    return torch.from_numpy(x)
-
-
-def _serialise(model: ir.Model, options: onnxruntime.SessionOptions, held: list[Any]) -> bytes:
-    """The model as bytes, its large weights handed over in memory instead of copied."""
-    weights = {
-        name: v.const_value
-        for name, v in model.graph.initializers.items()
-        if v.const_value is not None and v.const_value.nbytes >= 1024 and v.const_value.dtype.numpy().kind in "fiub"
-    }
-    for name, tensor in weights.items():
-        value = onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
-        held.append(value)
-        options.add_external_initializers([name], [value])
-    return proto_without(model, list(weights))
+    return Session(path, providers=providers, **options)

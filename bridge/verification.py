@@ -58,9 +58,15 @@ def _sizes(sizes: dict[str, int]) -> str:
 
 
 def _compare(
-    traced: TracedModel, session: Session, leaves: Sequence[Any], expected: Sequence[Any], label: str
+    traced: TracedModel,
+    session: Session,
+    leaves: Sequence[Any],
+    expected: Sequence[Any],
+    label: str,
 ) -> list[Comparison]:
-    feed = {n: to_numpy(leaves[i]) for n, i in zip(session.input_names, traced.inputs, strict=True)}
+    feed = {
+        n: to_numpy(leaves[i]) for n, i in zip(session.input_names, traced.inputs, strict=True)
+    }
     results = session.run(feed)
     if traced.random:
         return []
@@ -88,9 +94,13 @@ def fresh_inputs(traced: TracedModel) -> Iterator[tuple[dict[str, int], list[Any
     seen = {s.name: {w.sizes.get(s.name, s.size) for w in traced.worlds} for s in traced.symbols}
     sizes = {}
     for symbol in traced.symbols:
-        options = [1, *candidate_sizes(symbol)] if symbol.allows(1) else list(candidate_sizes(symbol))
+        options = (
+            [1, *candidate_sizes(symbol)] if symbol.allows(1) else list(candidate_sizes(symbol))
+        )
         unseen = [n for n in options if n not in seen[symbol.name]]
-        sizes[symbol.name] = unseen[0] if symbol.size < 16 and unseen else (unseen or [symbol.size])[-1]
+        sizes[symbol.name] = (
+            unseen[0] if symbol.size < 16 and unseen else (unseen or [symbol.size])[-1]
+        )
     yield sizes, world_leaves(moved, traced.symbols, sizes)
 
 
@@ -99,5 +109,3 @@ def _rolled(x: Any) -> Any:
     if not isinstance(x, torch.Tensor) or x.numel() < 2:
         return x
     return x.flatten().roll(1).view(x.shape)
-
-

@@ -1,0 +1,1 @@
+"""Does a model compute what it should? Comparing, and locating where it does not."""

@@ -127,7 +127,9 @@ def compare(name: str, expected: Any, got: Any, tolerance: Tolerance | None = No
         max_abs=float(error.max(initial=0.0)),
         max_rel=float((error / np.maximum(magnitude, 1e-30)).max(initial=0.0)),
         mean_abs=float(error.mean()) if error.size else 0.0,
-        snr=float("inf") if noise == 0 else 10 * float(np.log10(max((magnitude**2).sum(), 1e-300) / noise)),
+        snr=float("inf")
+        if noise == 0
+        else 10 * float(np.log10(max((magnitude**2).sum(), 1e-300) / noise)),
         needed=needed,
         worst=place,
         expected=None if place is None else expected[place],
@@ -155,5 +157,3 @@ def _exact(name: str, expected: Any, got: Any) -> Comparison:
         worst=place, expected=None if place is None else expected[place],
         got=None if place is None else got[place], shape=expected.shape, dtype=expected.dtype.name,
     )  # fmt: skip
-
-

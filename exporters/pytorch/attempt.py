@@ -267,6 +267,11 @@ class Attempt:
             {
                 "inputs": self.arguments.tree.describe(),
                 "input_leaves": inputs,
+                "frozen": {
+                    str(i): x
+                    for i, x in enumerate(self.arguments.leaves)
+                    if i not in inputs and isinstance(x, bool | int | float)
+                },
                 "outputs": tree.describe(),
                 "output_leaves": positions,
                 "constants": {str(k): v for k, v in constants.items()},

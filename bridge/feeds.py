@@ -1,0 +1,269 @@
+"""What a model takes and gives: torch tensors, NumPy arrays and numbers as ONNX Runtime's values.
+
+Nothing is copied that ONNX Runtime can read where it lies. Element types that NumPy lacks
+(bfloat16, float8) are ml_dtypes arrays on the NumPy side.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import onnx_ir as ir
+from onnxruntime.capi import _pybind_state as capi
+
+from bridge.errors import FeedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnxruntime
+
+__all__ = [
+    "HOST",
+    "OrtValue",
+    "TensorSpec",
+    "check_shapes",
+    "describe",
+    "host_value",
+    "is_torch",
+    "run_values",
+    "to_numpy",
+    "to_torch",
+]
+
+HOST = capi.OrtDevice(capi.OrtDevice.cpu(), capi.OrtDevice.default_memory(), 0)
+_NATIVE = 1  # numpy.dtype.isbuiltin: 0 is byte-swapped or structured, 2 is of ml_dtypes
+
+# onnxruntime.OrtValue wraps these, at a cost of microseconds for each value of each run.
+OrtValue: TypeAlias = Any  # capi.OrtValue
+OrtValueVector: TypeAlias = Any  # capi.OrtValueVector
+
+
+def is_torch(x: Any) -> bool:
+    """Whether ``x`` is a torch tensor; torch is not imported to find out."""
+    return hasattr(x, "data_ptr") and hasattr(x, "detach")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output as the model declares it.
+
+    Attributes:
+        name: Its name.
+        dtype: Element type, None for what is no tensor of numbers (a string, a sequence).
+        dims: A size, a symbol or None for each axis; None when the rank is unknown.
+        type: ONNX Runtime's own name of the type.
+    """
+
+    name: str
+    dtype: ir.DataType | None
+    dims: tuple[int | str | None, ...] | None
+    type: str
+
+    @classmethod
+    def of(cls, argument: onnxruntime.NodeArg) -> TensorSpec:
+        """The declaration of one of a session's inputs or outputs."""
+        dtype = None
+        if argument.type.startswith("tensor(") and argument.type != "tensor(string)":
+            dtype = ir.DataType[argument.type[7:-1].upper()]
+        dims = None if argument.shape is None else tuple(argument.shape)
+        return cls(argument.name, dtype, dims, argument.type)
+
+    def __str__(self) -> str:
+        if self.dtype is None:
+            return self.type
+        dims = "..." if self.dims is None else ", ".join(_dim(d) for d in self.dims)
+        return f"{self.dtype.name.lower()}[{dims}]".replace("float[", "float32[").replace(
+            "double[", "float64["
+        )
+
+
+def _dim(dim: int | str | None) -> str:
+    return "?" if dim is None else str(dim)
+
+
+def describe(x: Any) -> str:
+    """A value as ``float32[2, 3]``."""
+    if hasattr(x, "dtype") and hasattr(x, "shape"):
+        dtype = str(x.dtype).removeprefix("torch.")
+        return f"{dtype}[{', '.join(map(str, x.shape))}]"
+    return f"{x!r} ({type(x).__name__})"
+
+
+def check_shapes(specs: Sequence[TensorSpec], feed: Mapping[str, Any]) -> None:
+    """Compare every input's shape with its declaration.
+
+    Raises:
+        FeedError: A rank or a size is another, or one symbol would have two sizes.
+    """
+    symbols: dict[str, tuple[int, str]] = {}
+    for spec in specs:
+        x = feed[spec.name]
+        if spec.dims is None or spec.dtype is None:
+            continue
+        shape = x.shape
+        if len(shape) != len(spec.dims):
+            raise _misfit(spec, x, f"{len(shape)} dims instead of {len(spec.dims)}")
+        for axis, (dim, size) in enumerate(zip(spec.dims, shape, strict=True)):
+            if isinstance(dim, int):
+                if dim != size:
+                    raise _misfit(spec, x, f"size {size} instead of {dim} at dim {axis}")
+            elif dim is not None:
+                known = symbols.setdefault(dim, (size, spec.name))
+                if known[0] != size:
+                    raise _misfit(
+                        spec, x, f"{dim} is {size} at dim {axis}, and {known[0]} in {known[1]!r}"
+                    )
+
+
+def _misfit(spec: TensorSpec, x: Any, difference: str, hint: str | None = None) -> FeedError:
+    return FeedError(
+        f"input {spec.name!r} is {describe(x)}, the model takes {spec}: {difference}", hint=hint
+    )
+
+
+def host_value(spec: TensorSpec, x: Any) -> tuple[OrtValue, Any]:
+    """``x`` as a value of ONNX Runtime in host memory, and the array that holds its memory.
+
+    Raises:
+        FeedError: ``x`` is of another element type than the model takes, or is sparse.
+    """
+    assert spec.dtype is not None
+    array, dtype = _host_array(spec, x)
+    if dtype != spec.dtype:
+        raise _misfit(spec, x, f"{_name(dtype)} instead of {_name(spec.dtype)}", _cast(spec, x))
+    if array.dtype.isbuiltin == _NATIVE:
+        return capi.OrtValue.ortvalue_from_numpy(array, HOST), array
+    bits = array.view(f"u{array.dtype.itemsize}")
+    return capi.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, int(dtype)), bits
+
+
+def _name(dtype: ir.DataType) -> str:
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(dtype.name, dtype.name.lower())
+
+
+def _cast(spec: TensorSpec, x: Any) -> str:
+    assert spec.dtype is not None
+    name = _name(spec.dtype)
+    cast = f"{spec.name}.to(torch.{name})" if is_torch(x) else f"{spec.name}.astype({name!r})"
+    return f"pass {cast}"
+
+
+def _host_array(spec: TensorSpec, x: Any) -> tuple[np.ndarray[Any, Any], ir.DataType]:
+    if is_torch(x):
+        array = to_numpy(x, spec.name)
+    elif isinstance(x, np.ndarray):
+        array = x
+    else:  # a number or a list of numbers has no element type of its own
+        assert spec.dtype is not None
+        array = np.asarray(x)
+        wanted = spec.dtype.numpy()
+        if array.dtype != wanted and not hasattr(x, "dtype") and _fits(array, wanted):
+            array = array.astype(wanted)
+    if not array.flags.c_contiguous or not array.dtype.isnative:
+        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    return array, _onnx_dtype(spec, x, array)
+
+
+def _fits(array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> bool:
+    if array.dtype.kind in "iub" and wanted.kind in "iub":
+        return array.dtype.kind == "b" or wanted.kind != "b"
+    return array.dtype.kind in "biuf" and wanted.kind not in "iub"
+
+
+def _onnx_dtype(spec: TensorSpec, x: Any, array: np.ndarray[Any, Any]) -> ir.DataType:
+    try:
+        return ir.DataType.from_numpy(array.dtype)
+    except TypeError as error:
+        raise _misfit(spec, x, f"ONNX has no {array.dtype.name}") from error
+
+
+def to_numpy(x: Any, name: str = "value") -> np.ndarray[Any, Any]:
+    """An array that shares memory with ``x`` where it can.
+
+    Raises:
+        FeedError: ``x`` is a sparse tensor.
+    """
+    if isinstance(x, np.ndarray):
+        return x
+    if not is_torch(x):
+        return np.asarray(x)
+    if x.requires_grad:
+        x = x.detach()
+    if x.device.type != "cpu":
+        x = x.cpu()
+    try:
+        array: np.ndarray[Any, Any] = x.numpy()
+        return array
+    except (TypeError, RuntimeError):
+        return _odd_tensor(x, name)
+
+
+def _odd_tensor(x: Any, name: str) -> np.ndarray[Any, Any]:
+    """What ``Tensor.numpy`` refuses: tensors lazily conjugated, sparse, of types NumPy lacks."""
+    import torch
+
+    from exporters.pytorch.dtypes import from_torch_dtype
+
+    if x.layout is not torch.strided:
+        raise FeedError(
+            f"{name!r} is sparse ({x.layout}); ONNX inputs are dense",
+            hint=f"pass {name}.to_dense()",
+        )
+    x = x.resolve_conj().resolve_neg().contiguous()
+    element = from_torch_dtype(x.dtype).numpy()
+    if element.isbuiltin != _NATIVE:
+        x = x.view({1: torch.uint8, 2: torch.int16}[x.element_size()])
+    array: np.ndarray[Any, Any] = x.numpy()
+    return array.view(element)
+
+
+def run_values(
+    runtime: onnxruntime.InferenceSession,
+    values: dict[str, OrtValue],
+    names: Sequence[str],
+    options: onnxruntime.RunOptions,
+) -> OrtValueVector:
+    """Run on values by input name; results in host memory, in the order of ``names``."""
+    # The wrapper iterates over the vector, which takes 30 us; run_with_ortvaluevector is deaf to
+    # RunOptions.terminate.
+    return runtime._sess.run_with_ort_values(values, names, options)
+
+
+class _Lent:
+    """Memory of an ONNX Runtime value in NumPy's array interface; the array keeps the value."""
+
+    def __init__(self, value: OrtValue, bits: str) -> None:
+        self._value = value
+        self.__array_interface__ = {
+            "data": (value.data_ptr(), False),
+            "shape": tuple(value.shape()),
+            "typestr": bits,
+            "version": 3,
+        }
+
+
+def value_to_numpy(value: OrtValue, dtype: ir.DataType | None) -> Any:
+    """A result as an array that lives in the result's own memory."""
+    if dtype is None or dtype.numpy().isbuiltin == _NATIVE:
+        return value.numpy()
+    element = dtype.numpy()
+    if 0 in value.shape():
+        return np.empty(value.shape(), element)
+    return np.asarray(_Lent(value, f"<u{element.itemsize}")).view(element)
+
+
+def to_torch(x: Any) -> Any:
+    """An array as a torch tensor in the same memory; anything else as it is."""
+    if not isinstance(x, np.ndarray):
+        return x
+    import torch
+
+    if not x.flags.writeable:
+        x = x.copy()
+    if x.dtype.isbuiltin == _NATIVE:
+        return torch.from_numpy(x)
+    bits = x.view({1: np.uint8, 2: np.int16}[x.dtype.itemsize])
+    return torch.from_numpy(bits).view(getattr(torch, x.dtype.name))

@@ -1,0 +1,218 @@
+"""ONNX Runtime sessions made of files, bytes and models in memory, with settings that fit here."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import onnx_ir as ir
+import onnxruntime
+
+from bridge.errors import ModelFileError, ProviderError, RunError
+from bridge.files import check_file, proto_without, save_model
+from bridge.providers import CUDA_PROVIDERS
+from bridge.threads import default_threads, quota_is_tight
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from bridge.providers import Contract
+
+__all__ = ["Optimization", "Runtime", "Settings"]
+
+Optimization = Literal["none", "basic", "extended", "all"]
+_LEVELS = {
+    "none": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+_HANDED_OVER = 1024  # bytes from which a weight is handed over in memory instead of serialised
+_PROTOBUF_LIMIT = 2**31 - 1
+_ERRORS_ONLY = 3  # ONNX Runtime's log level; placement and absent providers are reported by us
+_FATAL_ONLY = 4
+
+if hasattr(onnxruntime, "disable_telemetry_events"):
+    onnxruntime.disable_telemetry_events()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Settings:
+    """What a session is made with, apart from its model.
+
+    Attributes:
+        contract: The providers.
+        threads: Threads within an operator; None for the cores this process may use.
+        optimization: How much ONNX Runtime rewrites the graph.
+        config: Session config entries, as ONNX Runtime documents them.
+        disabled_optimizers: ONNX Runtime's graph transformers to leave out, by name.
+        share_weights: Whether weights of a model in memory stay where they are, instead of being
+            packed for the kernels. Only with ``optimization="none"``: ONNX Runtime's transposing
+            optimizers would rewrite weights that are not its own.
+        cuda_graphs: Whether the CUDA provider captures graphs.
+        profile_prefix: Where to write a profile, None for no profiling.
+        optimized_path: Where to write the graph that ONNX Runtime really runs.
+        log_level: 0 (everything) to 4 (fatal errors).
+    """
+
+    contract: Contract
+    threads: int | None = None
+    optimization: Optimization = "all"
+    config: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    disabled_optimizers: tuple[str, ...] = ()
+    share_weights: bool = False
+    cuda_graphs: bool = False
+    profile_prefix: str | None = None
+    optimized_path: str | None = None
+    log_level: int = _ERRORS_ONLY
+
+    def options(self) -> onnxruntime.SessionOptions:
+        """As ONNX Runtime takes them."""
+        options = onnxruntime.SessionOptions()
+        # Given a number, ONNX Runtime pins no thread to a core, which containers often forbid.
+        options.intra_op_num_threads = self.threads or default_threads()
+        options.log_severity_level = self.log_level
+        options.graph_optimization_level = _LEVELS[self.optimization]
+        entries = {"session.record_ep_graph_assignment_info": "1"}
+        if quota_is_tight():
+            entries["session.intra_op.allow_spinning"] = "0"  # it would eat the quota
+        if self.share_weights:
+            entries["session.disable_prepacking"] = "1"
+        for key, value in {**entries, **self.config}.items():
+            options.add_session_config_entry(key, value)
+        if self.profile_prefix is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = self.profile_prefix
+        if self.optimized_path is not None:
+            options.optimized_model_filepath = self.optimized_path
+        return options
+
+
+class Runtime:
+    """An ``onnxruntime.InferenceSession`` and what must live as long as it.
+
+    Args:
+        model: A model in memory, its bytes, or the path of a file.
+        settings: How to run it.
+        options: ONNX Runtime session options that take the place of those in ``settings``.
+
+    Raises:
+        ModelFileError: A file is missing, broken or hostile.
+        ProviderError: A provider is absent, failed to start, or refused to share with the CPU.
+        RunError: ONNX Runtime refuses the model.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model | bytes | str | os.PathLike[str],
+        settings: Settings,
+        options: onnxruntime.SessionOptions | None = None,
+    ) -> None:
+        self.settings = settings
+        contract = settings.contract
+        contract.require_available()
+        options = settings.options() if options is None else options
+        self._held: list[Any] = []
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        source = self._source(model, options)
+        _preload_libraries(contract)
+        self.graph_refusal: str | None = None
+        try:
+            self.session = self._open(source, options)
+        except Exception as error:
+            if not settings.cuda_graphs or "graph" not in str(error).lower():
+                raise _refusal(error, contract) from error
+            self.graph_refusal = str(error)
+            self.settings = dataclasses.replace(settings, cuda_graphs=False)
+            self.session = self._open(source, options)
+        if not settings.share_weights:
+            self._held.clear()  # ONNX Runtime keeps copies of its own, laid out for its kernels
+        contract.require_active(self.session.get_providers())
+
+    def _open(
+        self, source: str | bytes, options: onnxruntime.SessionOptions
+    ) -> onnxruntime.InferenceSession:
+        contract = self.settings.contract
+        if self.settings.cuda_graphs:
+            contract = contract.with_option(CUDA_PROVIDERS, "enable_cuda_graph", "1")
+        return onnxruntime.InferenceSession(
+            source,
+            options,
+            providers=[(p.name, dict(p.options)) for p in contract.providers],
+            enable_fallback=0,  # or ONNX Runtime prints a line and runs on the CPU
+            disabled_optimizers=set(self.settings.disabled_optimizers),
+        )
+
+    def _source(self, model: Any, options: onnxruntime.SessionOptions) -> str | bytes:
+        if isinstance(model, bytes):
+            return model
+        if isinstance(model, ir.Model):
+            return self._hand_over(model, options)
+        check_file(model)
+        return os.fspath(model)
+
+    def _hand_over(self, model: ir.Model, options: onnxruntime.SessionOptions) -> str | bytes:
+        """The model's bytes; its large weights go to ONNX Runtime from where they are."""
+        names: list[str] = []
+        values: list[onnxruntime.OrtValue] = []
+        rest = 0
+        for name, value in model.graph.initializers.items():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if tensor.nbytes < _HANDED_OVER or not _has_plain_bytes(tensor.dtype):
+                rest += tensor.nbytes
+                continue
+            names.append(name)
+            values.append(_ort_value(tensor, self._held))
+        if rest > _PROTOBUF_LIMIT // 2:
+            return self._write_down(model)
+        if names:
+            options.add_external_initializers(names, values)
+        if self.settings.share_weights:
+            for name, ort_value in zip(names, values, strict=True):
+                options.add_initializer(name, ort_value)
+            self._held += values
+        return proto_without(model, names)
+
+    def _write_down(self, model: ir.Model) -> str:
+        """The path of a temporary file, for what neither memory nor one message can carry."""
+        self._folder = tempfile.TemporaryDirectory(prefix="bridge-")
+        path = Path(self._folder.name) / "model.onnx"
+        save_model(model, path, external_data=True)
+        return str(path)
+
+
+def _has_plain_bytes(dtype: ir.DataType) -> bool:
+    return dtype != ir.DataType.STRING and dtype.itemsize >= 1
+
+
+def _ort_value(tensor: ir.TensorProtocol, held: list[Any]) -> onnxruntime.OrtValue:
+    array = np.ascontiguousarray(tensor.numpy())
+    if array.dtype.isbuiltin != 1:  # bfloat16, float8: NumPy needs another name for the same bits
+        array = array.view(f"u{array.dtype.itemsize}")
+    held.append(array)
+    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(tensor.dtype))
+
+
+def _preload_libraries(contract: Contract) -> None:
+    """Let CUDA's libraries be found where pip put them."""
+    if any(p.name in CUDA_PROVIDERS for p in contract.providers) and hasattr(
+        onnxruntime, "preload_dlls"
+    ):
+        onnxruntime.preload_dlls()
+
+
+def _refusal(error: Exception, contract: Contract) -> Exception:
+    """What ONNX Runtime's complaint about a model means."""
+    text = str(error).removeprefix("[ONNXRuntimeError] : ")
+    kind = type(error).__name__
+    if "fallback to CPU EP has been explicitly disabled" in text:
+        return ProviderError(f"not every node can run on {contract}: {text}")
+    if kind in ("InvalidProtobuf", "NoSuchFile", "InvalidGraph", "NoModel"):
+        return ModelFileError(f"ONNX Runtime cannot load the model: {text}")
+    return RunError(f"ONNX Runtime refused the model: {text}")

@@ -1,0 +1,86 @@
+"""Profiles and placements."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import bridge
+from bridge.profiling import Placement, _own_time
+from tests.bridge.graphs import SLOW, graph_bytes
+
+
+class Block(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first = torch.nn.Linear(16, 16)
+        self.norm = torch.nn.LayerNorm(16)
+
+    def forward(self, x):
+        return self.norm(torch.nn.functional.gelu(self.first(x)) + x)
+
+
+class Stack(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([Block(), Block()])
+
+    def forward(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+def test_time_is_told_by_module_even_after_fusion():
+    session = bridge.export(Stack().eval(), torch.randn(2, 3, 16)).session()
+    profile = session.profile({"x": torch.randn(2, 3, 16)}, runs=3)
+    assert "SkipLayerNormalization" in profile.by_operator()  # ONNX Runtime fused something
+    assert set(profile.by_module(2)) == {"blocks.0", "blocks.1"}
+    assert {"blocks.0.first", "blocks.1.norm"} <= set(profile.by_module())
+    assert all("in Block.forward" in n.source for n in profile.nodes)
+    assert sum(profile.by_provider().values()) == pytest.approx(
+        sum(n.seconds for n in profile.nodes)
+    )
+    assert "by module:" in str(profile)
+
+
+def test_a_loop_is_told_without_its_body():
+    session = bridge.load(graph_bytes(SLOW), threads=1)
+    profile = session.profile({"x": np.ones(10_000, np.float32), "n": np.array(50)}, runs=3)
+    times = {n.op_type: n for n in profile.nodes}
+    assert times["Sin"].calls == 50
+    assert times["Loop"].seconds < times["Sin"].seconds
+
+
+def test_own_time_leaves_out_what_is_inside():
+    def event(name, ts, dur, op="Sin"):
+        return {"name": name, "ts": ts, "dur": dur, "tid": 1, "args": {"op_name": op}}
+
+    events = [event("body", 10, 30), event("loop", 5, 100, "Loop"), event("after", 200, 7)]
+    assert _own_time(events) == [30, 70, 7]
+
+
+def test_placement_is_measured_and_can_be_required():
+    session = bridge.load(graph_bytes(SLOW))
+    session.require_placement(cpu=1.0, copies_in_loops=0)
+    assert session.placement.share("cpu") == 1.0
+    assert session.placement.seconds["cpu"] > 0
+    with pytest.raises(bridge.ProviderError, match=r"cuda has 0\.0% of the nodes, 90\.0% were"):
+        session.require_placement(cuda=0.9)
+
+
+def test_shape_nodes_do_not_count_and_loop_copies_do():
+    placement = Placement(
+        nodes={"cuda": ["a", "b", "c"], "cpu": ["shape", "slow"]},
+        shape_nodes=["shape"],
+        copies=["copy0", "copy1"],
+        copies_in_loops=["copy1"],
+        seconds={"cuda": 1e-3},
+    )
+    assert placement.share("cuda") == 0.75
+    with pytest.raises(bridge.ProviderError, match=r"elsewhere: slow \(cpu\)"):
+        placement.require(cuda=0.99)
+    with pytest.raises(bridge.ProviderError, match="copy1"):
+        placement.require(copies_in_loops=0)
+    placement.require(cuda=0.7, copies_in_loops=1)

@@ -1,0 +1,308 @@
+"""Sessions: what goes in, what comes out, whose memory it is, and how a run ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+import time
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+from onnx_ir.tensor_adapters import from_torch_dtype
+
+import bridge
+from bridge.errors import RunCancelledError, RunTimeoutError
+from tests.benchmarks.session_overhead import overhead
+from tests.bridge.graphs import SCALE, SLOW, graph_bytes
+
+X = np.arange(12, dtype=np.float32).reshape(3, 4)
+W = np.full(4, 2.0, np.float32)
+
+
+@pytest.fixture(scope="module")
+def scale():
+    return bridge.load(graph_bytes(SCALE))
+
+
+def test_numpy_in_numpy_out(scale):
+    result = scale.run({"x": X, "w": W})["y"]
+    assert isinstance(result, np.ndarray)
+    np.testing.assert_array_equal(result, X * 2)
+
+
+def test_torch_in_torch_out(scale):
+    result = scale.run({"x": torch.from_numpy(X), "w": W})["y"]
+    torch.testing.assert_close(result, torch.from_numpy(X * 2))
+
+
+def test_call_takes_positional_and_keyword_arguments():
+    program = bridge.export(lambda x, scale: x * scale, (torch.ones(2), torch.ones(2)))
+    session = program.session()
+    torch.testing.assert_close(
+        session(torch.ones(2), scale=torch.full((2,), 3.0)), torch.full((2,), 3.0)
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.from_numpy(X).t().contiguous().t(),
+        torch.from_numpy(X).requires_grad_(),
+        np.asfortranarray(X),
+        X.astype(">f4"),
+        X.tolist(),
+    ],
+    ids=["strided", "requires_grad", "fortran", "big-endian", "list"],
+)
+def test_any_memory_layout_is_accepted(scale, value):
+    result = scale.run({"x": value, "w": W})["y"]
+    np.testing.assert_array_equal(
+        np.asarray(result.detach() if hasattr(result, "detach") else result), X * 2
+    )
+
+
+@pytest.mark.parametrize(
+    ("feed", "told"),
+    [
+        ({"x": X}, "missing w (float32[4])"),
+        ({"x": X, "w": W, "v": W}, "unknown v"),
+        (
+            {"x": X.astype(np.float64), "w": W},
+            "'x' is float64[3, 4], the model takes float32[N, 4]",
+        ),
+        ({"x": torch.ones(3, 4).half(), "w": W}, "pass x.to(torch.float32)"),
+        ({"x": X[:, :3], "w": W}, "size 3 instead of 4 at dim 1"),
+        ({"x": X[0], "w": W}, "1 dims instead of 2"),
+        ({"x": torch.ones(3, 4).to_sparse(), "w": W}, "pass x.to_dense()"),
+        ({"x": "text", "w": W}, "'x' is 'text' (str)"),
+    ],
+)
+def test_wrong_inputs_are_named(scale, feed, told):
+    with pytest.raises(bridge.FeedError) as caught:
+        scale.run(feed)
+    assert told in str(caught.value)
+
+
+def test_one_symbol_cannot_have_two_sizes():
+    session = bridge.load(
+        graph_bytes("g(float[N] a, float[N] b) => (float[N] y) { y = Add(a, b) }")
+    )
+    with pytest.raises(bridge.FeedError, match="N is 3 at dim 0, and 2 in 'a'"):
+        session.run({"a": np.ones(2, np.float32), "b": np.ones(3, np.float32)})
+
+
+DTYPES = [torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int8, torch.uint8,
+          torch.bool, torch.uint16, torch.float8_e4m3fn, torch.float8_e5m2]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_dtype_passes_bit_for_bit(dtype):
+    name = from_torch_dtype(dtype).name.lower()
+    x = torch.tensor([[0, 1], [1, 0]]).to(dtype)
+    if dtype.itemsize == 1 and dtype.is_floating_point:  # no Transpose kernel: a type is passed on
+        text = f"g({name}[2, 2] x) => ({name}[2, 2] y) {{ y = Identity(x) }}"
+        expected = x
+    else:
+        text = f"g({name}[2, 2] x) => ({name}[2, 2] y) {{ y = Transpose(x) }}"
+        expected = x.t()
+    session = bridge.load(graph_bytes(text, opset=19))
+    y = session.run({"x": x})["y"]
+    assert y.dtype == dtype
+    torch.testing.assert_close(y.float(), expected.float())
+    array = bridge.session.to_numpy(x)
+    back = session.run({"x": array})["y"]
+    assert back.dtype == array.dtype
+    np.testing.assert_array_equal(back.astype(np.float32), expected.float().numpy())
+
+
+def test_bfloat16_outputs_of_numpy_inputs_are_ml_dtypes_arrays():
+    session = bridge.load(
+        graph_bytes("g(float[N] x) => (bfloat16[N] y) { y = Cast <to = 16> (x) }")
+    )
+    for size in (0, 3):
+        y = session.run({"x": np.ones(size, np.float32)})["y"]
+        assert y.dtype == ml_dtypes.bfloat16
+        assert y.shape == (size,)
+
+
+def test_empty_tensors_run(scale):
+    assert scale.run({"x": np.zeros((0, 4), np.float32), "w": W})["y"].shape == (0, 4)
+
+
+def test_strings_and_sequences_run():
+    session = bridge.load(
+        graph_bytes("g(seq(float[N]) s, int64 i) => (float[N] y) { y = SequenceAt(s, i) }")
+    )
+    result = session.run({"s": [np.ones(2, np.float32), np.zeros(3, np.float32)], "i": 1})["y"]
+    np.testing.assert_array_equal(result, np.zeros(3))
+    session = bridge.load(graph_bytes("g(string[N] s) => (string[N] t) { t = Identity(s) }"))
+    assert list(session.run({"s": np.array(["a", "b"], object)})["t"]) == ["a", "b"]
+
+
+# Memory
+
+
+def test_inputs_and_outputs_are_not_copied():
+    session = bridge.load(graph_bytes("g(float[N] x) => (float[N] y) { y = Neg(x) }"), threads=1)
+    x = torch.ones(50_000_000)
+    session.run({"x": x})
+    plain = min(_seconds(lambda: session.runtime.run(None, {"x": x.numpy()})) for _ in range(5))
+    ours = min(_seconds(lambda: session.run({"x": x})) for _ in range(5))
+    copy = min(_seconds(x.clone) for _ in range(5))
+    assert ours < plain + copy / 2
+
+
+def _seconds(call):
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def test_overhead_beside_onnx_runtime_is_below_30_microseconds():
+    measured = overhead()
+    assert measured["run, torch"] - measured["onnxruntime"] < 30e-6
+    assert measured["call, torch"] - measured["onnxruntime"] < 30e-6
+
+
+def test_results_outlive_the_session_and_its_inputs():
+    kept = []
+    for i in range(20):
+        session = bridge.load(
+            graph_bytes(
+                "g(bfloat16[N] x) => (bfloat16[N] y, float[N] z) "
+                "{ y = Identity(x)\n z = Cast <to = 1> (x) }"
+            )
+        )
+        kept.append(
+            (i, session.run({"x": torch.full((500 + i,), float(i), dtype=torch.bfloat16)}))
+        )
+        del session
+    gc.collect()
+    junk = [np.random.rand(1000) for _ in range(1000)]
+    assert all((r["y"] == i).all() and (r["z"] == i).all() for i, r in kept)
+    del junk
+
+
+def test_an_output_that_is_an_input_is_a_copy():
+    session = bridge.load(graph_bytes("g(float[N] x) => (float[N] x, float[N] y) { y = Neg(x) }"))
+    x = np.ones(4, np.float32)
+    assert not np.shares_memory(session.run({"x": x})["x"], x)
+
+
+def test_later_runs_do_not_change_earlier_results(scale):
+    first = scale.run({"x": X, "w": W})["y"]
+    scale.run({"x": X + 1, "w": W})
+    np.testing.assert_array_equal(first, X * 2)
+
+
+# How a run ends
+
+
+def slow_feed(count):
+    return {"x": np.ones(100_000, np.float32), "n": np.array(count)}
+
+
+def test_a_run_that_takes_too_long_is_stopped():
+    session = bridge.load(graph_bytes(SLOW), threads=1)
+    started = time.perf_counter()
+    with pytest.raises(RunTimeoutError, match=r"longer than 0\.1 s"):
+        session.run(slow_feed(100_000), timeout=0.1)
+    assert time.perf_counter() - started < 5
+    session.run(slow_feed(2), timeout=60)  # the session works on
+
+
+def test_cancel_stops_runs_of_other_threads():
+    session = bridge.load(graph_bytes(SLOW), threads=1)
+    future = session.run_async(slow_feed(100_000))
+    while not session.cancel():
+        time.sleep(0.01)
+    with pytest.raises(RunCancelledError):
+        future.result(timeout=30)
+    session.close()
+
+
+def test_a_failing_run_is_a_run_error():
+    session = bridge.load(
+        graph_bytes("g(float[N] x, int64[M] s) => (float[A, B] y) { y = Reshape(x, s) }")
+    )
+    with pytest.raises(bridge.RunError, match="Reshape"):
+        session.run({"x": np.ones(3, np.float32), "s": np.array([2, 2])})
+
+
+def test_async_runs_can_be_awaited(scale):
+    async def main():
+        return await asyncio.wrap_future(scale.run_async({"x": X, "w": W}))
+
+    np.testing.assert_array_equal(asyncio.run(main())["y"], X * 2)
+
+
+def hammer(session, seconds, threads=32):
+    """Run from many threads; returns what went wrong."""
+    wrong: list[object] = []
+    stop = time.monotonic() + seconds
+
+    def work(number):
+        x = torch.full((64, 4), float(number))
+        try:
+            while time.monotonic() < stop:
+                y = session.run({"x": x, "w": W})["y"]
+                if not (y == 2 * number).all():
+                    wrong.append(number)
+        except Exception as error:
+            wrong.append(error)
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return wrong
+
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def test_threads_share_a_session(scale):
+    assert hammer(scale, 1.0) == []
+    before = resident()
+    assert hammer(scale, 4.0) == []
+    assert resident() - before < 50e6
+
+
+@pytest.mark.slow
+def test_threads_share_a_session_for_a_minute(scale):
+    hammer(scale, 2.0)
+    before = resident()
+    assert hammer(scale, 60.0) == []
+    assert resident() - before < 50e6
+
+
+# Eager arguments
+
+
+def test_frozen_arguments_cannot_change():
+    program = bridge.export(lambda x, flip=False: -x if flip else x + 0, (torch.ones(2), True))
+    session = program.session()
+    torch.testing.assert_close(session(torch.ones(2)), -torch.ones(2))
+    with pytest.raises(
+        bridge.FeedError, match="'flip' is False, the model was exported with True"
+    ):
+        session(torch.ones(2), flip=False)
+
+
+def test_frozen_arguments_are_kept_in_the_file(tmp_path):
+    path = tmp_path / "m.onnx"
+    bridge.export(lambda x, times=1: x * times, (torch.ones(2), 3), path)
+    session = bridge.load(path)
+    torch.testing.assert_close(session(torch.ones(2), 3), torch.full((2,), 3.0))
+    with pytest.raises(bridge.FeedError, match="'times' is 2, the model was exported with 3"):
+        session(torch.ones(2), 2)
+
+
+def test_warmup_makes_its_own_inputs(scale):
+    scale.warmup()
