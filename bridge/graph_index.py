@@ -105,15 +105,24 @@ class GraphIndex:
     def origin(self, node: ir.Node) -> NodeInfo | None:
         """The node of this model that another model's node stands for.
 
-        A runtime fuses and renames nodes; the values that leave a fused node keep their names, so
-        the node is known by what it makes, else by what it reads.
+        A runtime fuses, renames and inserts nodes. The values that leave a fused node keep their
+        names, so a node is known by what it makes; an inserted one serves what reads it.
         """
+        known = self._known(node)
+        if known is not None:
+            return known
         for value in node.outputs:
-            if value.name in self.producer:
-                return self.producer[value.name]
-        if node.name in self.by_name:
-            return self.by_name[node.name]
+            for reader, _ in value.uses():
+                known = self._known(reader)
+                if known is not None:
+                    return known
         for read in node.inputs:
             if read is not None and read.name in self.producer:
                 return self.producer[read.name]
         return None
+
+    def _known(self, node: ir.Node) -> NodeInfo | None:
+        for value in node.outputs:
+            if value.name in self.producer:
+                return self.producer[value.name]
+        return self.by_name.get(node.name or "")
