@@ -18,6 +18,7 @@ __all__ = ["GraphIndex", "NodeInfo", "open_model", "subgraphs"]
 
 MODULE = "bridge.module"  # metadata keys that the exporters write
 SOURCE = "bridge.source"
+_FAR = 4  # readers of readers to ask: a runtime inserts short chains, such as Reshape-Gemm-Reshape
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,14 +109,13 @@ class GraphIndex:
         A runtime fuses, renames and inserts nodes. The values that leave a fused node keep their
         names, so a node is known by what it makes; an inserted one serves what reads it.
         """
-        known = self._known(node)
-        if known is not None:
-            return known
-        for value in node.outputs:
-            for reader, _ in value.uses():
-                known = self._known(reader)
+        nearest = [node]
+        for _ in range(_FAR):
+            for near in nearest:
+                known = self._known(near)
                 if known is not None:
                     return known
+            nearest = [r for near in nearest for v in near.outputs for r, _ in v.uses()]
         for read in node.inputs:
             if read is not None and read.name in self.producer:
                 return self.producer[read.name]
