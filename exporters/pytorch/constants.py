@@ -90,7 +90,9 @@ class Constants:
     def restore(self) -> None:
         """Give every tensor that was written to the values it had before the trace."""
         with torch.no_grad():
-            for flat, before in self._saved.values():
+            for storage, (flat, before) in self._saved.items():
+                for data in self._captured.pop(storage, ()):  # the graph keeps what was written
+                    data._raw = data.raw.clone()
                 flat.copy_(before)
         self._saved.clear()
 
