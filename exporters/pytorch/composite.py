@@ -74,7 +74,8 @@ def composition(
         originals = tracer.leaves(handles, named)
         for concrete, handle in zip(inputs, originals, strict=True):
             known[id(concrete)] = handle
-        sizes = _dynamic_sizes(tracer, originals)
+        with torch._C.DisableTorchFunction():  # sizes of handles, not what user code would see
+            sizes = _dynamic_sizes(tracer, originals)
         for index, step in enumerate(home):
             parts = [run[index] for run in runs]
             step_args = tuple(
