@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from exporters.pytorch.dtypes import from_torch_dtype, promoted_dtype
+from exporters.pytorch.dtypes import from_torch_dtype, promote, promoted_dtype
 from exporters.pytorch.handlers import sequence_sizes
-from exporters.pytorch.registry import lowers
-from exporters.tracing.graph import isinstance_static
+from exporters.pytorch.lowerings.arithmetic import number
+from exporters.pytorch.registry import decomposes, lowers
+from exporters.tracing.graph import static_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporters.tracing.graph import GraphBuilder as Op
 
-T = torch.Tensor
+T: Any = torch.Tensor
+aten = torch.ops.aten
+prims = torch.ops.prims
+
+_SMALL = 64  # elements: up to here a constant is no larger than the node that makes it
 
 
 def _dtype(dtype: torch.dtype | None) -> ir.DataType:
@@ -26,11 +32,26 @@ def _dtype(dtype: torch.dtype | None) -> ir.DataType:
 
 
 def filled(op: Op, sizes: Sequence[Any], fill: Any, dtype: ir.DataType) -> ir.Value:
-    """A tensor of one repeated value: a constant when the sizes are."""
-    value = op.operand(fill, dtype) if not isinstance(fill, ir.Value) else op.cast(fill, dtype)
+    """A tensor of one repeated value, by ``ConstantOfShape-9`` or ``Expand-13``."""
+    (value,) = promote(op, fill, to=dtype)
+    if value.const_value is None:
+        return op.Expand(value, list(sizes)) if sizes else value
+    array = value.const_value.numpy()
+    if all(isinstance(s, int) and number(s) is not None for s in sizes):
+        if math.prod(sizes) <= _SMALL:
+            return op.constant(np.broadcast_to(array, tuple(sizes)).copy())
+    return op.ConstantOfShape(list(sizes), value=array.reshape(1))
+
+
+def _filled_like(op: Op, x: ir.Value, fill: Any, dtype: torch.dtype | None) -> ir.Value:
+    wanted = x.dtype if dtype is None else from_torch_dtype(dtype)
+    static = static_shape(x)
+    if static is not None:
+        return filled(op, static, fill, wanted)
+    (value,) = promote(op, fill, to=wanted)
     if value.const_value is not None:
-        return op.ConstantOfShape(list(sizes) or np.zeros([0], np.int64), value=value.const_value.numpy().reshape(1))
-    return op.Expand(value, list(sizes) or np.zeros([0], np.int64))
+        return op.ConstantOfShape(op.shape(x), value=value.const_value.numpy().reshape(1))
+    return op.Expand(value, op.shape(x))
 
 
 @lowers(torch.zeros)
@@ -45,61 +66,225 @@ def ones(op: Op, /, *size: int, dtype: torch.dtype | None = None, **_: object) -
 
 @lowers(torch.empty)
 def empty(op: Op, /, *size: int, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
+    """Zeros, where torch leaves what was in memory."""
     return filled(op, sequence_sizes(size), 0, _dtype(dtype))
 
 
+@lowers(torch.empty_strided, torch.empty_permuted, prims.empty_strided, prims.empty_permuted)
+def empty_strided(
+    op: Op,
+    /,
+    size: Sequence[int],
+    stride: Sequence[int],
+    *,
+    dtype: torch.dtype | None = None,
+    **_: object,
+) -> ir.Value:
+    return filled(op, size, 0, _dtype(dtype))
+
+
 @lowers(torch.full)
-def full(op: Op, /, size: Sequence[int], fill_value: Any, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    return filled(op, size, fill_value, from_torch_dtype(dtype) if dtype else promoted_dtype(fill_value))
+def full(
+    op: Op,
+    /,
+    size: Sequence[int],
+    fill_value: Any,
+    *,
+    dtype: torch.dtype | None = None,
+    **_: object,
+) -> ir.Value:
+    wanted = from_torch_dtype(dtype) if dtype else promoted_dtype(fill_value)
+    return filled(op, size, fill_value, wanted)
 
 
 @lowers(torch.zeros_like, torch.empty_like)
-def zeros_like(op: Op, /, input: ir.Value, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    return full_like(op, input, 0, dtype=dtype)
+def zeros_like(
+    op: Op, /, input: ir.Value, *, dtype: torch.dtype | None = None, **_: object
+) -> ir.Value:
+    return _filled_like(op, input, 0, dtype)
 
 
 @lowers(torch.ones_like)
-def ones_like(op: Op, /, input: ir.Value, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    return full_like(op, input, 1, dtype=dtype)
+def ones_like(
+    op: Op, /, input: ir.Value, *, dtype: torch.dtype | None = None, **_: object
+) -> ir.Value:
+    return _filled_like(op, input, 1, dtype)
 
 
 @lowers(torch.full_like)
-def full_like(op: Op, /, input: ir.Value, fill_value: Any, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    wanted = input.dtype if dtype is None else from_torch_dtype(dtype)
-    value = op.cast(fill_value, wanted) if isinstance(fill_value, ir.Value) else op.operand(fill_value, wanted)
-    return op.Expand(value, op.shape(input))
+def full_like(
+    op: Op,
+    /,
+    input: ir.Value,
+    fill_value: Any,
+    *,
+    dtype: torch.dtype | None = None,
+    **_: object,
+) -> ir.Value:
+    return _filled_like(op, input, fill_value, dtype)
 
 
-@lowers(T.new_zeros, T.new_empty)
-def new_zeros(op: Op, /, input: ir.Value, *size: int, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    return filled(op, sequence_sizes(size), 0, from_torch_dtype(dtype) if dtype else input.dtype)
+def _like(x: ir.Value, dtype: torch.dtype | None) -> ir.DataType:
+    assert x.dtype is not None
+    return from_torch_dtype(dtype) if dtype else x.dtype
 
 
-@lowers(T.new_ones)
-def new_ones(op: Op, /, input: ir.Value, *size: int, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    return filled(op, sequence_sizes(size), 1, from_torch_dtype(dtype) if dtype else input.dtype)
+@lowers(T.new_zeros, T.new_empty, aten.new_zeros, aten.new_empty)
+def new_zeros(
+    op: Op, /, input: ir.Value, *size: int, dtype: torch.dtype | None = None, **_: object
+) -> ir.Value:
+    return filled(op, sequence_sizes(size), 0, _like(input, dtype))
 
 
-@lowers(T.new_full)
-def new_full(op: Op, /, input: ir.Value, size: Sequence[int], fill_value: Any, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    return filled(op, size, fill_value, from_torch_dtype(dtype) if dtype else input.dtype)
+@lowers(T.new_ones, aten.new_ones)
+def new_ones(
+    op: Op, /, input: ir.Value, *size: int, dtype: torch.dtype | None = None, **_: object
+) -> ir.Value:
+    return filled(op, sequence_sizes(size), 1, _like(input, dtype))
+
+
+@lowers(T.new_empty_strided)
+def new_empty_strided(
+    op: Op,
+    /,
+    input: ir.Value,
+    size: Sequence[int],
+    stride: Sequence[int],
+    dtype: torch.dtype | None = None,
+    **_: object,
+) -> ir.Value:
+    return filled(op, size, 0, _like(input, dtype))
+
+
+@lowers(T.new_full, aten.new_full)
+def new_full(
+    op: Op,
+    /,
+    input: ir.Value,
+    size: Sequence[int],
+    fill_value: Any,
+    *,
+    dtype: torch.dtype | None = None,
+    **_: object,
+) -> ir.Value:
+    return filled(op, size, fill_value, _like(input, dtype))
+
+
+# Ranges
 
 
 @lowers(torch.arange)
-def arange(op: Op, /, start: Any, end: Any = None, step: Any = 1, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    """Lower to ``Range-11``, which computes in one dtype; floats stop where eager's doubles do."""
-    if end is None:
-        start, end = 0, start
+def arange_to(op: Op, /, end: Any, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
+    return _range(op, 0, end, 1, dtype)
+
+
+@lowers(torch.arange)
+def arange(
+    op: Op,
+    /,
+    start: Any,
+    end: Any,
+    step: Any = 1,
+    *,
+    dtype: torch.dtype | None = None,
+    **_: object,
+) -> ir.Value:
+    return _range(op, start, end, step, dtype)
+
+
+@lowers(torch.range)
+def range_to(
+    op: Op,
+    /,
+    start: Any = 0,
+    end: Any = 0,
+    step: Any = 1,
+    *,
+    dtype: torch.dtype | None = None,
+    **_: object,
+) -> ir.Value:
+    """Lower to ``Range-11`` with its end included."""
+    past = end + step / 2 if dtype is None or dtype.is_floating_point else end + step
+    return _range(op, start, past, step, dtype or torch.get_default_dtype())
+
+
+def _range(op: Op, start: Any, end: Any, step: Any, dtype: torch.dtype | None) -> ir.Value:
+    """Lower to ``Range-11`` of integers, scaled where the numbers are not."""
     numbers = (start, end, step)
     given = promoted_dtype(*numbers)
     wanted = from_torch_dtype(dtype) if dtype else given
-    working = given if given != ir.DataType.FLOAT else ir.DataType.DOUBLE
-    made = op.Range(*(op.operand(x, working) if not isinstance(x, ir.Value) else op.cast(x, working) for x in numbers))
-    return op.cast(made, wanted)
+    if not given.is_floating_point():
+        return op.cast(op.Range(*promote(op, *numbers, to=ir.DataType.INT64)), wanted)
+    if not wanted.is_floating_point():
+        whole = [int(x) if number(x) is not None else x for x in numbers]
+        return op.cast(op.Range(*promote(op, *whole, to=ir.DataType.INT64)), wanted)
+    first, last, stride = promote(op, *numbers, to=ir.DataType.DOUBLE)
+    count = op.Ceil(op.Div(op.Sub(last, first), stride))
+    places = op.Range(0, op.cast(count, ir.DataType.INT64), 1)
+    scaled = op.Mul(op.cast(places, ir.DataType.DOUBLE), stride)
+    return op.cast(op.Add(scaled, first), wanted)
 
 
-@lowers(torch.tensor, torch.as_tensor, torch.scalar_tensor)
+@lowers(prims.iota)
+def iota(
+    op: Op, /, length: Any, *, start: Any, step: Any, dtype: torch.dtype, **_: object
+) -> ir.Value:
+    places = op.Range(*promote(op, 0, length, 1, to=ir.DataType.INT64))
+    if number(step) != 1:
+        places = op.Mul(places, step)
+    return op.cast(places if number(start) == 0 else op.Add(places, start), from_torch_dtype(dtype))
+
+
+@decomposes(torch.linspace)
+def linspace(
+    start: Any, end: Any, steps: Any, *, dtype: torch.dtype | None = None, **_: object
+) -> torch.Tensor:
+    """Counted from the nearer end, as torch counts; in float64."""
+    dtype = dtype or _result_dtype(start, end)
+    if number(steps) == 1:
+        return torch.as_tensor(start).reshape(1).to(dtype)
+    first, last = (_wide(x, dtype) for x in (start, end))
+    stride = (last - first) / (steps - 1)
+    places = torch.arange(steps)
+    fromstart = first + stride * places
+    fromend = last - stride * (steps - 1 - places)
+    return torch.where(places < steps // 2, fromstart, fromend).to(dtype)
+
+
+def _wide(x: Any, dtype: torch.dtype) -> torch.Tensor:
+    whole = not dtype.is_floating_point
+    x = torch.as_tensor(x)
+    return (x.to(dtype) if whole else x).double()
+
+
+def _result_dtype(*numbers: Any) -> torch.dtype:
+    floats = [x.dtype for x in numbers if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return floats[0] if floats else torch.get_default_dtype()
+
+
+@decomposes(torch.logspace)
+def logspace(
+    start: Any, end: Any, steps: Any, base: float = 10.0, *, dtype: torch.dtype | None = None,
+    **_: object,
+) -> torch.Tensor:  # fmt: skip
+    dtype = dtype or _result_dtype(start, end)
+    first, last = (_wide(x, dtype) for x in (start, end))
+    exponents = torch.linspace(first, last, steps, dtype=torch.float64)
+    return (base**exponents).to(dtype)
+
+
+@decomposes(torch.eye)
+def eye(n: Any, m: Any = None, *, dtype: torch.dtype | None = None, **_: object) -> torch.Tensor:
+    rows, columns = torch.arange(n), torch.arange(n if m is None else m)
+    return (rows.unsqueeze(1) == columns).to(dtype or torch.get_default_dtype())
+
+
+# From Python numbers
+
+
+@lowers(torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, prims.scalar_tensor)
 def tensor(op: Op, /, data: Any, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
+    """Lower numbers and tensors in nested lists to ``Concat-13``."""
     flat: list[Any] = []
     shape: list[int] = []
 
@@ -114,7 +299,7 @@ def tensor(op: Op, /, data: Any, *, dtype: torch.dtype | None = None, **_: objec
 
     visit(data, 0)
     wanted = from_torch_dtype(dtype) if dtype else _tensor_dtype(flat)
-    parts = [op.cast(x, wanted) if isinstance(x, ir.Value) else op.operand(x, wanted) for x in flat]
+    parts = promote(op, *flat, to=wanted)
     if not shape:
         return parts[0]
     joined = op.Concat(*(op.Reshape(p, [1]) for p in parts), axis=0)
@@ -122,6 +307,7 @@ def tensor(op: Op, /, data: Any, *, dtype: torch.dtype | None = None, **_: objec
 
 
 def _tensor_dtype(flat: Sequence[Any]) -> ir.DataType:
+    """Floats have the default dtype, whatever tensors stand beside them."""
     dtypes = [promoted_dtype(x) for x in flat]
     for dtype in (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.INT64):
         if dtype in dtypes:

@@ -1,4 +1,4 @@
-"""``x[...]``, ``x[...] = y``, gather and scatter."""
+"""``x[...]``: slices, positions, arrays of positions, masks."""
 
 from __future__ import annotations
 
@@ -8,35 +8,57 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from exporters.pytorch.lowerings.shaping import rank
+from exporters.pytorch.lowerings.shaping import (
+    broadcast_sizes,
+    has_shape_of,
+    permuted,
+    rank,
+    sizes_of,
+)
+from exporters.pytorch.lowerings.slicing import position
 from exporters.pytorch.registry import lowers
-from exporters.tracing.graph import INT64_MAX, isinstance_static
+from exporters.tracing.graph import INT64_MAX, isinstance_static, static_shape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporters.tracing.graph import GraphBuilder as Op
 
-T = torch.Tensor
+T: Any = torch.Tensor
+BOOL, INT64 = ir.DataType.BOOL, ir.DataType.INT64
+_TRUTHS = (BOOL, ir.DataType.UINT8)
 
 
-def _normalised(op: Op, index: Any, dims: int) -> list[Any]:
+# What an index says
+
+
+def normalised(op: Op, index: Any, dims: int) -> list[Any]:
     """One entry per indexed dim: an int, a slice, None, or an array of positions or truths."""
-    items = list(index) if isinstance(index, tuple) else [index]
-    items = [_as_array(op, i) if isinstance(i, list | range | np.ndarray) else i for i in items]
+    items = [
+        _as_array(op, i) if isinstance(i, list | range | np.ndarray) else i for i in _entries(index)
+    ]
     used = sum(_width(i) for i in items)
     rest = [slice(None)] * (dims - used)
-    for position, item in enumerate(items):
+    for at, item in enumerate(items):
         if item is Ellipsis:
-            return [*items[:position], *rest, *(i for i in items[position + 1 :] if i is not Ellipsis)]
+            return [*items[:at], *rest, *(i for i in items[at + 1 :] if i is not Ellipsis)]
     return [*items, *rest]
+
+
+def _entries(index: Any) -> list[Any]:
+    """A tuple's entries; a list counts as one where it holds more than numbers."""
+    if isinstance(index, tuple):
+        return list(index)
+    compound = (list, tuple, slice, ir.Value, type(None), type(Ellipsis))
+    if isinstance(index, list) and any(isinstance(i, compound) for i in index):
+        return index
+    return [index]
 
 
 def _as_array(op: Op, items: Any) -> ir.Value:
     flat: list[Any] = list(items)
     if any(isinstance(i, ir.Value) or hasattr(i, "scalar") for i in flat):
-        parts = [op.Reshape(op.operand(i, ir.DataType.INT64), [1]) for i in flat]
-        return op.Concat(*parts, axis=0)
+        return op.Concat(*(position(op, i) for i in flat), axis=0)
     array = np.asarray(flat)
     return op.constant(array if array.dtype == bool else array.astype(np.int64))
 
@@ -45,285 +67,252 @@ def _width(item: Any) -> int:
     """How many dims of the indexed tensor an entry stands for."""
     if item is None or item is Ellipsis or isinstance(item, bool):
         return 0
-    if isinstance(item, ir.Value) and item.dtype in (ir.DataType.BOOL, ir.DataType.UINT8):
+    if isinstance(item, ir.Value) and item.dtype in _TRUTHS:
         return rank(item)
     return 1
 
 
-def _is_full(item: Any) -> bool:
-    return isinstance(item, slice) and item == slice(None)
+def is_full(item: Any) -> bool:
+    """Whether an entry is a bare ``:``."""
+    return (
+        isinstance(item, slice)
+        and item.stop is None
+        and item.step in (None, 1)
+        and (item.start is None or (isinstance_static(item.start) and item.start == 0))
+    )
 
 
-def _is_position(item: Any) -> bool:
+def is_position(item: Any) -> bool:
     """An int, or a rank-0 tensor of one: it takes its dim away."""
     if isinstance(item, ir.Value):
-        return rank(item) == 0 and item.dtype not in (ir.DataType.BOOL, ir.DataType.UINT8)
+        return rank(item) == 0 and item.dtype not in _TRUTHS
     return isinstance(item, int) and not isinstance(item, bool)
 
 
-def _basic(op: Op, x: ir.Value, items: Sequence[Any]) -> tuple[ir.Value, list[tuple[int, ir.Value]]]:
+def is_mask(item: Any) -> bool:
+    return isinstance(item, ir.Value) and item.dtype in _TRUTHS
+
+
+def _covers(op: Op, item: slice, x: ir.Value, axis: int) -> bool:
+    """Whether a slice takes all there is."""
+    if is_full(item):
+        return True
+    start, stop, step = item.start, item.stop, item.step
+    if step not in (None, 1) or isinstance(start, ir.Value) or isinstance(stop, ir.Value):
+        return False
+    if start is not None and not (isinstance_static(start) and start == 0):
+        return False
+    total = x.shape.dims[axis]
+    if isinstance_static(stop):
+        return isinstance(total, int) and stop >= total
+    return op.same_size(stop, x, axis)
+
+
+def _bound(op: Op, bound: Any, default: int) -> Any:
+    if bound is None:
+        return default
+    return position(op, bound) if isinstance(bound, ir.Value) else bound
+
+
+def basic(op: Op, x: ir.Value, items: Sequence[Any]) -> tuple[ir.Value, list[tuple[int, ir.Value]]]:
     """Apply ints, slices and Nones; return the arrays left over, each with the dim it indexes."""
-    starts, ends, axes, steps = [], [], [], []
+    slices: list[tuple[int, slice]] = []
     positions: list[tuple[int, Any]] = []
     new_axes: list[int] = []
     arrays: list[tuple[int, ir.Value]] = []
-    axis = out = 0
+    axis = out = 0  # in the indexed tensor, and in the result
     for item in items:
         if item is None:
             new_axes.append(out)
             out += 1
-        elif isinstance(item, bool):
+        elif isinstance(item, bool) or (is_mask(item) and rank(item) == 0):
+            # A truth value makes a new dim, which it keeps or empties.
+            truth = op.operand(item) if isinstance(item, bool) else op.cast(item, BOOL)
             new_axes.append(out)
-            arrays.append((out, op.constant(np.asarray([item]))))
+            arrays.append((out, op.Reshape(truth, [1])))
             out += 1
-        elif _is_position(item):
+        elif is_position(item):
             positions.append((axis, item))
             axis += 1
         elif isinstance(item, ir.Value):
-            if rank(item) == 0:  # a truth value: a new dim that it keeps or empties
-                new_axes.append(out)
-                arrays.append((out, op.Unsqueeze(op.cast(item, ir.DataType.BOOL), [0])))
-                out += 1
-                continue
             arrays.append((out, item))
             axis += _width(item)
             out += _width(item)
         else:
-            if not _is_full(item):
-                starts.append(0 if item.start is None else item.start)
-                ends.append(INT64_MAX if item.stop is None else item.stop)
-                steps.append(1 if item.step is None else item.step)
-                axes.append(axis)
+            if not _covers(op, item, x, axis):
+                slices.append((axis - len(positions), item))
             axis += 1
             out += 1
-    if axes:
-        unit = all(isinstance_static(s) and s == 1 for s in steps)
-        x = op.Slice(x, starts, ends, axes, None if unit else steps)
-    for at, item in reversed(positions):
+    for at, item in reversed(positions):  # first, for they leave the least
         x = op.Gather(x, item, axis=at)
+    if slices:
+        x = _sliced(op, x, slices)
     if new_axes:
         x = op.Unsqueeze(x, new_axes)
     return x, arrays
 
 
-def _positions_of(op: Op, arrays: Sequence[tuple[int, ir.Value]]) -> list[tuple[int, ir.Value, bool]]:
-    """Truth arrays as positions; the flag says that their number is known at run time only."""
-    found: list[tuple[int, ir.Value, bool]] = []
-    for axis, array in arrays:
-        if array.dtype not in (ir.DataType.BOOL, ir.DataType.UINT8):
-            found.append((axis, op.cast(array, ir.DataType.INT64), False))
-            continue
-        places = op.NonZero(op.cast(array, ir.DataType.BOOL))  # [rank, count]
-        for i in range(rank(array)):
-            row = op.Gather(places, i, axis=0)
-            row.shape = ir.Shape([None])
-            found.append((axis + i, row, True))
-    return found
-
-
-def _setitem_back(op: Op, base: ir.Value, view: ir.Value, index: Any) -> ir.Value:
-    return setitem(op, base, index, view)
-
-
-@lowers(T.__getitem__, put_back=_setitem_back)
-def getitem(op: Op, /, input: ir.Value, index: Any) -> ir.Value:
-    """Lower to ``Slice``, ``Gather`` and ``GatherND`` by torch's rules, which are not NumPy's.
-
-    Ints are applied before arrays, so they never separate arrays; arrays that a slice separates put
-    their dims first.
-    """
-    x, arrays = _basic(op, input, _normalised(op, index, rank(input)))
-    if not arrays:
-        return x
-    return gather_at(op, x, arrays)
-
-
-def gather_at(op: Op, x: ir.Value, arrays: Sequence[tuple[int, ir.Value]]) -> ir.Value:
-    """Index dims of ``x`` with arrays that broadcast against each other."""
-    places = _positions_of(op, arrays)
-    unbacked = any(flag for _, _, flag in places)
-    axes = [axis for axis, _, _ in places]
-    if len(places) == 1:
-        result = op.Gather(x, places[0][1], axis=axes[0])
-    else:
-        result = _gather_nd(op, x, axes, [p for _, p, _ in places])
-    if unbacked:
+def _sliced(op: Op, x: ir.Value, slices: Sequence[tuple[int, slice]]) -> ir.Value:
+    steps = [1 if s.step is None else s.step for _, s in slices]
+    starts = [_bound(op, s.start, 0) for _, s in slices]
+    stops = [_bound(op, s.stop, INT64_MAX) for _, s in slices]
+    unit = all(isinstance_static(s) and s == 1 for s in steps)
+    result = op.Slice(x, starts, stops, [axis for axis, _ in slices], None if unit else steps)
+    if any(isinstance(b, ir.Value) for _, s in slices for b in (s.start, s.stop)):
         result.meta["unbacked"] = True
     return result
 
 
-def _joined(op: Op, places: Sequence[ir.Value]) -> tuple[ir.Value, int]:
-    """Broadcast position arrays and stack them along a new last dim."""
-    dims = max(rank(p) for p in places)
-    shapes = [tuple(p.shape.dims) for p in places]
-    if len(set(map(str, shapes))) > 1 or any(not isinstance(d, int) for s in shapes for d in s):
-        shape = op.Shape(places[0])
-        if len({rank(p) for p in places}) > 1 or len(places) > 1:
-            total = places[0]
-            for p in places[1:]:
-                total = op.Add(total, p)
-            shape = op.Shape(total)
-        places = [op.Expand(p, shape) for p in places]
-    stacked = op.Concat(*(op.Unsqueeze(p, [-1]) for p in places), axis=-1)
-    return stacked, dims
+# Reading
 
 
-def _gather_nd(op: Op, x: ir.Value, axes: list[int], places: list[ir.Value]) -> ir.Value:
-    others = [a for a in range(rank(x)) if a not in axes]
-    order = [*axes, *others]
-    total = rank(x)
-    if order != list(range(total)):
-        x = op.Transpose(x, perm=order)
-    stacked, dims = _joined(op, places)
-    result = op.GatherND(x, stacked)
-    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
-    if adjacent and axes[0] > 0:
-        before = axes[0]
-        count = dims + len(others)
-        perm = [*range(dims, dims + before), *range(dims), *range(dims + before, count)]
-        result = op.Transpose(result, perm=perm)
+def getitem(op: Op, /, input: ir.Value, index: Any) -> ir.Value:
+    """Lower to ``Slice``, ``Gather``, ``Compress`` and ``GatherND`` by torch's rules, not NumPy's.
+
+    Ints are applied before arrays, so they never separate arrays; arrays that a slice separates put
+    their dims first.
+    """
+    x, arrays = basic(op, input, normalised(op, index, rank(input)))
+    return gather_at(op, x, arrays) if arrays else x
+
+
+@lowers(torch.ops.aten.index, torch.ops.aten._unsafe_index)
+def index(op: Op, /, self: ir.Value, indices: Sequence[Any]) -> ir.Value:
+    """As :func:`getitem`; None stands for a whole dim."""
+    return getitem(op, self, tuple(slice(None) if i is None else i for i in indices))
+
+
+def gather_at(op: Op, x: ir.Value, arrays: Sequence[tuple[int, ir.Value]]) -> ir.Value:
+    """Index dims of ``x`` with arrays that broadcast against each other."""
+    meta = x.meta
+    if len(arrays) == 1 and is_mask(arrays[0][1]):
+        axis, mask = arrays[0]
+        result = compress(op, x, mask, axis)
+    else:
+        places = positions_of(op, arrays)
+        axes = [axis for axis, _ in places]
+        result = _gather(op, x, axes, [p for _, p in places])
+    if meta.get("unbacked") or any(is_mask(a) for _, a in arrays):
+        result.meta["unbacked"] = True
     return result
 
 
-def _value_for(op: Op, value: Any, x: ir.Value) -> ir.Value:
-    return op.cast(value, x.dtype) if isinstance(value, ir.Value) else op.operand(value, x.dtype)
+def compress(op: Op, x: ir.Value, mask: ir.Value, axis: int) -> ir.Value:
+    """Lower ``x[mask]`` to ``Compress-11``, the masked dims made one."""
+    condition = op.cast(mask, BOOL)
+    width = rank(mask)
+    if width == 1:
+        return op.Compress(x, condition, axis=axis)
+    flat = op.Reshape(condition, [-1])
+    if width == rank(x):
+        return op.Compress(x, flat)
+    sizes = sizes_of(op, x)
+    total = op.ReduceProd(op.Shape(x, start=axis, end=axis + width), keepdims=1)
+    joined = op.reshape(x, [*sizes[:axis], total, *sizes[axis + width :]], copied=[True] * axis)
+    result = op.Compress(joined, flat, axis=axis)
+    result.shape = ir.Shape([None] * (rank(x) - width + 1))
+    return result
 
 
-@lowers(T.__setitem__)
-def setitem(op: Op, /, input: ir.Value, index: Any, value: Any) -> ir.Value:
-    """The tensor after ``input[index] = value``."""
-    dims = rank(input)
-    items = _normalised(op, index, dims)
-    new = _value_for(op, value, input)
-    kept = [i for i in items if i is not None]
-    if all(_is_full(i) for i in kept):
-        return op.Expand(_drop_leading(op, new, dims), op.shape(input))
-    masks = [i for i in kept if isinstance(i, ir.Value) and i.dtype == ir.DataType.BOOL]
-    if len(masks) == 1 and kept[0] is masks[0] and all(_is_full(i) for i in kept[1:]):
-        mask = masks[0]
-        if rank(new) <= dims - rank(mask):
-            extra = dims - rank(mask)
-            wide = op.Unsqueeze(mask, list(range(rank(mask), dims))) if extra else mask
-            return op.Where(wide, new, input)
-    if None not in items and all(isinstance(i, slice) or _is_position(i) for i in items):
-        lead = [i for i in items if _is_position(i)]
-        if items[: len(lead)] == lead and all(_is_full(i) for i in items[len(lead) :]):
-            return _set_row(op, input, lead, new)
-        if all(_step(i) == 1 for i in items if isinstance(i, slice)):
-            return _set_block(op, input, items, new, 0)
-    return _set_positions(op, input, items, new)
+def positions_of(op: Op, arrays: Sequence[tuple[int, ir.Value]]) -> list[tuple[int, ir.Value]]:
+    """Truth arrays as arrays of positions, one for each of their dims."""
+    found: list[tuple[int, ir.Value]] = []
+    for axis, array in arrays:
+        if not is_mask(array):
+            found.append((axis, array))
+            continue
+        places = op.NonZero(op.cast(array, BOOL))  # [rank, count]
+        for i in range(rank(array)):
+            row = op.Gather(places, i, axis=0)
+            row.shape = ir.Shape([None])
+            row.meta["count"] = places  # rows of one mask are equally long
+            found.append((axis + i, row))
+    return found
 
 
-def _step(item: slice) -> Any:
-    return 1 if item.step is None else item.step
+def _gather(op: Op, x: ir.Value, axes: list[int], places: list[ir.Value]) -> ir.Value:
+    if len(places) == 1:
+        return op.Gather(x, places[0], axis=axes[0])
+    adjacent = axes == list(range(axes[0], axes[0] + len(axes)))
+    if adjacent and (grid := _as_grid(op, places)) is not None:
+        for axis, line in zip(axes, grid, strict=True):
+            x = op.Gather(x, line, axis=axis)
+        return x
+    return _gather_nd(op, x, axes, places, adjacent=adjacent)
 
 
-def _drop_leading(op: Op, new: ir.Value, dims: int) -> ir.Value:
-    """Torch lets an assigned value have extra leading dims of size 1."""
-    extra = rank(new) - dims
-    return op.Squeeze(new, list(range(extra))) if extra > 0 else new
+def _as_grid(op: Op, places: Sequence[ir.Value]) -> list[ir.Value] | None:
+    """The arrays as lines of a grid, if each alone runs along the dim that is its own."""
+    dims = max(rank(p) for p in places)
+    if dims != len(places):
+        return None
+    lines = []
+    for own, p in enumerate(places):
+        sizes = [1] * (dims - rank(p)) + list(p.shape.dims)
+        if any(size != 1 for axis, size in enumerate(sizes) if axis != own):
+            return None
+        lines.append(p if rank(p) == 1 else op.Reshape(p, [-1]))
+    return lines
 
 
-def _set_row(op: Op, x: ir.Value, lead: Sequence[Any], new: ir.Value) -> ir.Value:
-    parts = [op.Reshape(op.operand(i, ir.DataType.INT64), [1]) if not isinstance(i, ir.Value)
-             else op.Reshape(op.cast(i, ir.DataType.INT64), [1]) for i in lead]
-    place = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
-    rest = rank(x) - len(lead)
-    new = _drop_leading(op, new, rest)
-    tail = op.Shape(x, start=len(lead)) if rest else None
-    update = op.Unsqueeze(op.Expand(new, tail) if rest else new, [0])
-    return op.ScatterND(x, op.Unsqueeze(place, [0]), update)
+def _gather_nd(
+    op: Op, x: ir.Value, axes: list[int], places: list[ir.Value], *, adjacent: bool
+) -> ir.Value:
+    others = [a for a in range(rank(x)) if a not in axes]
+    x = permuted(op, x, [*axes, *others])
+    dims = max(rank(p) for p in places)
+    result = op.GatherND(x, stacked(op, places))
+    before = axes[0]
+    if not adjacent or before == 0:
+        return result
+    count = dims + len(others)
+    order = [*range(dims, dims + before), *range(dims), *range(dims + before, count)]
+    result.shape = ir.Shape([None] * count)
+    return permuted(op, result, order)
 
 
-def _set_block(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value, axis: int) -> ir.Value:
-    """Cut ``x`` before and after the written block, dim by dim, and join the parts anew."""
-    while axis < len(items) and _is_full(items[axis]):
-        axis += 1
-    if axis == len(items):
-        return op.Expand(new, op.Shape(x))
-    item = items[axis]
-    if _is_position(item):
-        start, stop = item, None if isinstance(item, int) and not hasattr(item, "record") and item == -1 else _next(op, item)
-        new = _insert_dim(op, new, len(items), axis, items)
-    else:
-        start, stop = item.start, item.stop
-    first = 0 if start is None else start
-    inner = op.Slice(x, [first], [INT64_MAX if stop is None else stop], [axis])
-    inner.shape = ir.Shape([None] * rank(x))
-    parts = [_set_block(op, inner, items, new, axis + 1)]
-    if not (isinstance_static(first) and first == 0):
-        parts.insert(0, op.Slice(x, [0], [first], [axis]))
-    if stop is not None:
-        after = stop
-        if not (isinstance_static(stop) and isinstance_static(first)):
-            after = op.Max(_vector(op, stop), _vector(op, first))
-        elif isinstance(stop, int) and isinstance(first, int) and (stop < 0) == (first < 0):
-            after = max(stop, first)
-        parts.append(op.Slice(x, [after], [INT64_MAX], [axis]))
-    return parts[0] if len(parts) == 1 else op.Concat(*parts, axis=axis)
+def stacked(op: Op, places: Sequence[ir.Value]) -> ir.Value:
+    """Position arrays, broadcast against each other, along a new last dim."""
+    if all(p.const_value is not None for p in places):
+        arrays = np.broadcast_arrays(*(p.const_value.numpy() for p in places))
+        return op.constant(np.stack(arrays, axis=-1).astype(np.int64))
+    places = [op.cast(p, INT64) for p in places]
+    if not _have_one_shape(places):
+        target = broadcast_sizes(op, places)
+        shape = op.operand(target) if target else op.constant(np.zeros([0], np.int64))
+        places = [p if list(static_shape(p) or [None]) == target else op.Expand(p, shape) for p in places]
+    if len(places) == 1:
+        return op.Unsqueeze(places[0], [-1])
+    return op.Concat(*(op.Unsqueeze(p, [-1]) for p in places), axis=-1)
 
 
-def _vector(op: Op, x: Any) -> ir.Value:
-    if isinstance(x, ir.Value):
-        return op.Reshape(op.cast(x, ir.DataType.INT64), [1])
-    return op.operand([x])
-
-
-def _next(op: Op, item: Any) -> Any:
-    return op.Add(item, 1) if isinstance(item, ir.Value) else item + 1
-
-
-def _insert_dim(op: Op, new: ir.Value, total: int, axis: int, items: Sequence[Any]) -> ir.Value:
-    """Give the assigned value the dim of size 1 that an int index took away."""
-    after = sum(1 for i in items[axis + 1 :] if not _is_position(i))
-    if rank(new) <= after:  # the new dim would only be a leading 1
-        return new
-    return op.Unsqueeze(new, [rank(new) - after])
-
-
-def _set_positions(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value, *, reduction: str | None = None) -> ir.Value:
-    """Write by flat position: indexing the positions themselves says where."""
-    shape = op.shape(x)
-    grid = op.Reshape(op.Range(0, op.ReduceProd(shape, keepdims=0), 1), shape)
-    grid.shape = x.shape
-    places, arrays = _basic(op, grid, items)
-    if arrays:
-        places = gather_at(op, places, arrays)
-    target = op.Shape(places)
-    known = places.shape
-    if known is not None:
-        new = _drop_leading(op, new, len(known.dims))
-    update = op.Reshape(op.Expand(new, target), [-1])
-    flat = op.ScatterElements(op.Reshape(x, [-1]), op.Reshape(places, [-1]), update, axis=0, reduction=reduction)
-    return op.Reshape(flat, shape)
-
-
-@lowers(torch.index_put)
-def index_put(op: Op, /, input: ir.Value, indices: Sequence[Any], values: ir.Value, accumulate: bool = False) -> ir.Value:
-    items = [slice(None) if i is None else i for i in indices]
-    items = _normalised(op, tuple(items), rank(input))
-    new = _value_for(op, values, input)
-    if not accumulate:
-        return setitem(op, input, tuple(items), new)
-    return _set_positions(op, input, items, new, reduction="add")
+def _have_one_shape(places: Sequence[ir.Value]) -> bool:
+    first = places[0]
+    count = first.meta.get("count")
+    return all(
+        has_shape_of(p, first) or (count is not None and p.meta.get("count") is count)
+        for p in places[1:]
+    )
 
 
 @lowers(torch.index_select)
 def index_select(op: Op, /, input: ir.Value, dim: int, index: ir.Value) -> ir.Value:
-    if rank(input) == 0:
-        return input
+    """Lower to ``Gather-13``."""
     flat = op.Reshape(index, [-1]) if rank(index) != 1 else index
+    if rank(input) == 0:
+        return op.Reshape(op.Gather(op.Reshape(input, [1]), flat, axis=0), [])
     return op.Gather(input, flat, axis=dim % rank(input))
 
 
-@lowers(torch.gather)
-def gather(op: Op, /, input: ir.Value, dim: int, index: ir.Value, *, sparse_grad: object = False) -> ir.Value:
-    if rank(input) == 0:
-        return input if rank(index) == 0 else op.Expand(input, op.shape(index))
-    return op.GatherElements(input, index, axis=dim % rank(input))
-
-
 @lowers(torch.embedding)
-def embedding(op: Op, /, weight: ir.Value, indices: ir.Value, padding_idx: object = -1,
-              scale_grad_by_freq: object = False, sparse: object = False) -> ir.Value:
+def embedding(
+    op: Op,
+    /,
+    weight: ir.Value,
+    indices: ir.Value,
+    padding_idx: object = -1,
+    scale_grad_by_freq: object = False,
+    sparse: object = False,
+) -> ir.Value:
+    """Lower to ``Gather-13``."""
     return op.Gather(weight, indices, axis=0)

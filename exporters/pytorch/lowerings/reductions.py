@@ -1,4 +1,4 @@
-"""Reductions over dims."""
+"""Reductions over dims: sums, extremes, truth, variance."""
 
 from __future__ import annotations
 
@@ -8,29 +8,36 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.dtypes import from_torch_dtype, promote
+from exporters.pytorch.lowerings import kernels
+from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import decomposes, lowers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exporters.tracing.graph import GraphBuilder as Op
 
-T = torch.Tensor
+aten = torch.ops.aten
+prims = torch.ops.prims
+BOOL = ir.DataType.BOOL
+
+
+def axes_of(x: ir.Value, dim: Any) -> list[int] | None:
+    """Torch's ``dim`` as axes; None and an empty list are all of them."""
+    if rank(x) == 0 or dim is None or (isinstance(dim, list | tuple) and not dim):
+        return None
+    return [d % rank(x) for d in ([dim] if isinstance(dim, int) else dim)]
 
 
 def reduce(op: Op, op_type: str, x: ir.Value, dim: Any, keepdim: bool) -> ir.Value:
     """A ``Reduce*`` node; axes are an input from opset 18 on (13 for ReduceSum), else an attribute."""
     if rank(x) == 0:
         return x
-    axes = None if dim is None or (isinstance(dim, list | tuple) and not dim) else (
-        [dim] if isinstance(dim, int) else list(dim)
-    )
-    axes = None if axes is None else [a % rank(x) for a in axes]
+    axes = axes_of(x, dim)
     if op.opset >= 18 or op_type == "ReduceSum":
-        return op.emit(op_type, x, axes, keepdims=int(keepdim))
-    return op.emit(op_type, x, axes=axes, keepdims=int(keepdim))
+        inputs = (x,) if axes is None else (x, axes)
+        return kernels.emit(op, op_type, *inputs, keepdims=int(keepdim))
+    return kernels.emit(op, op_type, x, axes=axes, keepdims=int(keepdim))
 
 
 def _summable(op: Op, x: ir.Value, dtype: torch.dtype | None) -> ir.Value:
@@ -39,23 +46,91 @@ def _summable(op: Op, x: ir.Value, dtype: torch.dtype | None) -> ir.Value:
     return x if x.dtype.is_floating_point() else op.cast(x, ir.DataType.INT64)
 
 
+# Sums and products
+
+
 @lowers(torch.sum)
-def sum(op: Op, /, input: ir.Value, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> ir.Value:
+def sum(
+    op: Op,
+    /,
+    input: ir.Value,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> ir.Value:
+    """Lower to ``ReduceSum-13``; integers are summed as INT64."""
     return reduce(op, "ReduceSum", _summable(op, input, dtype), dim, keepdim)
 
 
+@lowers(torch.nansum)
+def nansum(
+    op: Op,
+    /,
+    input: ir.Value,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> ir.Value:
+    """Lower to ``ReduceSum-13`` with 0 for NaN."""
+    x = _summable(op, input, dtype)
+    if input.dtype.is_floating_point():
+        x = op.Where(op.IsNaN(x), 0.0, x)
+    return reduce(op, "ReduceSum", x, dim, keepdim)
+
+
 @lowers(torch.mean)
-def mean(op: Op, /, input: ir.Value, dim: Any = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> ir.Value:
-    return reduce(op, "ReduceMean", _summable(op, input, dtype), dim, keepdim)
+def mean(
+    op: Op,
+    /,
+    input: ir.Value,
+    dim: Any = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> ir.Value:
+    """Lower to ``ReduceMean-18``, which makes 0 of nothing where torch makes NaN."""
+    x = _summable(op, input, dtype)
+    result = reduce(op, "ReduceMean", x, dim, keepdim)
+    axes = axes_of(x, dim)
+    sizes = x.shape.dims if axes is None else [x.shape.dims[a] for a in axes]
+    return op.Add(result, np.nan) if 0 in sizes else result
 
 
-@lowers(torch.amax)
+@lowers(torch.prod)
+def prod(
+    op: Op,
+    /,
+    input: ir.Value,
+    dim: int | None = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
+) -> ir.Value:
+    """Lower to ``ReduceProd-18``; integers are multiplied as INT64."""
+    return reduce(op, "ReduceProd", _summable(op, input, dtype), dim, keepdim)
+
+
+@lowers(torch.logsumexp, torch.special.logsumexp)
+def logsumexp(op: Op, /, input: ir.Value, dim: Any, keepdim: bool = False) -> ir.Value:
+    """Lower to ``ReduceLogSumExp-18``."""
+    (x,) = promote(op, input, floating=True)
+    return reduce(op, "ReduceLogSumExp", x, dim, keepdim)
+
+
+# Extremes
+
+
+@lowers(torch.amax, prims.amax)
 def amax(op: Op, /, input: ir.Value, dim: Any = (), keepdim: bool = False) -> ir.Value:
+    """Lower to ``ReduceMax-20``, which keeps NaN as torch does."""
     return reduce(op, "ReduceMax", input, dim, keepdim)
 
 
-@lowers(torch.amin)
+@lowers(torch.amin, prims.amin)
 def amin(op: Op, /, input: ir.Value, dim: Any = (), keepdim: bool = False) -> ir.Value:
+    """Lower to ``ReduceMin-20``, which keeps NaN as torch does."""
     return reduce(op, "ReduceMin", input, dim, keepdim)
 
 
@@ -65,7 +140,10 @@ def max_all(op: Op, /, input: ir.Value) -> ir.Value:
 
 
 @lowers(torch.max)
-def max_dim(op: Op, /, input: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
+def max_dim(
+    op: Op, /, input: ir.Value, dim: int, keepdim: bool = False
+) -> tuple[ir.Value, ir.Value]:
+    """Lower to ``ReduceMax-20`` and ``ArgMax-13``."""
     return _extreme(op, "Max", input, dim, keepdim)
 
 
@@ -75,72 +153,177 @@ def min_all(op: Op, /, input: ir.Value) -> ir.Value:
 
 
 @lowers(torch.min)
-def min_dim(op: Op, /, input: ir.Value, dim: int, keepdim: bool = False) -> tuple[ir.Value, ir.Value]:
+def min_dim(
+    op: Op, /, input: ir.Value, dim: int, keepdim: bool = False
+) -> tuple[ir.Value, ir.Value]:
+    """Lower to ``ReduceMin-20`` and ``ArgMin-13``."""
     return _extreme(op, "Min", input, dim, keepdim)
 
 
-def _extreme(op: Op, which: str, x: ir.Value, dim: int, keepdim: bool) -> tuple[ir.Value, ir.Value]:
-    if rank(x) == 0:
-        return x, op.constant(np.asarray(0))
-    return (
-        reduce(op, f"Reduce{which}", x, dim, keepdim),
-        op.emit(f"Arg{which}", x, axis=dim % rank(x), keepdims=int(keepdim)),
-    )
+def _extreme(
+    op: Op, which: str, x: ir.Value, dim: int, keepdim: bool
+) -> tuple[ir.Value, ir.Value]:
+    places = _place_of_extreme(op, f"Arg{which}", x, dim, keepdim)
+    return reduce(op, f"Reduce{which}", x, dim, keepdim), places
+
+
+@lowers(torch.aminmax)
+def aminmax(
+    op: Op, /, input: ir.Value, *, dim: int | None = None, keepdim: bool = False
+) -> tuple[ir.Value, ir.Value]:
+    """Lower to ``ReduceMin-20`` and ``ReduceMax-20``."""
+    low, high = (reduce(op, t, input, dim, keepdim) for t in ("ReduceMin", "ReduceMax"))
+    return low, high
 
 
 @lowers(torch.argmax)
 def argmax(op: Op, /, input: ir.Value, dim: int | None = None, keepdim: bool = False) -> ir.Value:
-    return _arg(op, "ArgMax", input, dim, keepdim)
+    """Lower to ``ArgMax-13``: the first of equal ones. (Of NaNs torch says where they are.)"""
+    return _place_of_extreme(op, "ArgMax", input, dim, keepdim)
 
 
 @lowers(torch.argmin)
 def argmin(op: Op, /, input: ir.Value, dim: int | None = None, keepdim: bool = False) -> ir.Value:
-    return _arg(op, "ArgMin", input, dim, keepdim)
+    """Lower to ``ArgMin-13``: the first of equal ones. (Of NaNs torch says where they are.)"""
+    return _place_of_extreme(op, "ArgMin", input, dim, keepdim)
 
 
-def _arg(op: Op, op_type: str, x: ir.Value, dim: int | None, keepdim: bool) -> ir.Value:
-    if dim is None:
-        return op.emit(op_type, op.Reshape(x, [-1]), axis=0, keepdims=0)
+def _place_of_extreme(
+    op: Op, op_type: str, x: ir.Value, dim: int | None, keepdim: bool
+) -> ir.Value:
     if rank(x) == 0:
         return op.constant(np.asarray(0))
-    return op.emit(op_type, x, axis=dim % rank(x), keepdims=int(keepdim))
+    if dim is not None:
+        return kernels.emit(op, op_type, x, axis=dim % rank(x), keepdims=int(keepdim))
+    place = kernels.emit(op, op_type, op.Reshape(x, [-1]), axis=0, keepdims=0)
+    return op.Reshape(place, [1] * rank(x)) if keepdim else place
+
+
+# Truth
+
+
+def _truth(op: Op, op_type: str, x: ir.Value, dim: Any, keepdim: bool) -> ir.Value:
+    return reduce(op, op_type, op.cast(x, BOOL), dim, keepdim)
 
 
 @lowers(torch.all)
 def all(op: Op, /, input: ir.Value, dim: Any = None, keepdim: bool = False) -> ir.Value:
-    truths = op.cast(op.cast(input, ir.DataType.BOOL), ir.DataType.INT32)
-    return op.cast(reduce(op, "ReduceMin", truths, dim, keepdim), ir.DataType.BOOL)
+    """Lower to ``ReduceMin-20`` of truth values."""
+    return _truth(op, "ReduceMin", input, dim, keepdim)
 
 
 @lowers(torch.any)
 def any(op: Op, /, input: ir.Value, dim: Any = None, keepdim: bool = False) -> ir.Value:
-    truths = op.cast(op.cast(input, ir.DataType.BOOL), ir.DataType.INT32)
-    return op.cast(reduce(op, "ReduceMax", truths, dim, keepdim), ir.DataType.BOOL)
+    """Lower to ``ReduceMax-20`` of truth values."""
+    return _truth(op, "ReduceMax", input, dim, keepdim)
 
 
-@lowers(torch.cumsum)
-def cumsum(op: Op, /, input: ir.Value, dim: int, *, dtype: torch.dtype | None = None) -> ir.Value:
-    x = _summable(op, input, dtype)
-    return op.CumSum(x, np.asarray(dim % rank(x))) if rank(x) else x
+# Variance
+
+
+def _moments(
+    input: torch.Tensor, dim: Any, correction: Any, keepdim: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Variance and mean, with the mean's dims kept."""
+    x = input.float() if input.dtype == torch.float16 else input  # squares leave float16's range
+    whole = dim is None or (isinstance(dim, list | tuple) and not dim)
+    axes = list(range(x.dim())) if whole else [dim] if isinstance(dim, int) else list(dim)
+    mean = x.mean(axes, keepdim=True) if x.dim() else x
+    centred = x - mean
+    squared = centred * centred
+    if number(correction) == 0:
+        return squared.mean(axes, keepdim=keepdim) if x.dim() else squared, mean
+    count: Any = 1
+    for axis in axes if x.dim() else ():
+        count = count * x.shape[axis]
+    total = squared.sum(axes, keepdim=keepdim) if x.dim() else squared
+    degrees = count - correction
+    if number(degrees) is not None and degrees < 0:
+        degrees = 0
+    return total / degrees, mean
+
+
+def _correction(unbiased: bool, correction: Any) -> Any:
+    return (1 if unbiased else 0) if correction is None else correction
 
 
 @decomposes(torch.var)
-def var(input: torch.Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None) -> torch.Tensor:
+def var(
+    input: torch.Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> torch.Tensor:
     if isinstance(dim, bool):
         dim, unbiased = None, dim
-    if correction is None:
-        correction = 1 if unbiased else 0
-    mean = input.mean(dim, keepdim=True) if dim is not None else input.mean()
-    axes = range(input.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
-    count = 1
-    for a in axes:
-        count = count * input.shape[a]
-    centred = input - mean
-    squared = centred * centred
-    total = squared.sum(dim, keepdim=keepdim) if dim is not None else squared.sum()
-    return total / (count - correction)
+    variance, _ = _moments(input, dim, _correction(unbiased, correction), keepdim)
+    return variance.to(input.dtype)
 
 
 @decomposes(torch.std)
-def std(input: torch.Tensor, dim: Any = None, unbiased: bool = True, keepdim: bool = False, *, correction: Any = None) -> torch.Tensor:
-    return torch.sqrt(var(input, dim, unbiased, keepdim, correction=correction))
+def std(
+    input: torch.Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> torch.Tensor:
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    variance, _ = _moments(input, dim, _correction(unbiased, correction), keepdim)
+    return variance.sqrt().to(input.dtype)
+
+
+def _with_mean(
+    input: torch.Tensor, dim: Any, unbiased: bool, keepdim: bool, correction: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if isinstance(dim, bool):
+        dim, unbiased = None, dim
+    variance, mean = _moments(input, dim, _correction(unbiased, correction), keepdim)
+    return variance, mean if keepdim else mean.reshape(variance.shape)
+
+
+@decomposes(torch.var_mean)
+def var_mean(
+    input: torch.Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    variance, mean = _with_mean(input, dim, unbiased, keepdim, correction)
+    return variance.to(input.dtype), mean.to(input.dtype)
+
+
+@decomposes(torch.std_mean)
+def std_mean(
+    input: torch.Tensor,
+    dim: Any = None,
+    unbiased: bool = True,
+    keepdim: bool = False,
+    *,
+    correction: Any = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    variance, mean = _with_mean(input, dim, unbiased, keepdim, correction)
+    return variance.sqrt().to(input.dtype), mean.to(input.dtype)
+
+
+@lowers(prims.sum)
+def sum_prim(op: Op, /, inp: ir.Value, dims: Any, *, output_dtype: object = None) -> ir.Value:
+    return inp if dims == [] else reduce(op, "ReduceSum", inp, dims, False)
+
+
+@lowers(prims.prod)
+def prod_prim(op: Op, /, inp: ir.Value, dims: Any, *, output_dtype: object = None) -> ir.Value:
+    return inp if dims == [] else reduce(op, "ReduceProd", inp, dims, False)
+
+
+@decomposes(prims.var)
+def var_prim(
+    inp: torch.Tensor, dims: Any, correction: Any = 1.0, *, output_dtype: object = None
+) -> torch.Tensor:
+    return inp.var(dims, correction=correction)

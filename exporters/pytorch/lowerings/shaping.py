@@ -9,6 +9,7 @@ import torch
 
 from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.handlers import sequence_sizes
+from exporters.pytorch.lowerings.dims import size_key, static_size
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 from exporters.tracing.graph import isinstance_static, static_shape
 
@@ -50,7 +51,12 @@ def has_shape_of(x: ir.Value, like: ir.Value) -> bool:
 
 def broadcast_like(op: Op, x: ir.Value, like: ir.Value) -> ir.Value:
     """``Expand-13`` to the shape of another value, where it has not got that already."""
-    return x if has_shape_of(x, like) else op.Expand(x, op.shape(like))
+    if has_shape_of(x, like):
+        return x
+    wide = op.Expand(x, op.shape(like))
+    wide.shape = like.shape.copy()
+    wide.meta["sizes"] = like.meta.get("sizes")
+    return wide
 
 
 # Reshapes
@@ -305,24 +311,36 @@ def broadcast_to(op: Op, /, input: ir.Value, size: Sequence[int]) -> ir.Value:
     return expand_to(op, input, size)
 
 
+def broadcast_sizes(op: Op, values: Sequence[ir.Value]) -> list[Any]:
+    """The sizes that shapes broadcast to: ints where static, else values of shape [1]."""
+    dims = max(rank(x) for x in values)
+    target: list[Any] = []
+    for axis in range(-dims, 0):
+        present = {size_key(x, axis) or id(x): x for x in values if rank(x) >= -axis}
+        static = [s for x in present.values() if (s := static_size(x, axis)) is not None]
+        known = [s for s in static if s != 1]
+        if known or len(static) == len(present):
+            target.append(known[0] if known else 1)
+            continue
+        unknown = [op.dim(x, axis) for x in present.values() if static_size(x, axis) is None]
+        target.append(unknown[0] if len(unknown) == 1 else _common_size(op, unknown))
+    return target
+
+
+def _common_size(op: Op, sizes: Sequence[ir.Value]) -> ir.Value:
+    """The size that is not 1, of sizes of shape [1]."""
+    size = sizes[0]
+    for other in sizes[1:]:
+        size = op.Where(op.Equal(size, 1), other, size)
+    return size
+
+
 @lowers(torch.functional.broadcast_tensors)
 def broadcast_tensors(op: Op, /, *tensors: Any) -> list[ir.Value]:
     """``Expand-13`` to the broadcast of all shapes."""
-    given = (
-        list(tensors[0])
-        if len(tensors) == 1 and isinstance(tensors[0], list | tuple)
-        else [*tensors]
-    )
-    dims = max(rank(x) for x in given)
-    target: list[Any] = []
-    for axis in range(-dims, 0):
-        sizes = [op.dim(x, axis) for x in given if rank(x) >= -axis]
-        known = [s for s in sizes if isinstance(s, int) and s != 1]
-        unknown = [s for s in sizes if not isinstance(s, int)]
-        if known or not unknown:
-            target.append(known[0] if known else 1)
-        else:
-            target.append(unknown[0] if len(unknown) == 1 else op.Max(*unknown))
+    single = len(tensors) == 1 and isinstance(tensors[0], list | tuple)
+    given: list[ir.Value] = list(tensors[0] if single else tensors)
+    target = broadcast_sizes(op, given)
     return [
         x if list(static_shape(x) or [None]) == target else op.Expand(x, target) for x in given
     ]

@@ -1,0 +1,288 @@
+"""``x[...] = y``: the whole tensor, a mask, a block, rows, scattered positions."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from exporters.pytorch.dtypes import promote
+from exporters.pytorch.lowerings.comparison import choose
+from exporters.pytorch.lowerings.dims import same_size, static_size
+from exporters.pytorch.lowerings.indexing import (
+    basic,
+    gather_at,
+    getitem,
+    is_full,
+    is_mask,
+    is_position,
+    normalised,
+    positions_of,
+    stacked,
+)
+from exporters.pytorch.lowerings.joining import join_back
+from exporters.pytorch.lowerings.shaping import broadcast_like, rank, sizes_of
+from exporters.pytorch.lowerings.slicing import position
+from exporters.pytorch.registry import lowers
+from exporters.tracing.graph import INT64_MAX, isinstance_static, static_shape
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exporters.tracing.graph import GraphBuilder as Op
+
+T: Any = torch.Tensor
+BOOL, INT64 = ir.DataType.BOOL, ir.DataType.INT64
+
+
+def _setitem_back(op: Op, base: ir.Value, view: ir.Value, index: Any) -> ir.Value:
+    return setitem(op, base, index, view)
+
+
+lowers(T.__getitem__, put_back=_setitem_back)(getitem)
+
+
+@lowers(T.__setitem__)
+def setitem(op: Op, /, input: ir.Value, index: Any, value: Any) -> ir.Value:
+    """The tensor after ``input[index] = value``: as few copies as its kind of index allows."""
+    items = normalised(op, index, rank(input))
+    (new,) = promote(op, value, to=input.dtype)
+    return assign(op, input, items, new)
+
+
+def assign(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> ir.Value:
+    """``x`` with the part that ``items`` select replaced by ``new``."""
+    kept = [i for i in items if i is not None and not isinstance(i, bool)]
+    if all(is_full(i) for i in kept) and not any(isinstance(i, bool) for i in items):
+        return broadcast_like(op, _drop_leading(op, new, rank(x)), x)
+    if (masked := _assign_mask(op, x, items, new)) is not None:
+        return masked
+    if None in items or any(isinstance(i, bool) or (is_mask(i) and rank(i) == 0) for i in items):
+        return _assign_positions(op, x, items, new)
+    if all(isinstance(i, slice) or is_position(i) for i in items):
+        lead = [i for i in items if is_position(i)]
+        if list(items[: len(lead)]) == lead and all(is_full(i) for i in items[len(lead) :]):
+            return _assign_row(op, x, lead, new)
+        if all(_has_unit_step(i) for i in items):
+            return _assign_block(op, x, items, new)
+    arrays = [i for i in items if isinstance(i, ir.Value) and not is_position(i)]
+    if arrays and list(items[: len(arrays)]) == arrays:
+        if all(is_full(i) for i in items[len(arrays) :]):
+            return scatter_rows(op, x, arrays, new)
+    return _assign_positions(op, x, items, new)
+
+
+def _has_unit_step(item: Any) -> bool:
+    return not isinstance(item, slice) or item.step is None or (
+        isinstance_static(item.step) and item.step == 1
+    )
+
+
+def _drop_leading(op: Op, new: ir.Value, dims: int) -> ir.Value:
+    """Torch lets an assigned value have extra leading dims of size 1."""
+    extra = rank(new) - dims
+    return op.Squeeze(new, list(range(extra))) if extra > 0 else new
+
+
+def _assign_mask(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> ir.Value | None:
+    """``Where-16`` for a mask over the first dims and a value that does not run along them."""
+    mask = items[0] if items and is_mask(items[0]) else None
+    if mask is None or rank(mask) == 0 or not all(is_full(i) for i in items[1:]):
+        return None
+    rest = rank(x) - rank(mask)
+    if rank(new) > rest:
+        if any(d != 1 for d in new.shape.dims[: rank(new) - rest]):
+            return None
+        new = _drop_leading(op, new, rest)
+    condition = op.cast(mask, BOOL)
+    if rest:
+        condition = op.Unsqueeze(condition, list(range(rank(mask), rank(x))))
+    return choose(op, condition, new, x)
+
+
+def _assign_row(op: Op, x: ir.Value, lead: Sequence[Any], new: ir.Value) -> ir.Value:
+    """``ScatterND-18`` of one row, which positions in the first dims choose."""
+    parts = [position(op, i) for i in lead]
+    if all(p.const_value is not None for p in parts):
+        place = op.constant(np.concatenate([p.const_value.numpy() for p in parts])[None])
+    else:
+        place = op.Unsqueeze(parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0), [0])
+    row = op.Unsqueeze(_widened(op, new, [], x, len(lead)), [0])
+    return op.ScatterND(x, place, row)
+
+
+def _widened(op: Op, new: ir.Value, lead: Sequence[Any], x: ir.Value, width: int) -> ir.Value:
+    """``new`` broadcast to the sizes ``lead`` and those of ``x`` from dim ``width`` on."""
+    dims = len(lead) + rank(x) - width
+    new = _drop_leading(op, new, dims)
+    fits = rank(new) == dims and all(
+        isinstance(size, int) and size == static_size(new, a) for a, size in enumerate(lead)
+    )
+    shift = width - len(lead)
+    if fits and all(same_size(new, a, x, a + shift) for a in range(len(lead), dims)):
+        return new
+    sizes = [*lead, *sizes_of(op, x)[width:]]
+    return op.Expand(new, sizes) if sizes else new
+
+
+def _assign_block(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> ir.Value:
+    """Cut ``x`` before and after the block, dim by dim, and join the parts anew."""
+    for axis, item in enumerate(items):  # a value of rank 0 needs no dims
+        if is_position(item) and rank(new):
+            after = sum(1 for i in items[axis + 1 :] if not is_position(i))
+            if rank(new) > after:
+                new = op.Unsqueeze(new, [rank(new) - after])
+    new = _drop_leading(op, new, rank(x))
+    cuts = [(a, *_limits(op, x, i, a)) for a, i in enumerate(items) if not is_full(i)]
+    lengths = {a: _length(first, stop, x.shape.dims[a]) for a, first, stop in cuts}
+    if 0 in lengths.values():
+        return x
+    return _block(op, x, cuts, _spread(op, x, cuts, lengths, new))
+
+
+def _length(first: Any, stop: Any, total: Any) -> int | None:
+    """How many places lie between two bounds, if that is static."""
+    if not (isinstance_static(first) and isinstance_static(stop)) or (first < 0) != (stop < 0):
+        if isinstance_static(first) and first < 0 and stop == INT64_MAX and isinstance(total, int):
+            return min(-first, total)
+        return None
+    if stop == INT64_MAX and not isinstance(total, int):
+        return None
+    return stop - first if stop != INT64_MAX else max(total - first, 0)
+
+
+def _spread(
+    op: Op, x: ir.Value, cuts: Sequence[Any], lengths: dict[int, int | None], new: ir.Value
+) -> ir.Value:
+    """The assigned value in the shape of the block that it goes to."""
+    fits = rank(new) == rank(x) and all(
+        static_size(new, a) == lengths[a] if a in lengths else same_size(new, a, x, a)
+        for a in range(rank(x))
+    )
+    if fits and None not in lengths.values():
+        return new
+    if None not in lengths.values():
+        sizes = [lengths[a] if a in lengths else op.dim(x, a) for a in range(rank(x))]
+        spread = op.Expand(new, sizes)
+    else:
+        axes = [a for a, _, _ in cuts]
+        block = op.Slice(x, [c[1] for c in cuts], [c[2] for c in cuts], axes)
+        spread = op.Expand(new, op.Shape(block))
+    spread.shape = ir.Shape([lengths.get(a, d) for a, d in enumerate(x.shape.dims)])
+    return spread
+
+
+def _block(op: Op, x: ir.Value, cuts: Sequence[tuple[int, Any, Any]], new: ir.Value) -> ir.Value:
+    (axis, first, stop), *inner = cuts
+    if inner:
+        part = op.Slice(x, [first], [stop], [axis])
+        part.shape = x.shape.copy()
+        part.shape[axis] = None
+        new = _block(op, part, inner, new)
+    return join_back(op, x, new, axis, first, stop)
+
+
+def _limits(op: Op, x: ir.Value, item: Any, axis: int) -> tuple[Any, Any]:
+    """Where a position or a slice begins and ends: not before it begins."""
+    total = x.shape.dims[axis]
+    if is_position(item):
+        if isinstance(item, ir.Value):
+            start: Any = op.Mod(position(op, item), op.dim(x, axis))
+            return start, op.Add(start, 1)
+        if isinstance_static(item):
+            start = item + total if item < 0 and isinstance(total, int) else item
+            return start, INT64_MAX if start == -1 else start + 1
+        return item, item + 1
+    start = 0 if item.start is None else item.start
+    stop = INT64_MAX if item.stop is None else item.stop
+    if isinstance(total, int) and isinstance_static(start) and isinstance_static(stop):
+        start, stop, _ = slice(start, stop).indices(total)
+        return start, max(start, stop)
+    if isinstance_static(start) and isinstance_static(stop) and (start < 0) == (stop < 0):
+        return start, max(start, stop)
+    if isinstance_static(start) and start == 0 and not isinstance(stop, ir.Value):
+        return start, stop
+    if isinstance_static(stop) and stop == INT64_MAX:
+        return (position(op, start) if isinstance(start, ir.Value) else start), stop
+    return _ordered(op, op.dim(x, axis), start, stop)
+
+
+def _ordered(op: Op, total: Any, start: Any, stop: Any) -> tuple[ir.Value, ir.Value]:
+    """Bounds counted from the start, the second not below the first."""
+    first, last = position(op, start), position(op, stop)
+    first = op.Where(op.Less(first, 0), op.Add(first, total), first)
+    last = op.Where(op.Less(last, 0), op.Add(last, total), last)
+    return first, op.Max(first, last)
+
+
+def scatter_rows(
+    op: Op, x: ir.Value, arrays: Sequence[ir.Value], new: ir.Value, reduction: str | None = None
+) -> ir.Value:
+    """``ScatterND-18`` at places that arrays of positions, or a mask, choose in the first dims."""
+    if len(arrays) == 1 and is_mask(arrays[0]):
+        places = op.Transpose(op.NonZero(op.cast(arrays[0], BOOL)), perm=[1, 0])
+        places.shape = ir.Shape([None, rank(arrays[0])])
+        width = rank(arrays[0])
+    else:
+        found = positions_of(op, list(enumerate_dims(arrays)))
+        places, width = stacked(op, [p for _, p in found]), len(found)
+    if places.const_value is not None or static_shape(places) is not None:
+        lead: list[Any] = [int(d) for d in places.shape.dims[:-1]]  # type: ignore[arg-type]
+    else:
+        lead = [op.dim(places, axis) for axis in range(rank(places) - 1)]
+    return op.ScatterND(x, places, _widened(op, new, lead, x, width), reduction=reduction)
+
+
+def enumerate_dims(arrays: Sequence[ir.Value]) -> Any:
+    """Each array with the first dim that it indexes."""
+    axis = 0
+    for array in arrays:
+        yield axis, array
+        axis += rank(array) if is_mask(array) else 1
+
+
+def _assign_positions(
+    op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value, *, reduction: str | None = None
+) -> ir.Value:
+    """Write by flat position: indexing the positions themselves says where."""
+    shape = op.shape(x)
+    static = static_shape(x)
+    if static is None:
+        count = op.ReduceProd(shape, keepdims=0)
+    else:
+        count = op.constant(np.asarray(math.prod(static)))
+    grid = op.Reshape(op.Range(np.asarray(0), count, np.asarray(1)), shape)
+    grid.shape = x.shape.copy()
+    places, arrays = basic(op, grid, items)
+    if arrays:
+        places = gather_at(op, places, arrays)
+    update = _drop_leading(op, new, rank(places))
+    update = op.Reshape(op.Expand(update, op.Shape(places)), [-1])
+    flat = op.ScatterElements(
+        op.Reshape(x, [-1]), op.Reshape(places, [-1]), update, axis=0, reduction=reduction
+    )
+    return op.Reshape(flat, shape)
+
+
+@lowers(torch.index_put, torch.ops.aten._unsafe_index_put)
+def index_put(
+    op: Op,
+    /,
+    input: ir.Value,
+    indices: Sequence[Any],
+    values: ir.Value,
+    accumulate: bool = False,
+) -> ir.Value:
+    """Lower as an assignment, or to a scatter that adds."""
+    index = tuple(slice(None) if i is None else i for i in indices)
+    items = normalised(op, index, rank(input))
+    (new,) = promote(op, values, to=input.dtype)
+    if not accumulate:
+        return assign(op, input, items, new)
+    arrays = [i for i in items if isinstance(i, ir.Value)]
+    if list(items[: len(arrays)]) == arrays and all(is_full(i) for i in items[len(arrays) :]):
+        return scatter_rows(op, input, arrays, new, reduction="add")
+    return _assign_positions(op, input, items, new, reduction="add")

@@ -1,0 +1,367 @@
+"""Gather and scatter along a dim, masked selection, positions of what is not zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from exporters.pytorch.dtypes import promote
+from exporters.pytorch.lowerings import kernels
+from exporters.pytorch.lowerings.arithmetic import number
+from exporters.pytorch.lowerings.assignment import scatter_rows
+from exporters.pytorch.lowerings.dims import same_size, static_size
+from exporters.pytorch.lowerings.indexing import compress
+from exporters.pytorch.lowerings.shaping import broadcast_sizes, has_shape_of, rank, sizes_of
+from exporters.pytorch.registry import Unlowerable, decomposes, lowers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exporters.tracing.graph import GraphBuilder as Op
+
+T: Any = torch.Tensor
+BOOL, INT64 = ir.DataType.BOOL, ir.DataType.INT64
+
+
+def _positions(op: Op, index: ir.Value) -> ir.Value:
+    """An index tensor in a dtype that ONNX takes."""
+    return index if index.dtype == ir.DataType.INT32 else op.cast(index, INT64)
+
+
+def _at_least_1d(op: Op, x: ir.Value) -> ir.Value:
+    return x if rank(x) else op.Reshape(x, [1])
+
+
+# Gather
+
+
+@lowers(torch.gather)
+def gather(
+    op: Op, /, input: ir.Value, dim: int, index: ir.Value, *, sparse_grad: object = False
+) -> ir.Value:
+    """Lower to ``GatherElements-13``, which rejects rank 0."""
+    x, places = _at_least_1d(op, input), _at_least_1d(op, _positions(op, index))
+    result = op.GatherElements(x, places, axis=dim % rank(x))
+    return result if rank(index) else op.Reshape(result, [])
+
+
+@lowers(torch.take_along_dim)
+def take_along_dim(op: Op, /, input: ir.Value, indices: ir.Value, dim: int | None = None) -> ir.Value:
+    """Lower to ``GatherElements-13`` of operands that agree on the other dims."""
+    places = _positions(op, indices)
+    if dim is None:
+        return op.GatherElements(op.Reshape(input, [-1]), op.Reshape(places, [-1]), axis=0)
+    axis = dim % rank(input)
+    common = broadcast_sizes(op, [input, places])
+    operands = []
+    for x in (input, places):
+        fits = all(static_size(x, a) == s for a, s in enumerate(common) if a != axis)
+        sizes = [*common[:axis], op.dim(x, axis), *common[axis + 1 :]]
+        operands.append(x if fits else op.Expand(x, sizes))
+    return op.GatherElements(*operands, axis=axis)
+
+
+@lowers(torch.take)
+def take(op: Op, /, input: ir.Value, index: ir.Value) -> ir.Value:
+    """Lower to ``Gather-13`` from the flat tensor."""
+    return op.Gather(op.Reshape(input, [-1]), index, axis=0)
+
+
+# Scatter along a dim
+
+
+_REDUCTIONS = {"add": "add", "sum": "add", "multiply": "mul", "prod": "mul", "amax": "max", "amin": "min"}
+
+
+def _reduction(op: Op, name: str | None) -> str | None:
+    if name is None:
+        return None
+    found = _REDUCTIONS.get(name)
+    if found is None:
+        raise Unlowerable(f"ONNX scatters with no reduction {name!r}")
+    if found in ("max", "min") and op.opset < 18:
+        raise Unlowerable(f"ScatterElements reduces with {found} from opset 18 on")
+    return found
+
+
+def _scatter(
+    op: Op, x: ir.Value, dim: int, index: ir.Value, update: ir.Value, reduction: str | None
+) -> ir.Value:
+    """``ScatterElements-18``; an update may be larger than the index."""
+    if x.dtype == BOOL and reduction is not None:
+        whole, part = op.cast(x, ir.DataType.INT32), op.cast(update, ir.DataType.INT32)
+        return op.cast(_scatter(op, whole, dim, index, part, reduction), BOOL)
+    base, places = _at_least_1d(op, x), _at_least_1d(op, _positions(op, index))
+    update = _at_least_1d(op, op.cast(update, x.dtype))
+    if not has_shape_of(update, places):
+        count = rank(places)
+        update = op.Slice(update, [0] * count, op.shape(places), list(range(count)))
+    result = op.ScatterElements(base, places, update, axis=dim % rank(base), reduction=reduction)
+    return result if rank(x) else op.Reshape(result, [])
+
+
+@lowers(torch.scatter)
+def scatter(
+    op: Op, /, input: ir.Value, dim: int, index: ir.Value, src: ir.Value, *, reduce: str | None = None
+) -> ir.Value:
+    """Lower to ``ScatterElements-18``."""
+    return _scatter(op, input, dim, index, src, _reduction(op, reduce))
+
+
+@lowers(torch.scatter)
+def scatter_value(
+    op: Op, /, input: ir.Value, dim: int, index: ir.Value, value: Any, *, reduce: str | None = None
+) -> ir.Value:
+    """Lower to ``ScatterElements-18`` of one value."""
+    (fill,) = promote(op, value, to=input.dtype)
+    update = op.Expand(fill, op.shape(index))
+    update.shape = index.shape.copy()
+    update.meta["sizes"] = index.meta.get("sizes")
+    return _scatter(op, input, dim, index, update, _reduction(op, reduce))
+
+
+@lowers(torch.scatter_add)
+def scatter_add(op: Op, /, input: ir.Value, dim: int, index: ir.Value, src: ir.Value) -> ir.Value:
+    """Lower to ``ScatterElements-18`` that adds."""
+    return _scatter(op, input, dim, index, src, "add")
+
+
+def _is_prepared(
+    input: torch.Tensor,
+    dim: int,
+    index: torch.Tensor,
+    src: torch.Tensor,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> bool:
+    """Whether ``ScatterElements`` does all of it."""
+    return include_self and reduce != "mean"
+
+
+@decomposes(torch.scatter_reduce, when=lambda *args, **named: not _is_prepared(*args, **named))
+def prepared_scatter_reduce(
+    input: torch.Tensor,
+    dim: int,
+    index: torch.Tensor,
+    src: torch.Tensor,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> torch.Tensor:
+    """What is not to count is replaced by the reduction's neutral element first."""
+    start = input
+    if not include_self:
+        start = input.scatter(dim, index, _neutral(reduce, input.dtype))
+    if reduce != "mean":
+        return torch.scatter_reduce(start, dim, index, src, reduce)
+    total = torch.scatter_add(start, dim, index, src)
+    counts = torch.ones_like(input)
+    if not include_self:
+        counts = counts.scatter(dim, index, 0)
+    counts = counts.scatter_add(dim, index, torch.ones_like(src)).clamp(min=1)
+    rounding = None if input.is_floating_point() else "floor"
+    return torch.div(total, counts, rounding_mode=rounding)
+
+
+def _neutral(reduce: str, dtype: torch.dtype) -> Any:
+    if reduce in ("sum", "mean"):
+        return 0
+    if reduce == "prod":
+        return 1
+    if dtype.is_floating_point:
+        return -float("inf") if reduce == "amax" else float("inf")
+    if dtype == torch.bool:
+        return reduce == "amin"
+    limits = torch.iinfo(dtype)
+    return limits.min if reduce == "amax" else limits.max
+
+
+@lowers(torch.scatter_reduce)
+def scatter_reduce(
+    op: Op,
+    /,
+    input: ir.Value,
+    dim: int,
+    index: ir.Value,
+    src: ir.Value,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> ir.Value:
+    """Lower to ``ScatterElements-18`` with a reduction."""
+    return _scatter(op, input, dim, index, src, _reduction(op, reduce))
+
+
+# Scatter of whole slices
+
+
+def _scatter_slices(
+    op: Op, x: ir.Value, dim: int, index: ir.Value, source: ir.Value, reduction: str | None
+) -> ir.Value:
+    """``ScatterND-18`` along the first dim; else ``ScatterElements-18`` with the index spread out."""
+    if rank(x) == 0:
+        flat = _scatter_slices(
+            op, op.Reshape(x, [1]), 0, index, op.Reshape(source, [-1]), reduction
+        )
+        return op.Reshape(flat, [])
+    axis = dim % rank(x)
+    line = _positions(op, index if rank(index) == 1 else op.Reshape(index, [-1]))
+    source = op.cast(source, x.dtype)
+    if axis == 0:
+        return scatter_rows(op, x, [op.cast(line, INT64)], source, reduction)
+    spread = op.Unsqueeze(line, [a for a in range(rank(x)) if a != axis])
+    sizes = [1 if a == axis else size for a, size in enumerate(sizes_of(op, x))]
+    places = op.Expand(spread, sizes)
+    if rank(source) < rank(x):
+        sizes[axis] = op.dim(line, 0)
+        source = op.Expand(source, sizes)
+    return op.ScatterElements(x, places, source, axis=axis, reduction=reduction)
+
+
+@lowers(torch.index_copy)
+def index_copy(op: Op, /, input: ir.Value, dim: int, index: ir.Value, source: ir.Value) -> ir.Value:
+    """Lower to ``ScatterND-18`` or ``ScatterElements-18``."""
+    return _scatter_slices(op, input, dim, index, source, None)
+
+
+@lowers(torch.index_add)
+def index_add(
+    op: Op, /, input: ir.Value, dim: int, index: ir.Value, source: ir.Value, *, alpha: Any = 1
+) -> ir.Value:
+    """Lower to ``ScatterND-18`` or ``ScatterElements-18`` that add."""
+    working = ir.DataType.INT32 if input.dtype == BOOL else input.dtype
+    base, scaled = promote(op, input, source, to=working)
+    scaled = scaled if number(alpha) == 1 else op.Mul(scaled, alpha)
+    return _scatter_slices(op, base, dim, index, scaled, "add")
+
+
+@lowers(torch.index_fill)
+def index_fill(op: Op, /, input: ir.Value, dim: int, index: ir.Value, value: Any) -> ir.Value:
+    """Lower to ``ScatterND-18`` or ``ScatterElements-18`` of one value."""
+    (fill,) = promote(op, value, to=input.dtype)
+    return _scatter_slices(op, input, dim, index, fill, None)
+
+
+@decomposes(torch.index_reduce)
+def index_reduce(
+    input: torch.Tensor,
+    dim: int,
+    index: torch.Tensor,
+    source: torch.Tensor,
+    reduce: str,
+    *,
+    include_self: bool = True,
+) -> torch.Tensor:
+    if input.dim() == 0:
+        line, spread = input.reshape(1), index.reshape(-1)
+        return line.scatter_reduce(
+            0, spread, source.reshape(-1), reduce, include_self=include_self
+        ).reshape([])
+    dim = dim % input.dim()
+    shape = [1] * input.dim()
+    shape[dim] = -1
+    spread = index.reshape(shape).expand(source.shape)
+    return input.scatter_reduce(dim, spread, source, reduce, include_self=include_self)
+
+
+@lowers(torch.put)
+def put(
+    op: Op, /, input: ir.Value, index: ir.Value, source: ir.Value, accumulate: bool = False
+) -> ir.Value:
+    """Lower to ``ScatterElements-18`` on the flat tensor."""
+    flat, places = op.Reshape(input, [-1]), op.Reshape(index, [-1])
+    update = op.Reshape(source, [-1])
+    written = op.ScatterElements(
+        flat, places, update, axis=0, reduction="add" if accumulate else None
+    )
+    return op.Reshape(written, op.shape(input))
+
+
+# Masks
+
+
+def _spread_together(op: Op, *values: ir.Value) -> list[ir.Value]:
+    """Values broadcast against each other."""
+    target = broadcast_sizes(op, values)
+    result = []
+    for x in values:
+        fits = rank(x) == len(target) and all(
+            static_size(x, a) == s if isinstance(s, int) else same_size(x, a, values[0], a)
+            for a, s in enumerate(target)
+        )
+        result.append(x if fits or not target else op.Expand(x, target))
+    return result
+
+
+@lowers(torch.masked_select)
+def masked_select(op: Op, /, input: ir.Value, mask: ir.Value) -> ir.Value:
+    """Lower to ``Compress-11``."""
+    x, condition = _spread_together(op, input, mask)
+    if not rank(x):
+        x, condition = op.Reshape(x, [1]), op.Reshape(condition, [1])
+    result = compress(op, x, condition, 0)
+    result.shape = ir.Shape([None])
+    result.meta["unbacked"] = True
+    return result
+
+
+@lowers(torch.masked_scatter)
+def masked_scatter(op: Op, /, input: ir.Value, mask: ir.Value, source: ir.Value) -> ir.Value:
+    """The count of truths so far says which element of the source comes next."""
+    x, condition = _spread_together(op, input, mask)
+    flat = op.cast(op.Reshape(condition, [-1]), INT64)
+    turn = op.Max(op.Sub(op.CumSum(flat, np.asarray(0)), 1), 0)
+    chosen = op.Gather(op.Reshape(source, [-1]), op.Reshape(turn, op.shape(x)), axis=0)
+    chosen.shape = x.shape.copy()
+    return kernels.emit(op, "Where", condition, chosen, x)
+
+
+# Positions of what is not zero
+
+
+@lowers(torch.nonzero, torch.argwhere)
+def nonzero(op: Op, /, input: ir.Value, *, as_tuple: bool = False) -> Any:
+    """Lower to ``Transpose(NonZero-13)``, or to its rows."""
+    if as_tuple:
+        return nonzero_tuple(op, input)
+    x = _at_least_1d(op, input)
+    places = op.Transpose(kernels.emit(op, "NonZero", x), perm=[1, 0])
+    places.shape = ir.Shape([None, rank(input)])
+    if not rank(input):  # as many rows of no positions
+        places = op.Slice(places, [0], [0], [1])
+    places.meta["unbacked"] = True
+    return places
+
+
+@lowers(torch.where)
+def nonzero_tuple(op: Op, /, condition: ir.Value) -> list[ir.Value]:
+    """Lower to the rows of ``NonZero-13``."""
+    places = kernels.emit(op, "NonZero", _at_least_1d(op, condition))
+    rows = []
+    for axis in range(max(rank(condition), 1)):
+        row = op.Gather(places, axis, axis=0)
+        row.shape = ir.Shape([None])
+        row.meta["unbacked"] = True
+        row.meta["count"] = places
+        rows.append(row)
+    return rows
+
+
+@lowers(torch.nonzero_static)
+def nonzero_static(op: Op, /, input: ir.Value, *, size: int, fill_value: int = -1) -> ir.Value:
+    """The first ``size`` positions, or as many and padding."""
+    places = nonzero(op, input)
+    padding = op.Expand(op.operand(fill_value), [size, rank(input)])
+    return op.Slice(op.Concat(places, padding, axis=0), [0], [size], [0])
+
+
+@decomposes(torch.count_nonzero)
+def count_nonzero(input: torch.Tensor, dim: int | Sequence[int] | None = None) -> torch.Tensor:
+    truths = input if input.dtype == torch.bool else input != 0
+    return truths.sum() if dim is None else truths.sum(dim)
+
+
