@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import math
-import string
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
-from exporters.pytorch.dtypes import promote
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exporters.tracing.graph import GraphBuilder as Op
 
 T = torch.Tensor
 
 # ORT 1.32 multiplies matrices of these; others are widened, which changes no product of 8 bits.
-_MULTIPLIED = {
+MULTIPLIED = {
     ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16,
     ir.DataType.INT32, ir.DataType.INT64, ir.DataType.UINT32, ir.DataType.UINT64,
 }  # fmt: skip
 
 
 def _matmul(op: Op, a: ir.Value, b: ir.Value) -> ir.Value:
-    if a.dtype in _MULTIPLIED:
+    if a.dtype in MULTIPLIED:
         return op.MatMul(a, b)
     wide = ir.DataType.INT32
     return op.cast(op.MatMul(op.cast(a, wide), op.cast(b, wide)), a.dtype)
@@ -140,35 +136,6 @@ def addr(
 
 
 # Contractions
-
-
-@lowers(torch.einsum, torch._C._VariableFunctions.einsum)
-def einsum(op: Op, /, equation: str, *operands: Any, path: object = None) -> ir.Value:
-    """Lower to ``Einsum-12``, which has no ellipses of different ranks."""
-    values = list(operands[0]) if isinstance(operands[0], list | tuple) else list(operands)
-    spelled = _spell_out(equation, [rank(x) for x in values])
-    values = list(promote(op, *values))
-    dtype = values[0].dtype
-    if dtype not in _MULTIPLIED:
-        values = list(promote(op, *values, to=ir.DataType.INT32))
-    return op.cast(op.Einsum(*values, equation=spelled), dtype)
-
-
-def _spell_out(equation: str, ranks: Sequence[int]) -> str:
-    """The equation with letters for ellipses, and with its result."""
-    left, arrow, right = equation.replace(" ", "").partition("->")
-    terms = left.split(",")
-    letters = {x for x in left if x.isalpha()}
-    lengths = [n - len(term.replace("...", "")) for term, n in zip(terms, ranks, strict=True)]
-    rest = [x for x in string.ascii_lowercase + string.ascii_uppercase if x not in letters]
-    longest = max((n for n, t in zip(lengths, terms, strict=True) if "..." in t), default=0)
-    dots = "".join(rest[:longest])
-    if not arrow:
-        right = "..." + "".join(sorted(x for x in letters if left.count(x) == 1))
-    spelled = [
-        term.replace("...", dots[longest - n :]) for term, n in zip(terms, lengths, strict=True)
-    ]
-    return f"{','.join(spelled)}->{right.replace('...', dots)}"
 
 
 @decomposes(torch.bilinear)

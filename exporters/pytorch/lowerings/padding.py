@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,16 +131,20 @@ def im2col(
     if channels is None:
         raise Unlowerable("the number of channels is dynamic")
     sizes = [op.dim(input, 0) if batched else 1, channels * kernel[0] * kernel[1]]
-    blocks = _count(rows), _count(columns)
-    rest: Any = -1
-    if None not in blocks:
-        rest = blocks[0] * blocks[1]  # type: ignore[operator]
+    counts = [_count(op, places) for places in (rows, columns)]
+    dynamic = [n for n in counts if not isinstance(n, int)]
+    rest: Any = math.prod(n for n in counts if isinstance(n, int))
+    for count in dynamic:
+        rest = op.Mul(count, rest)
     y = op.reshape(x, [*sizes, rest], copied=[True])
     return y if batched else op.Squeeze(y, [0])
 
 
-def _count(positions: Any) -> int | None:
-    return None if isinstance(positions, ir.Value) else positions.shape[1]
+def _count(op: Op, positions: Any) -> Any:
+    """How many blocks there are along an axis: an int, or an INT64 value of shape [1]."""
+    if not isinstance(positions, ir.Value):
+        return positions.shape[1]
+    return op.dim_vector(positions, 1)
 
 
 def _positions(

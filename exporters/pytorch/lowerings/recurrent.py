@@ -61,9 +61,7 @@ def _lstm_step(
     op: Op, x: ir.Value, product: ir.Value, states: Sequence[ir.Value]
 ) -> list[ir.Value]:
     i, f, g, o = _pieces(op, op.Add(x, product), 4)
-    cell = op.Add(
-        op.Mul(op.Sigmoid(f), states[1]), op.Mul(op.Sigmoid(i), op.Tanh(g))
-    )
+    cell = op.Add(op.Mul(op.Sigmoid(f), states[1]), op.Mul(op.Sigmoid(i), op.Tanh(g)))
     return [op.Mul(op.Sigmoid(o), op.Tanh(cell)), cell]
 
 
@@ -77,9 +75,7 @@ def _gru_step(
 
 
 def _rnn_step(activation: str) -> Callable[..., list[ir.Value]]:
-    def step(
-        op: Op, x: ir.Value, product: ir.Value, states: Sequence[ir.Value]
-    ) -> list[ir.Value]:
+    def step(op: Op, x: ir.Value, product: ir.Value, states: Sequence[ir.Value]) -> list[ir.Value]:
         return [op.emit(activation, op.Add(x, product))]
 
     return step
@@ -101,6 +97,7 @@ class Layers:
 
     @property
     def directions(self) -> int:
+        """1, or 2 of a bidirectional layer."""
         return len(self.weights[0])
 
 
@@ -117,9 +114,7 @@ def _layers(
         projection = part.pop() if projected else None
         biases = part[2:] if has_biases else [None, None]
         groups.append(Weights(part[0], part[1], biases[0], biases[1], projection))
-    weights = [
-        groups[i * directions : (i + 1) * directions] for i in range(num_layers)
-    ]
+    weights = [groups[i * directions : (i + 1) * directions] for i in range(num_layers)]
     return Layers(kind, weights, dropout if train and num_layers > 1 else 0.0)
 
 
@@ -259,9 +254,7 @@ def _scanned(
     outputs, finals = [], []
     for direction, weight in enumerate(weights):
         begin = [
-            _zeros(op, x, weight, index)
-            if s is None
-            else op.Gather(s, direction, axis=0)
+            _zeros(op, x, weight, index) if s is None else op.Gather(s, direction, axis=0)
             for index, s in enumerate(states)
         ]
         y, ends = _scanned_direction(op, kind, x, lengths, begin, weight, bool(direction))
