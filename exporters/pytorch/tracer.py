@@ -681,7 +681,7 @@ class TorchTracer(TorchFunctionMode):
             results = self.worlds(tensor)
             wanted = from_torch_dtype(tensor.dtype)
             value = self.op.cast(value, wanted)
-            if value.shape is None or list(value.shape.dims) != list(record.value.shape.dims):  # type: ignore[union-attr]
+            if _is_smaller(value.shape, record.value.shape):
                 value = self._broadcast(value, self.trace.read(record))
             self.describe(value, results, unbacked=record.unbacked)
             self.trace.write(record, value)
@@ -828,3 +828,13 @@ def unsupported_error(calls: Sequence[UnsupportedCall]) -> UnsupportedOpError:
         "\n".join(lines),
         hint=f"register one with `@lowers({first})`, see docs/how-to/add-an-op{near}",
     )
+def _is_smaller(shape: ir.Shape | None, target: ir.Shape | None) -> bool:
+    """Whether a result must be broadcast to what it is written to; unknown sizes are the same."""
+    if shape is None or target is None:
+        return False
+    if len(shape.dims) != len(target.dims):
+        return True
+    sizes = zip(shape.dims, target.dims, strict=True)
+    return any(isinstance(a, int) and a != b for a, b in sizes)
+
+
