@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from exporters.pytorch.substitutes import substituted
 from exporters.tracing.effects import Snapshot
 
 if TYPE_CHECKING:
@@ -23,16 +24,18 @@ def is_opaque(x: Any) -> bool:
 _lock = threading.Lock()
 _exporting = 0
 _flag_before = False
+_stand_ins = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
 def exporting() -> Iterator[None]:
-    """``torch.compiler.is_exporting()`` answers True while any thread is inside."""
+    """Torch knows of an export while any thread is inside: ``torch.compiler.is_exporting()``."""
     global _exporting, _flag_before
     with _lock:
         if _exporting == 0:
             _flag_before = torch.compiler._is_exporting_flag
             torch.compiler._is_exporting_flag = True
+            _stand_ins.enter_context(substituted())
         _exporting += 1
     try:
         yield
@@ -41,6 +44,7 @@ def exporting() -> Iterator[None]:
             _exporting -= 1
             if _exporting == 0:
                 torch.compiler._is_exporting_flag = _flag_before
+                _stand_ins.close()
 
 
 @contextlib.contextmanager

@@ -317,13 +317,14 @@ def _fractional_max_pool(n: int) -> Callable[..., tuple[T, T]]:
     ) -> tuple[T, T]:
         x = input if input.dim() == n + 2 else input.unsqueeze(0)
         counts = tuple_of(output_size, n)
+        samples = random_samples if input.dim() == n + 2 else random_samples[:1]
         # torch draws the last dim's sample first
         order = range(n) if n == 3 else range(n)[::-1]
         seen = torch.zeros([1, 1, 1, 1], dtype=torch.int64)
         for axis, count, k, i in zip(
             range(-n, 0), counts, tuple_of(kernel_size, n), order, strict=True
         ):
-            here = _fractional_places(x.shape[axis], k, count, random_samples[..., i])
+            here = _fractional_places(x.shape[axis], k, count, samples[..., i])
             seen = seen[:, :, :, None, :, None] * x.shape[axis] + here[:, :, None, :, None, :]
             seen = seen.flatten(2, 3).flatten(3, 4)
         planes = x.flatten(2)[:, :, None, :].expand(-1, -1, seen.shape[2], -1)

@@ -145,7 +145,10 @@ def _states_of_layers(
         return [None] * layers
     if layers == 1:
         return [state]
-    return op.Split(state, [directions] * layers, axis=0, outputs=layers)
+    parts: list[ir.Value | None] = op.Split(state, [directions] * layers, axis=0, outputs=layers)
+    for part in parts:
+        part.shape = ir.Shape([directions, *state.shape.dims[1:]])  # type: ignore[union-attr]
+    return parts
 
 
 def _is_zero(x: ir.Value) -> bool:

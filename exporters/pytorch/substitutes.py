@@ -1,0 +1,74 @@
+"""Stand-ins for what torch's own modules ask of values and could do without.
+
+Torch's transformer layers look into a mask to see whether it happens to be causal, and its
+recurrent layers check an initial state against a packed batch. In eager code that is cheap; in a
+trace each is a question about data that no graph needs answered. Torch's fused path of transformer
+layers gives way too: it writes zeros over padding, which the layers themselves do not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.nn.modules import rnn, transformer
+
+from exporters.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["substituted"]
+
+
+def _depends_on_data(x: Any) -> bool:
+    """Whether a tensor is traced, and its values are the inputs'."""
+    trace = Trace.current()
+    record = None if trace is None or x is None else trace.record(x)
+    return record is not None and record.data
+
+
+_detect_is_causal_mask = transformer._detect_is_causal_mask
+
+
+def detect_is_causal_mask(
+    mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None
+) -> bool:
+    """As torch's, but a mask of unknown values is taken for what it is: a mask."""
+    if is_causal is None and _depends_on_data(mask):
+        return False
+    return _detect_is_causal_mask(mask, is_causal, size)
+
+
+def _checks(cls: type[rnn.RNNBase]) -> Any:
+    original: Any = cls.check_forward_args
+
+    def check_forward_args(self: Any, input: Any, hidden: Any, batch_sizes: Any) -> None:
+        if not _depends_on_data(batch_sizes):
+            original(self, input, hidden, batch_sizes)
+
+    return check_forward_args
+
+
+_SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
+    (transformer, "_detect_is_causal_mask", detect_is_causal_mask),
+    (rnn.RNNBase, "check_forward_args", _checks(rnn.RNNBase)),
+    (rnn.LSTM, "check_forward_args", _checks(rnn.LSTM)),
+)
+
+
+@contextlib.contextmanager
+def substituted() -> Iterator[None]:
+    """Put the stand-ins in place; outside of a trace they do what torch's do."""
+    before = [(owner, name, vars(owner)[name]) for owner, name, _ in _SUBSTITUTES]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    for owner, name, stand_in in _SUBSTITUTES:
+        setattr(owner, name, stand_in)
+    try:
+        yield
+    finally:
+        for owner, name, original in before:
+            setattr(owner, name, original)
+        torch.backends.mha.set_fastpath_enabled(fused)
