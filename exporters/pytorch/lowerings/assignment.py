@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 
 from exporters.pytorch.dtypes import promote
+from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.comparison import choose
 from exporters.pytorch.lowerings.dims import same_size, static_size
 from exporters.pytorch.lowerings.indexing import (
@@ -24,7 +25,13 @@ from exporters.pytorch.lowerings.indexing import (
     stacked,
 )
 from exporters.pytorch.lowerings.joining import join_back
-from exporters.pytorch.lowerings.shaping import broadcast_like, rank, sizes_of
+from exporters.pytorch.lowerings.shaping import (
+    broadcast_like,
+    like_shape,
+    rank,
+    sizes_of,
+    with_dim,
+)
 from exporters.pytorch.lowerings.slicing import position
 from exporters.pytorch.registry import lowers
 from exporters.tracing.graph import INT64_MAX, isinstance_static, static_shape
@@ -55,29 +62,78 @@ def setitem(op: Op, /, input: ir.Value, index: Any, value: Any) -> ir.Value:
 
 def assign(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> ir.Value:
     """``x`` with the part that ``items`` select replaced by ``new``."""
-    kept = [i for i in items if i is not None and not isinstance(i, bool)]
-    if all(is_full(i) for i in kept) and not any(isinstance(i, bool) for i in items):
+    return like_shape(_assigned(op, x, items, new), x)
+
+
+def _assigned(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> ir.Value:
+    truths = [i for i in items if isinstance(i, bool) or (is_mask(i) and rank(i) == 0)]
+    if truths or (None in items and not all(i is None or is_full(i) for i in items)):
+        return _assign_positions(op, x, items, new)
+    items = [i for i in items if i is not None]
+    if all(is_full(i) for i in items):
         return broadcast_like(op, _drop_leading(op, new, rank(x)), x)
     if (masked := _assign_mask(op, x, items, new)) is not None:
         return masked
-    if None in items or any(isinstance(i, bool) or (is_mask(i) and rank(i) == 0) for i in items):
-        return _assign_positions(op, x, items, new)
-    if all(isinstance(i, slice) or is_position(i) for i in items):
-        lead = [i for i in items if is_position(i)]
-        if list(items[: len(lead)]) == lead and all(is_full(i) for i in items[len(lead) :]):
-            return _assign_row(op, x, lead, new)
-        if all(_has_unit_step(i) for i in items):
-            return _assign_block(op, x, items, new)
-    arrays = [i for i in items if isinstance(i, ir.Value) and not is_position(i)]
-    if arrays and list(items[: len(arrays)]) == arrays:
-        if all(is_full(i) for i in items[len(arrays) :]):
-            return scatter_rows(op, x, arrays, new)
+    lead = next(n for n, i in enumerate([*items, slice(None)]) if is_full(i))
+    if lead and all(is_full(i) for i in items[lead:]):
+        if all(is_position(i) for i in items[:lead]):
+            return _assign_row(op, x, items[:lead], new)
+        if not any(isinstance(i, slice) for i in items[:lead]):
+            return scatter_rows(op, x, items[:lead], new)
+    if all((isinstance(i, slice) and _has_unit_step(i)) or is_position(i) for i in items):
+        return _assign_block(op, x, items, new)
+    if (line := _line_of(op, x, items)) is not None:
+        return scatter_slices(op, x, *line, new)
     return _assign_positions(op, x, items, new)
 
 
+def _line_of(op: Op, x: ir.Value, items: Sequence[Any]) -> tuple[int, ir.Value] | None:
+    """The one dim that is indexed, and the places along it."""
+    indexed = [n for n, i in enumerate(items) if not is_full(i)]
+    if len(indexed) != 1:
+        return None
+    (axis,) = indexed
+    item, total = items[axis], x.shape.dims[axis]
+    if is_mask(item) and rank(item) == 1:
+        places = op.Squeeze(op.NonZero(op.cast(item, BOOL)), [0])
+        places.shape = ir.Shape([None])
+        return axis, places
+    if isinstance(item, ir.Value):
+        return (axis, item) if rank(item) == 1 else None
+    bounds = (item.start, item.stop, item.step)
+    if isinstance(total, int) and all(b is None or number(b) is not None for b in bounds):
+        return axis, op.constant(np.arange(total)[item])
+    return None
+
+
+def scatter_slices(
+    op: Op, x: ir.Value, axis: int, line: ir.Value, new: ir.Value, reduction: str | None = None
+) -> ir.Value:
+    """Write slices at places along one dim: ``ScatterND-18``, or ``ScatterElements-18`` inside."""
+    if axis == 0:
+        return scatter_rows(op, x, [op.cast(line, INT64)], new, reduction)
+    spread = op.Unsqueeze(line, [a for a in range(rank(x)) if a != axis])
+    count = line.shape.dims[0]
+    sizes = sizes_of(op, x)
+    sizes[axis] = count if isinstance(count, int) else op.dim(line, 0)
+    new = _drop_leading(op, new, rank(x))
+    fits = (
+        rank(new) == rank(x)
+        and isinstance(count, int)
+        and all(
+            static_size(new, a) == count if a == axis else same_size(new, a, x, a)
+            for a in range(rank(x))
+        )
+    )
+    update = new if fits else op.Expand(new, sizes)
+    return op.ScatterElements(x, op.Expand(spread, sizes), update, axis=axis, reduction=reduction)
+
+
 def _has_unit_step(item: Any) -> bool:
-    return not isinstance(item, slice) or item.step is None or (
-        isinstance_static(item.step) and item.step == 1
+    return (
+        not isinstance(item, slice)
+        or item.step is None
+        or (isinstance_static(item.step) and item.step == 1)
     )
 
 
@@ -88,19 +144,24 @@ def _drop_leading(op: Op, new: ir.Value, dims: int) -> ir.Value:
 
 
 def _assign_mask(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> ir.Value | None:
-    """``Where-16`` for a mask over the first dims and a value that does not run along them."""
-    mask = items[0] if items and is_mask(items[0]) else None
-    if mask is None or rank(mask) == 0 or not all(is_full(i) for i in items[1:]):
+    """``Where-16`` for one mask, and a value that does not run along it."""
+    masks = [n for n, i in enumerate(items) if is_mask(i)]
+    if len(masks) != 1 or not all(is_full(i) or is_mask(i) for i in items):
         return None
-    rest = rank(x) - rank(mask)
-    if rank(new) > rest:
-        if any(d != 1 for d in new.shape.dims[: rank(new) - rest]):
+    (axis,) = masks
+    mask = items[axis]
+    width, after = rank(mask), len(items) - axis - 1
+    if rank(new) > after:
+        if new.shape.dims[rank(new) - after - 1] != 1:
             return None
-        new = _drop_leading(op, new, rest)
+        if width > 1:
+            if any(d != 1 for d in new.shape.dims[: rank(new) - after]):
+                return None
+            new = _drop_leading(op, new, after)
     condition = op.cast(mask, BOOL)
-    if rest:
-        condition = op.Unsqueeze(condition, list(range(rank(mask), rank(x))))
-    return choose(op, condition, new, x)
+    if after:
+        condition = op.Unsqueeze(condition, list(range(width, width + after)))
+    return choose(op, condition, _drop_leading(op, new, rank(x)), x)
 
 
 def _assign_row(op: Op, x: ir.Value, lead: Sequence[Any], new: ir.Value) -> ir.Value:
@@ -134,7 +195,7 @@ def _assign_block(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> i
         if is_position(item) and rank(new):
             after = sum(1 for i in items[axis + 1 :] if not is_position(i))
             if rank(new) > after:
-                new = op.Unsqueeze(new, [rank(new) - after])
+                new = with_dim(op, new, rank(new) - after)
     new = _drop_leading(op, new, rank(x))
     cuts = [(a, *_limits(op, x, i, a)) for a, i in enumerate(items) if not is_full(i)]
     lengths = {a: _length(first, stop, x.shape.dims[a]) for a, first, stop in cuts}
@@ -219,29 +280,19 @@ def _ordered(op: Op, total: Any, start: Any, stop: Any) -> tuple[ir.Value, ir.Va
 
 
 def scatter_rows(
-    op: Op, x: ir.Value, arrays: Sequence[ir.Value], new: ir.Value, reduction: str | None = None
+    op: Op, x: ir.Value, lead: Sequence[Any], new: ir.Value, reduction: str | None = None
 ) -> ir.Value:
-    """``ScatterND-18`` at places that arrays of positions, or a mask, choose in the first dims."""
-    if len(arrays) == 1 and is_mask(arrays[0]):
-        places = op.Transpose(op.NonZero(op.cast(arrays[0], BOOL)), perm=[1, 0])
-        places.shape = ir.Shape([None, rank(arrays[0])])
-        width = rank(arrays[0])
+    """``ScatterND-18`` at places that positions, arrays and masks choose in the first dims."""
+    if len(lead) == 1 and is_mask(lead[0]):
+        width = rank(lead[0])
+        places = op.Transpose(op.NonZero(op.cast(lead[0], BOOL)), perm=[1, 0])
+        places.shape = ir.Shape([None, width])
     else:
-        found = positions_of(op, list(enumerate_dims(arrays)))
+        arrays = [i if isinstance(i, ir.Value) else op.operand(i, INT64) for i in lead]
+        found = positions_of(op, [(0, a) for a in arrays])
         places, width = stacked(op, [p for _, p in found]), len(found)
-    if places.const_value is not None or static_shape(places) is not None:
-        lead: list[Any] = [int(d) for d in places.shape.dims[:-1]]  # type: ignore[arg-type]
-    else:
-        lead = [op.dim(places, axis) for axis in range(rank(places) - 1)]
-    return op.ScatterND(x, places, _widened(op, new, lead, x, width), reduction=reduction)
-
-
-def enumerate_dims(arrays: Sequence[ir.Value]) -> Any:
-    """Each array with the first dim that it indexes."""
-    axis = 0
-    for array in arrays:
-        yield axis, array
-        axis += rank(array) if is_mask(array) else 1
+    counts = [op.dim(places, axis) for axis in range(rank(places) - 1)]
+    return op.ScatterND(x, places, _widened(op, new, counts, x, width), reduction=reduction)
 
 
 def _assign_positions(
@@ -284,5 +335,5 @@ def index_put(
         return assign(op, input, items, new)
     arrays = [i for i in items if isinstance(i, ir.Value)]
     if list(items[: len(arrays)]) == arrays and all(is_full(i) for i in items[len(arrays) :]):
-        return scatter_rows(op, input, arrays, new, reduction="add")
-    return _assign_positions(op, input, items, new, reduction="add")
+        return like_shape(scatter_rows(op, input, arrays, new, "add"), input)
+    return like_shape(_assign_positions(op, input, items, new, reduction="add"), input)

@@ -37,9 +37,9 @@ def filled(op: Op, sizes: Sequence[Any], fill: Any, dtype: ir.DataType) -> ir.Va
     if value.const_value is None:
         return op.Expand(value, list(sizes)) if sizes else value
     array = value.const_value.numpy()
-    if all(isinstance(s, int) and number(s) is not None for s in sizes):
-        if math.prod(sizes) <= _SMALL:
-            return op.constant(np.broadcast_to(array, tuple(sizes)).copy())
+    known = all(isinstance(s, int) and number(s) is not None for s in sizes)
+    if known and math.prod(sizes) <= _SMALL:
+        return op.constant(np.broadcast_to(array, tuple(sizes)).copy())
     return op.ConstantOfShape(list(sizes), value=array.reshape(1))
 
 
@@ -232,7 +232,9 @@ def iota(
     places = op.Range(*promote(op, 0, length, 1, to=ir.DataType.INT64))
     if number(step) != 1:
         places = op.Mul(places, step)
-    return op.cast(places if number(start) == 0 else op.Add(places, start), from_torch_dtype(dtype))
+    return op.cast(
+        places if number(start) == 0 else op.Add(places, start), from_torch_dtype(dtype)
+    )
 
 
 @decomposes(torch.linspace)

@@ -27,18 +27,14 @@ def _summable(op: Op, x: ir.Value, dtype: torch.dtype | None) -> ir.Value:
 
 
 @lowers(torch.cumsum)
-def cumsum(
-    op: Op, /, input: ir.Value, dim: int, *, dtype: torch.dtype | None = None
-) -> ir.Value:
+def cumsum(op: Op, /, input: ir.Value, dim: int, *, dtype: torch.dtype | None = None) -> ir.Value:
     """Lower to ``CumSum-14``, which rejects rank 0."""
     x = _summable(op, input, dtype)
     return kernels.emit(op, "CumSum", x, np.asarray(dim % rank(x))) if rank(x) else x
 
 
 @lowers(torch.cumprod)
-def cumprod(
-    op: Op, /, input: ir.Value, dim: int, *, dtype: torch.dtype | None = None
-) -> ir.Value:
+def cumprod(op: Op, /, input: ir.Value, dim: int, *, dtype: torch.dtype | None = None) -> ir.Value:
     """Products of windows that grow back to the first element."""
     x = _summable(op, input, dtype)
     return _running(op, x, dim, "Mul", "ReduceProd", 1)

@@ -11,6 +11,7 @@ import torch
 from exporters.pytorch.lowerings.shaping import (
     broadcast_sizes,
     has_shape_of,
+    join_dims,
     permuted,
     rank,
     sizes_of,
@@ -35,7 +36,8 @@ _TRUTHS = (BOOL, ir.DataType.UINT8)
 def normalised(op: Op, index: Any, dims: int) -> list[Any]:
     """One entry per indexed dim: an int, a slice, None, or an array of positions or truths."""
     items = [
-        _as_array(op, i) if isinstance(i, list | range | np.ndarray) else i for i in _entries(index)
+        _as_array(op, i) if isinstance(i, list | range | np.ndarray) else i
+        for i in _entries(index)
     ]
     used = sum(_width(i) for i in items)
     rest = [slice(None)] * (dims - used)
@@ -114,7 +116,9 @@ def _bound(op: Op, bound: Any, default: int) -> Any:
     return position(op, bound) if isinstance(bound, ir.Value) else bound
 
 
-def basic(op: Op, x: ir.Value, items: Sequence[Any]) -> tuple[ir.Value, list[tuple[int, ir.Value]]]:
+def basic(
+    op: Op, x: ir.Value, items: Sequence[Any]
+) -> tuple[ir.Value, list[tuple[int, ir.Value]]]:
     """Apply ints, slices and Nones; return the arrays left over, each with the dim it indexes."""
     slices: list[tuple[int, slice]] = []
     positions: list[tuple[int, Any]] = []
@@ -167,7 +171,7 @@ def _sliced(op: Op, x: ir.Value, slices: Sequence[tuple[int, slice]]) -> ir.Valu
 
 
 def getitem(op: Op, /, input: ir.Value, index: Any) -> ir.Value:
-    """Lower to ``Slice``, ``Gather``, ``Compress`` and ``GatherND`` by torch's rules, not NumPy's.
+    """Lower to ``Slice``, ``Gather``, ``Compress``, ``GatherND`` by torch's rules, not NumPy's.
 
     Ints are applied before arrays, so they never separate arrays; arrays that a slice separates put
     their dims first.
@@ -202,15 +206,14 @@ def compress(op: Op, x: ir.Value, mask: ir.Value, axis: int) -> ir.Value:
     condition = op.cast(mask, BOOL)
     width = rank(mask)
     if width == 1:
-        return op.Compress(x, condition, axis=axis)
-    flat = op.Reshape(condition, [-1])
-    if width == rank(x):
-        return op.Compress(x, flat)
-    sizes = sizes_of(op, x)
-    total = op.ReduceProd(op.Shape(x, start=axis, end=axis + width), keepdims=1)
-    joined = op.reshape(x, [*sizes[:axis], total, *sizes[axis + width :]], copied=[True] * axis)
-    result = op.Compress(joined, flat, axis=axis)
-    result.shape = ir.Shape([None] * (rank(x) - width + 1))
+        result = op.Compress(x, condition, axis=axis)
+    elif width == rank(x):
+        result = op.Compress(x, op.Reshape(condition, [-1]))
+    else:
+        joined = join_dims(op, x, sizes_of(op, x), axis, axis + width - 1)
+        result = op.Compress(joined, op.Reshape(condition, [-1]), axis=axis)
+    dims = x.shape.dims
+    result.shape = ir.Shape([*dims[:axis], None, *dims[axis + width :]])
     return result
 
 
@@ -262,12 +265,11 @@ def _gather_nd(
     x = permuted(op, x, [*axes, *others])
     dims = max(rank(p) for p in places)
     result = op.GatherND(x, stacked(op, places))
-    before = axes[0]
+    count, before = dims + len(others), axes[0]
+    result.shape = ir.Shape([None] * count)
     if not adjacent or before == 0:
         return result
-    count = dims + len(others)
     order = [*range(dims, dims + before), *range(dims), *range(dims + before, count)]
-    result.shape = ir.Shape([None] * count)
     return permuted(op, result, order)
 
 
@@ -280,7 +282,9 @@ def stacked(op: Op, places: Sequence[ir.Value]) -> ir.Value:
     if not _have_one_shape(places):
         target = broadcast_sizes(op, places)
         shape = op.operand(target) if target else op.constant(np.zeros([0], np.int64))
-        places = [p if list(static_shape(p) or [None]) == target else op.Expand(p, shape) for p in places]
+        places = [
+            p if list(static_shape(p) or [None]) == target else op.Expand(p, shape) for p in places
+        ]
     if len(places) == 1:
         return op.Unsqueeze(places[0], [-1])
     return op.Concat(*(op.Unsqueeze(p, [-1]) for p in places), axis=-1)

@@ -30,7 +30,7 @@ def axes_of(x: ir.Value, dim: Any) -> list[int] | None:
 
 
 def reduce(op: Op, op_type: str, x: ir.Value, dim: Any, keepdim: bool) -> ir.Value:
-    """A ``Reduce*`` node; axes are an input from opset 18 on (13 for ReduceSum), else an attribute."""
+    """A ``Reduce*`` node; before opset 18 (13 for ReduceSum) axes are an attribute."""
     if rank(x) == 0:
         return x
     axes = axes_of(x, dim)
@@ -178,13 +178,13 @@ def aminmax(
 
 @lowers(torch.argmax)
 def argmax(op: Op, /, input: ir.Value, dim: int | None = None, keepdim: bool = False) -> ir.Value:
-    """Lower to ``ArgMax-13``: the first of equal ones. (Of NaNs torch says where they are.)"""
+    """Lower to ``ArgMax-13``: the first of equal ones. Torch would say where a NaN is."""
     return _place_of_extreme(op, "ArgMax", input, dim, keepdim)
 
 
 @lowers(torch.argmin)
 def argmin(op: Op, /, input: ir.Value, dim: int | None = None, keepdim: bool = False) -> ir.Value:
-    """Lower to ``ArgMin-13``: the first of equal ones. (Of NaNs torch says where they are.)"""
+    """Lower to ``ArgMin-13``: the first of equal ones. Torch would say where a NaN is."""
     return _place_of_extreme(op, "ArgMin", input, dim, keepdim)
 
 

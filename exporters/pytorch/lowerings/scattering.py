@@ -11,10 +11,10 @@ import torch
 from exporters.pytorch.dtypes import promote
 from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.arithmetic import number
-from exporters.pytorch.lowerings.assignment import scatter_rows
+from exporters.pytorch.lowerings.assignment import scatter_slices
 from exporters.pytorch.lowerings.dims import same_size, static_size
 from exporters.pytorch.lowerings.indexing import compress
-from exporters.pytorch.lowerings.shaping import broadcast_sizes, has_shape_of, rank, sizes_of
+from exporters.pytorch.lowerings.shaping import broadcast_sizes, has_shape_of, rank
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:
@@ -49,7 +49,9 @@ def gather(
 
 
 @lowers(torch.take_along_dim)
-def take_along_dim(op: Op, /, input: ir.Value, indices: ir.Value, dim: int | None = None) -> ir.Value:
+def take_along_dim(
+    op: Op, /, input: ir.Value, indices: ir.Value, dim: int | None = None
+) -> ir.Value:
     """Lower to ``GatherElements-13`` of operands that agree on the other dims."""
     places = _positions(op, indices)
     if dim is None:
@@ -73,7 +75,14 @@ def take(op: Op, /, input: ir.Value, index: ir.Value) -> ir.Value:
 # Scatter along a dim
 
 
-_REDUCTIONS = {"add": "add", "sum": "add", "multiply": "mul", "prod": "mul", "amax": "max", "amin": "min"}
+_REDUCTIONS = {
+    "add": "add",
+    "sum": "add",
+    "multiply": "mul",
+    "prod": "mul",
+    "amax": "max",
+    "amin": "min",
+}
 
 
 def _reduction(op: Op, name: str | None) -> str | None:
@@ -105,7 +114,14 @@ def _scatter(
 
 @lowers(torch.scatter)
 def scatter(
-    op: Op, /, input: ir.Value, dim: int, index: ir.Value, src: ir.Value, *, reduce: str | None = None
+    op: Op,
+    /,
+    input: ir.Value,
+    dim: int,
+    index: ir.Value,
+    src: ir.Value,
+    *,
+    reduce: str | None = None,
 ) -> ir.Value:
     """Lower to ``ScatterElements-18``."""
     return _scatter(op, input, dim, index, src, _reduction(op, reduce))
@@ -202,28 +218,20 @@ def scatter_reduce(
 def _scatter_slices(
     op: Op, x: ir.Value, dim: int, index: ir.Value, source: ir.Value, reduction: str | None
 ) -> ir.Value:
-    """``ScatterND-18`` along the first dim; else ``ScatterElements-18`` with the index spread out."""
+    """Scatter along a dim; a tensor of rank 0 counts as one of one element."""
     if rank(x) == 0:
         flat = _scatter_slices(
             op, op.Reshape(x, [1]), 0, index, op.Reshape(source, [-1]), reduction
         )
         return op.Reshape(flat, [])
-    axis = dim % rank(x)
     line = _positions(op, index if rank(index) == 1 else op.Reshape(index, [-1]))
-    source = op.cast(source, x.dtype)
-    if axis == 0:
-        return scatter_rows(op, x, [op.cast(line, INT64)], source, reduction)
-    spread = op.Unsqueeze(line, [a for a in range(rank(x)) if a != axis])
-    sizes = [1 if a == axis else size for a, size in enumerate(sizes_of(op, x))]
-    places = op.Expand(spread, sizes)
-    if rank(source) < rank(x):
-        sizes[axis] = op.dim(line, 0)
-        source = op.Expand(source, sizes)
-    return op.ScatterElements(x, places, source, axis=axis, reduction=reduction)
+    return scatter_slices(op, x, dim % rank(x), line, op.cast(source, x.dtype), reduction)
 
 
 @lowers(torch.index_copy)
-def index_copy(op: Op, /, input: ir.Value, dim: int, index: ir.Value, source: ir.Value) -> ir.Value:
+def index_copy(
+    op: Op, /, input: ir.Value, dim: int, index: ir.Value, source: ir.Value
+) -> ir.Value:
     """Lower to ``ScatterND-18`` or ``ScatterElements-18``."""
     return _scatter_slices(op, input, dim, index, source, None)
 
@@ -363,5 +371,3 @@ def nonzero_static(op: Op, /, input: ir.Value, *, size: int, fill_value: int = -
 def count_nonzero(input: torch.Tensor, dim: int | Sequence[int] | None = None) -> torch.Tensor:
     truths = input if input.dtype == torch.bool else input != 0
     return truths.sum() if dim is None else truths.sum(dim)
-
-

@@ -53,9 +53,22 @@ def broadcast_like(op: Op, x: ir.Value, like: ir.Value) -> ir.Value:
     """``Expand-13`` to the shape of another value, where it has not got that already."""
     if has_shape_of(x, like):
         return x
-    wide = op.Expand(x, op.shape(like))
-    wide.shape = like.shape.copy()
-    wide.meta["sizes"] = like.meta.get("sizes")
+    return like_shape(op.Expand(x, op.shape(like)), like)
+
+
+def like_shape(x: ir.Value, like: ir.Value) -> ir.Value:
+    """Say of a value that it has the shape of another."""
+    x.shape = like.shape.copy()
+    x.meta["sizes"] = like.meta.get("sizes")
+    return x
+
+
+def with_dim(op: Op, x: ir.Value, axis: int) -> ir.Value:
+    """``Unsqueeze-13`` of one dim, what is known of the sizes kept."""
+    wide = op.Unsqueeze(x, [axis])
+    sizes = x.meta.get("sizes")
+    if sizes:
+        wide.meta["sizes"] = (*sizes[:axis], (1,) * len(sizes[0]), *sizes[axis:])
     return wide
 
 

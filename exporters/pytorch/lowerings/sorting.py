@@ -118,16 +118,15 @@ def _middle(
     axis = dim % rank(input)
     total = op.dim(input, axis)
     if not input.dtype.is_floating_point() and isinstance(total, int):
-        count = (total + 1) // 2
-        values, places = _top(op, input, count, axis, largest=False)
+        values, places = _top(op, input, (total + 1) // 2, axis, largest=False)
         return _picked(op, values, places, -1, axis, keepdim)
     values, places = _top(op, input, total, axis, largest=False)
     if input.dtype.is_floating_point():
         numbers = op.cast(op.Not(op.IsNaN(input)), INT64)
-        count = reduce(op, "ReduceSum", numbers, axis, True)
+        count: ir.Value = reduce(op, "ReduceSum", numbers, axis, True)
     else:
         count = op.operand(total)
-    at = op.Max(op.Div(op.Sub(count, 1), 2), 0)  # of the numbers, which NaNs follow
+    at: ir.Value = op.Max(op.Div(op.Sub(count, 1), 2), 0)  # of the numbers, which NaNs follow
     if input.dtype.is_floating_point() and not ignore_nan:
         at = op.Where(op.Less(count, total), count, at)
     shape = [1 if a == axis else op.dim(input, a) for a in range(rank(input))]
@@ -203,7 +202,7 @@ def _quantile(
     else:
         below, above = _element(x, at.floor()), _element(x, at.ceil())
         weight = 0.5 if interpolation == "midpoint" else at - at.floor()
-        result = torch.lerp(below, above, weight if isinstance(weight, float) else weight)
+        result = torch.lerp(below, above, weight)
     if not nan:
         result = torch.where(numbers < x.shape[-1], float("nan"), result)
     result = result.squeeze(-1)
@@ -369,7 +368,9 @@ def unique_consecutive(
     values = op.Compress(x, kept, axis=axis)
     inverse = op.Sub(op.CumSum(op.cast(kept, INT64), np.asarray(0)), 1)
     starts = op.Squeeze(op.NonZero(kept), [0])
-    ends = op.Concat(op.Slice(starts, [1], [2**63 - 1]), op.Shape(x, start=axis, end=axis + 1), axis=0)
+    ends = op.Concat(
+        op.Slice(starts, [1], [2**63 - 1]), op.Shape(x, start=axis, end=axis + 1), axis=0
+    )
     if dim is None:
         inverse = op.Reshape(inverse, op.shape(input))
     return _distinct(values, inverse, op.Sub(ends, starts), axis, rank(x))
@@ -402,9 +403,7 @@ def bincount(
 
 
 @decomposes(torch.histc)
-def histc(
-    input: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0
-) -> torch.Tensor:
+def histc(input: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
     x = input.reshape(-1)
     low, high = torch.as_tensor(min, dtype=x.dtype), torch.as_tensor(max, dtype=x.dtype)
     if min == max and x.shape[0] != 0:
@@ -415,4 +414,3 @@ def histc(
     inside = (x >= low) & (x <= high)
     hits = (place.unsqueeze(-1) == torch.arange(bins, dtype=x.dtype)) & inside.unsqueeze(-1)
     return hits.to(x.dtype).sum(0)
-
