@@ -151,7 +151,7 @@ def _accepts(function: Callable[..., Any], skip: int) -> Callable[[Sequence[Any]
             return isinstance(x, wanted)
         if annotation.startswith("Sequence["):
             return isinstance(x, list | tuple)
-        if "ir.Value" not in annotation and "Any" not in annotation and "object" not in annotation:
+        if not any(word in annotation for word in ("ir.Value", "Tensor", "Any", "object")):
             return not is_tensor
         return True
 

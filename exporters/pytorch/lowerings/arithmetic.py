@@ -32,7 +32,9 @@ def _times(op: Op, x: ir.Value, factor: Any) -> ir.Value:
 def add(op: Op, /, input: Any, other: Any, *, alpha: Any = 1) -> ir.Value:
     """Lower to ``Add-14``, or ``Or`` for booleans."""
     x, y = promote(op, input, other)
-    return op.Or(x, y) if x.dtype == ir.DataType.BOOL else op.Add(x, _times(op, y, alpha))
+    if x.dtype == ir.DataType.BOOL:
+        return op.Or(x, y if number(alpha) else op.And(y, *promote(op, alpha, to=x.dtype)))
+    return op.Add(x, _times(op, y, alpha))
 
 
 @lowers(torch.sub, torch.subtract, prims.sub)
@@ -139,7 +141,12 @@ def pow(op: Op, /, input: Any, exponent: Any) -> ir.Value:
         short = _short_power(op, op.cast(input, promoted_dtype(input, exponent)), given)
         if short is not None:
             return short
-    return kernels.emit(op, "Pow", *promote(op, input, exponent))
+    x, y = promote(op, input, exponent)
+    power = kernels.emit(op, "Pow", x, y)
+    if x.dtype.is_floating_point() or given is not None:
+        return power
+    inverse_of_zero = op.And(op.Equal(x, 0), op.Less(y, 0))  # 0 in torch, as of other numbers
+    return kernels.emit(op, "Where", inverse_of_zero, 0, power)
 
 
 def _short_power(op: Op, x: ir.Value, exponent: float) -> ir.Value | None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 
 from exporters.pytorch.dtypes import promote
+from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.comparison import choose
 from exporters.pytorch.lowerings.dims import same_size, static_size
@@ -126,7 +127,10 @@ def scatter_slices(
         )
     )
     update = new if fits else op.Expand(new, sizes)
-    return op.ScatterElements(x, op.Expand(spread, sizes), update, axis=axis, reduction=reduction)
+    places = op.Expand(spread, sizes)
+    return kernels.scatter(
+        op, "ScatterElements", x, places, update, axis=axis, reduction=reduction
+    )
 
 
 def _has_unit_step(item: Any) -> bool:
@@ -292,7 +296,8 @@ def scatter_rows(
         found = positions_of(op, [(0, a) for a in arrays])
         places, width = stacked(op, [p for _, p in found]), len(found)
     counts = [op.dim(places, axis) for axis in range(rank(places) - 1)]
-    return op.ScatterND(x, places, _widened(op, new, counts, x, width), reduction=reduction)
+    update = _widened(op, new, counts, x, width)
+    return kernels.scatter(op, "ScatterND", x, places, update, reduction=reduction)
 
 
 def _assign_positions(
@@ -312,8 +317,9 @@ def _assign_positions(
         places = gather_at(op, places, arrays)
     update = _drop_leading(op, new, rank(places))
     update = op.Reshape(op.Expand(update, op.Shape(places)), [-1])
-    flat = op.ScatterElements(
-        op.Reshape(x, [-1]), op.Reshape(places, [-1]), update, axis=0, reduction=reduction
+    base, line = op.Reshape(x, [-1]), op.Reshape(places, [-1])
+    flat = kernels.scatter(
+        op, "ScatterElements", base, line, update, axis=0, reduction=reduction
     )
     return op.Reshape(flat, shape)
 

@@ -69,6 +69,8 @@ def isclose(
     equal_nan: bool = False,
 ) -> torch.Tensor:
     close = input == other
+    if input.dtype == torch.bool:
+        input, other = input.to(torch.get_default_dtype()), other.to(torch.get_default_dtype())
     if not input.is_floating_point() and rtol == 0 and atol == 0:
         return close
     if input.is_floating_point() and equal_nan:

@@ -254,9 +254,8 @@ def linspace(
 
 
 def _wide(x: Any, dtype: torch.dtype) -> torch.Tensor:
-    whole = not dtype.is_floating_point
-    x = torch.as_tensor(x)
-    return (x.to(dtype) if whole else x).double()
+    x = x if isinstance(x, torch.Tensor) else torch.as_tensor(x, dtype=torch.float64)
+    return (x if dtype.is_floating_point else x.to(dtype)).double()
 
 
 def _result_dtype(*numbers: Any) -> torch.dtype:

@@ -324,14 +324,19 @@ def flip(op: Op, /, input: ir.Value, dims: Sequence[int]) -> ir.Value:
     )
 
 
+@lowers(T.flip)
+def flip_method(op: Op, /, input: ir.Value, *dims: int) -> ir.Value:
+    return flip(op, input, sequence_sizes(dims))
+
+
 @decomposes(torch.fliplr)
 def fliplr(input: torch.Tensor) -> torch.Tensor:
-    return input.flip(1)
+    return input.flip([1])
 
 
 @decomposes(torch.flipud)
 def flipud(input: torch.Tensor) -> torch.Tensor:
-    return input.flip(0)
+    return input.flip([0])
 
 
 def _is_flat_roll(input: torch.Tensor, shifts: Any, dims: Any = ()) -> bool:

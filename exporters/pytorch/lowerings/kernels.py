@@ -15,7 +15,7 @@ from exporters.tracing.graph import schema_of
 if TYPE_CHECKING:
     from exporters.tracing.graph import GraphBuilder as Op
 
-__all__ = ["emit", "working_dtype"]
+__all__ = ["emit", "scatter", "working_dtype"]
 
 _D = ir.DataType
 _SMALL_TO_INT32 = {_D.INT16: _D.INT32, _D.INT8: _D.INT32, _D.UINT8: _D.INT32}
@@ -51,6 +51,34 @@ _WIDER: dict[str, dict[ir.DataType, ir.DataType]] = {
 def working_dtype(op_type: str, dtype: ir.DataType) -> ir.DataType:
     """The element type to run an operator in where ``dtype`` is asked for."""
     return _WIDER.get(op_type, {}).get(dtype, dtype)
+
+
+# Of the scatters that reduce, whatever the schema says.
+_SCATTERED = {_D.BOOL: _D.INT32, _D.FLOAT16: _D.FLOAT}
+
+
+def scatter(
+    op: Op,
+    op_type: str,
+    data: ir.Value,
+    indices: ir.Value,
+    updates: ir.Value,
+    *,
+    reduction: str | None = None,
+    **attributes: Any,
+) -> ir.Value:
+    """A scatter that may reduce."""
+    dtype = data.dtype
+    wider = _SCATTERED.get(dtype, dtype) if reduction else dtype
+    made = op.emit(
+        op_type,
+        op.cast(data, wider),
+        indices,
+        op.cast(updates, wider),
+        reduction=reduction,
+        **attributes,
+    )
+    return op.cast(made, dtype)
 
 
 def emit(op: Op, op_type: str, *inputs: Any, **attributes: Any) -> Any:

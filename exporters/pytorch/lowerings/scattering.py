@@ -43,6 +43,8 @@ def gather(
     op: Op, /, input: ir.Value, dim: int, index: ir.Value, *, sparse_grad: object = False
 ) -> ir.Value:
     """Lower to ``GatherElements-13``, which rejects rank 0."""
+    if 0 in index.shape.dims:  # an empty index may have any rank
+        return op.Expand(op.operand(0, input.dtype), op.shape(index))
     x, places = _at_least_1d(op, input), _at_least_1d(op, _positions(op, index))
     result = op.GatherElements(x, places, axis=dim % rank(x))
     return result if rank(index) else op.Reshape(result, [])
@@ -100,15 +102,16 @@ def _scatter(
     op: Op, x: ir.Value, dim: int, index: ir.Value, update: ir.Value, reduction: str | None
 ) -> ir.Value:
     """``ScatterElements-18``; an update may be larger than the index."""
-    if x.dtype == BOOL and reduction is not None:
-        whole, part = op.cast(x, ir.DataType.INT32), op.cast(update, ir.DataType.INT32)
-        return op.cast(_scatter(op, whole, dim, index, part, reduction), BOOL)
+    if 0 in index.shape.dims:
+        return x
     base, places = _at_least_1d(op, x), _at_least_1d(op, _positions(op, index))
     update = _at_least_1d(op, op.cast(update, x.dtype))
     if not has_shape_of(update, places):
         count = rank(places)
         update = op.Slice(update, [0] * count, op.shape(places), list(range(count)))
-    result = op.ScatterElements(base, places, update, axis=dim % rank(base), reduction=reduction)
+    result = kernels.scatter(
+        op, "ScatterElements", base, places, update, axis=dim % rank(base), reduction=reduction
+    )
     return result if rank(x) else op.Reshape(result, [])
 
 
@@ -241,10 +244,11 @@ def index_add(
     op: Op, /, input: ir.Value, dim: int, index: ir.Value, source: ir.Value, *, alpha: Any = 1
 ) -> ir.Value:
     """Lower to ``ScatterND-18`` or ``ScatterElements-18`` that add."""
-    working = ir.DataType.INT32 if input.dtype == BOOL else input.dtype
-    base, scaled = promote(op, input, source, to=working)
-    scaled = scaled if number(alpha) == 1 else op.Mul(scaled, alpha)
-    return _scatter_slices(op, base, dim, index, scaled, "add")
+    (scaled,) = promote(op, source, to=input.dtype)
+    if number(alpha) != 1:
+        truth = input.dtype == BOOL
+        scaled = op.And(scaled, *promote(op, alpha, to=BOOL)) if truth else op.Mul(scaled, alpha)
+    return _scatter_slices(op, input, dim, index, scaled, "add")
 
 
 @lowers(torch.index_fill)
@@ -283,8 +287,8 @@ def put(
     """Lower to ``ScatterElements-18`` on the flat tensor."""
     flat, places = op.Reshape(input, [-1]), op.Reshape(index, [-1])
     update = op.Reshape(source, [-1])
-    written = op.ScatterElements(
-        flat, places, update, axis=0, reduction="add" if accumulate else None
+    written = kernels.scatter(
+        op, "ScatterElements", flat, places, update, axis=0, reduction="add" if accumulate else None
     )
     return op.Reshape(written, op.shape(input))
 

@@ -12,7 +12,7 @@ from exporters.pytorch.dtypes import promote
 from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.reductions import reduce
 from exporters.pytorch.lowerings.shaping import rank
-from exporters.pytorch.registry import Unlowerable, decomposes, lowers
+from exporters.pytorch.registry import decomposes, lowers
 
 if TYPE_CHECKING:
     from exporters.tracing.graph import GraphBuilder as Op
@@ -356,7 +356,8 @@ def unique_consecutive(
     axis = 0 if dim is None else dim % rank(x)
     total = op.dim(x, axis) if dim is not None else op.Size(x)
     if isinstance(total, int) and total == 0:
-        raise Unlowerable("nothing to compare")
+        nothing = op.constant(np.zeros(0, np.int64))
+        return x, nothing, nothing
     later, earlier = op.Slice(x, [1], [2**63 - 1], [axis]), op.Slice(x, [0], [-1], [axis])
     differs = op.Not(op.Equal(later, earlier))
     differs.shape = ir.Shape([None] * rank(x))
@@ -396,15 +397,17 @@ def bincount(
     input: torch.Tensor, weights: torch.Tensor | None = None, minlength: int = 0
 ) -> torch.Tensor:
     size = torch.cat([input + 1, torch.as_tensor([minlength], dtype=input.dtype)]).max().item()
-    ones = torch.ones_like(input, dtype=torch.int64) if weights is None else weights
-    if ones.dtype == torch.float16 or not ones.is_floating_point():
-        ones = ones if weights is None else ones.double()
-    return torch.zeros(size, dtype=ones.dtype).scatter_add(0, input.long(), ones)
+    if weights is None:
+        weights = torch.ones_like(input, dtype=torch.int64)
+    elif weights.dtype != torch.float32:
+        weights = weights.double()
+    return torch.zeros(size, dtype=weights.dtype).scatter_add(0, input.long(), weights)
 
 
 @decomposes(torch.histc)
 def histc(input: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
     x = input.reshape(-1)
+    x = x.float() if x.dtype == torch.float16 else x
     low, high = torch.as_tensor(min, dtype=x.dtype), torch.as_tensor(max, dtype=x.dtype)
     if min == max and x.shape[0] != 0:
         low, high = x.min(), x.max()
@@ -413,4 +416,4 @@ def histc(input: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) 
     place = ((x - low) * bins / (high - low)).floor().clamp(max=bins - 1)
     inside = (x >= low) & (x <= high)
     hits = (place.unsqueeze(-1) == torch.arange(bins, dtype=x.dtype)) & inside.unsqueeze(-1)
-    return hits.to(x.dtype).sum(0)
+    return hits.to(x.dtype).sum(0).to(input.dtype)
