@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bridge.session import Session, load
     from bridge.tracing import TracedModule, trace
     from exporters.errors import ExportError
+from exporters.script import script
 
 _HOMES = {
     "BridgeError": "bridge.errors",
@@ -63,6 +64,7 @@ __all__ = [
     "TrainModeWarning",
     "export",
     "load",
+    "script",
     "trace",
 ]
 

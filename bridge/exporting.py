@@ -34,6 +34,8 @@ def export(
     examples: Sequence[Any] | None = None,
     opset: int | None = None,
     output_names: Sequence[str] | None = None,
+    script: str = "auto",
+    unroll_limit: int = 128,
     external_data: bool | None = None,
     verify: bool = True,
     progress: Callable[[str], None] | None = None,
@@ -52,6 +54,10 @@ def export(
             dims in which they differ are dynamic.
         opset: ONNX opset, 17 or later; 23 unless given.
         output_names: Names for the graph outputs, in order.
+        script: ``"auto"`` compiles every function in which Python branches on what only run time
+            knows; ``"explicit"`` only those marked with ``@bridge.script``.
+        unroll_limit: Loops of more iterations, known when tracing, become ``Loop`` nodes in
+            compiled functions.
         external_data: Whether weights go to a file of their own; None does so above 2 GB.
         verify: Whether to run the model on ONNX Runtime, on the example, on other sizes and other
             values, and compare with eager.
@@ -80,6 +86,8 @@ def export(
         examples=examples,
         opset=opset,
         output_names=output_names,
+        script=script,
+        unroll_limit=unroll_limit,
         check=verify,
     )
     program = Program(traced.model, _signature(traced), _report(traced))
@@ -113,6 +121,7 @@ def _signature(traced: TracedModel) -> Signature:
 def _report(traced: TracedModel) -> ExportReport:
     report = ExportReport(
         assumptions=[str(a) for a in traced.assumptions],
+        scripted=list(traced.scripted),
         dynamic={
             s.name: [w.sizes.get(s.name, s.size) for w in traced.worlds] for s in traced.symbols
         },

@@ -59,6 +59,7 @@ class ExportError(Exception):
         self.message = message
         self.source = source
         self.hint = hint
+        self.target: object = None  # the function whose compilation would help
 
     def __str__(self) -> str:
         parts = [self.message]

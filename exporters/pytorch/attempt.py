@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 
-from exporters.errors import InputError
+from exporters.errors import InputError, UnboundNameError
 from exporters.pytorch import handlers, isolation, lowerings  # noqa: F401  (registration)
 from exporters.pytorch.inputs import (
     Arguments,
@@ -24,6 +24,7 @@ from exporters.pytorch.inputs import (
 )
 from exporters.pytorch.specialisation import Call, EagerLog
 from exporters.pytorch.tracer import TorchTracer, unsupported_error
+from exporters.script import target_of
 from exporters.tracing.finish import build_model
 from exporters.tracing.pytree import Tree, flatten
 from exporters.tracing.scalars import ScalarRecord, TracedScalar, plain
@@ -33,11 +34,16 @@ from exporters.tracing.trace import Assumption, Interrupt, Trace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from exporters.script import Target
     from exporters.tracing.worlds import Symbol
 
 __all__ = ["Attempt", "TracedModel", "World"]
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
+_PLUMBING = tuple(
+    os.path.join(_TORCH, name)
+    for name in ("overrides.py", "_tensor.py", "_ops.py", "_jit_internal.py", "utils/_contextlib.py")
+)
 _NUMBERS = {bool: ir.DataType.BOOL, int: ir.DataType.INT64, float: ir.DataType.DOUBLE}
 
 
@@ -74,6 +80,8 @@ class TracedModel:
         mutated: Parameters and buffers that forward writes to, by ``state_dict`` name.
         random: Whether the graph draws random numbers.
         training: Paths of modules that are in train mode.
+        scripted: Functions that were compiled without being marked.
+        targets: All functions that were compiled.
         seconds: Time spent, by phase.
     """
 
@@ -90,6 +98,8 @@ class TracedModel:
     mutated: list[str]
     random: bool
     training: list[str]
+    scripted: list[str]
+    targets: list[Target]
     seconds: dict[str, float]
 
     def eager(self, leaves: Sequence[Any]) -> list[Any]:
@@ -119,6 +129,7 @@ class Attempt:
         worlds: The runs to trace at once, the example first.
         opset: ONNX opset of the graph.
         output_names: Names for the graph outputs.
+        unroll_limit: Trip counts up to this are unrolled.
     """
 
     def __init__(
@@ -130,6 +141,7 @@ class Attempt:
         *,
         opset: int,
         output_names: Sequence[str] | None = None,
+        unroll_limit: int = 128,
     ) -> None:
         self.model = model
         self.arguments = arguments
@@ -137,6 +149,7 @@ class Attempt:
         self.worlds = list(worlds)
         self.opset = opset
         self.output_names = output_names
+        self.unroll_limit = unroll_limit
         self.modules = modules_of(model)
         self.named = named_tensors(self.modules)
         self.log: list[Call] = []
@@ -160,6 +173,7 @@ class Attempt:
             module_call=torch.nn.Module._call_impl.__code__,
             module_path=lambda module: paths.get(id(module)),
             entry=_run_model.__code__,
+            plumbing=_PLUMBING,
         )
 
     def eager_calls(self, leaves: Sequence[Any]) -> list[Call]:
@@ -177,6 +191,7 @@ class Attempt:
         """
         started = time.perf_counter()
         trace = Trace(len(self.worlds), opset=self.opset, finder=self.finder())
+        trace.unroll_limit = self.unroll_limit
         tracer = TorchTracer(trace, self.named)
         if log_world is not None:
             tracer.log_calls(log_world)
@@ -191,7 +206,19 @@ class Attempt:
                     self.log = tracer.log
                     tracer.constants.restore()
         except Interrupt as interrupt:
-            raise interrupt.error from interrupt.__cause__
+            error = interrupt.error
+            if interrupt.frame is not None:
+                error.target = target_of(interrupt.frame)
+            raise error from interrupt.__cause__
+        except NameError as error:
+            way, source = trace.unbound.get(error.name or "", (None, None))
+            if way is None:
+                raise
+            raise UnboundNameError(
+                f"`{error.name}` is read, but only {way} binds it",
+                source=source,
+                hint=f"bind {error.name} before the statement, or on both ways",
+            ) from error
         traced.seconds["trace"] = time.perf_counter() - started
         return traced
 
@@ -245,7 +272,8 @@ class Attempt:
         constants: dict[int, Any] = {}
         for index, leaf in enumerate(leaves):
             if isinstance(leaf, torch.Tensor):
-                value, runs = tracer.graph(leaf), tracer.worlds(leaf)
+                value = tracer.graph(leaf)
+                runs = {w: tracer.constants.kept(t) for w, t in tracer.worlds(leaf).items()}
             elif isinstance(leaf, TracedScalar):
                 value, runs = leaf.scalar(), leaf.record.worlds
             else:
@@ -299,6 +327,8 @@ class Attempt:
                 for name, child in module.named_modules()
                 if child.training
             ],
+            scripted=[],
+            targets=[],
             seconds={},
         )
 

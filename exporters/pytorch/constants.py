@@ -87,6 +87,10 @@ class Constants:
             flat = flat_bytes(tensor)
             self._saved[storage._cdata] = (flat, flat.clone())
 
+    def kept(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor``, or a copy if :meth:`restore` is going to change it."""
+        return tensor.clone() if tensor.untyped_storage()._cdata in self._saved else tensor
+
     def restore(self) -> None:
         """Give every tensor that was written to the values it had before the trace."""
         with torch.no_grad():

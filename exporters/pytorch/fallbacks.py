@@ -34,17 +34,19 @@ _QUESTIONS = {
 }
 
 
-@functools.cache
 def inlined(func: Callable[..., Any]) -> Callable[..., Any] | None:
     """``func`` with its own check for torch function modes answering no; None for builtins.
 
     Called under the mode, its body runs and every torch call in it is seen.
     """
     body = inspect.unwrap(func)
-    if not isinstance(body, types.FunctionType):
-        return None
+    return _inlined(body, body.__code__) if isinstance(body, types.FunctionType) else None
+
+
+@functools.cache
+def _inlined(body: types.FunctionType, code: types.CodeType) -> Callable[..., Any]:
     copy = types.FunctionType(
-        body.__code__,
+        code,
         {**body.__globals__, **_QUESTIONS},
         body.__name__,
         body.__defaults__,

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exporters.errors import InputError, WorldError
+from exporters.errors import ExportError, InputError, ScriptError, WorldError
 from exporters.pytorch.attempt import Attempt, TracedModel, World
 from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.inputs import Arguments, bind, clone, world_leaves
 from exporters.pytorch.resizing import accepted_sizes, every_dim
 from exporters.pytorch.specialisation import differs, first_difference
+from exporters.script import Target, compiled, marked, nested_codes, target_of
 from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-
-    from exporters.errors import ExportError
 
 __all__ = ["DEFAULT_OPSET", "TracedModel", "World", "explain", "trace"]
 
@@ -37,6 +36,8 @@ def trace(
     examples: Sequence[Any] | None = None,
     opset: int | None = None,
     output_names: Sequence[str] | None = None,
+    script: str = "auto",
+    unroll_limit: int = 128,
     check: bool = True,
 ) -> TracedModel:
     """Trace an eager callable into an ONNX model.
@@ -51,12 +52,18 @@ def trace(
             which the dynamic dims are inferred.
         opset: ONNX opset, 17 or later; 23 unless given.
         output_names: Names for the graph outputs, in order.
+        script: ``"auto"`` compiles every function in which Python branches on what only run time
+            knows; ``"explicit"`` only those marked with ``@bridge.script``.
+        unroll_limit: Loops of more iterations, known when tracing, become ``Loop`` nodes in
+            compiled functions.
         check: Whether to run eager code in the other worlds too, to see that the trace froze
             nothing that varies.
 
     Raises:
         ExportError: See :mod:`exporters.errors`.
     """
+    if script not in ("auto", "explicit"):
+        raise InputError(f"script is {script!r}; it is 'auto' or 'explicit'")
     opset = DEFAULT_OPSET if opset is None else opset
     if opset < _OLDEST_OPSET:
         raise InputError(f"opset {opset} is older than {_OLDEST_OPSET}, the oldest supported")
@@ -66,34 +73,79 @@ def trace(
         args, kwargs = split_example(given.pop(0))
     arguments = bind(model, args, kwargs)
     _check_leaves(arguments)
-    options = {"opset": opset, "output_names": output_names}
-    if given:
-        if dynamic_shapes is not None:
-            raise InputError(
-                "examples= and dynamic_shapes= both say which dims vary",
-                hint="leave dynamic_shapes out: the dims that differ between examples are dynamic",
-            )
-        others = [bind(model, *split_example(e)) for e in given]
-        symbols, worlds = _infer_symbols(arguments, others)
-        attempt = Attempt(model, arguments, symbols, worlds, **options)
-        traced = attempt.run()
-    else:
-        shapes = [tuple(x.shape) if hasattr(x, "shape") else None for x in arguments.leaves]
-        if isinstance(dynamic_shapes, str) and dynamic_shapes == "auto":
-            symbols = every_dim(arguments.names, shapes)
+    if given and dynamic_shapes is not None:
+        raise InputError(
+            "examples= and dynamic_shapes= both say which dims vary",
+            hint="leave dynamic_shapes out: the dims that differ between examples are dynamic",
+        )
+    others = [bind(model, *split_example(e)) for e in given]
+    options = {"opset": opset, "output_names": output_names, "unroll_limit": unroll_limit}
+
+    def once() -> TracedModel:
+        if others:
+            symbols, worlds = _infer_symbols(arguments, others)
+            attempt = Attempt(model, arguments, symbols, worlds, **options)
+            traced = attempt.run()
         else:
-            paths = list(arguments.tree.paths())
-            symbols = parse_dynamic_shapes(dynamic_shapes, arguments.names, paths, shapes)
-        attempt, traced = _trace_resized(model, arguments, symbols, options)
-    traced.seconds["total"] = time.perf_counter() - started
-    if check and len(traced.worlds) > 1:
-        started = time.perf_counter()
-        for index in range(1, len(traced.worlds)):
-            error = _specialisation(attempt, traced, index)
-            if error is not None:
-                raise error
-        traced.seconds["check"] = time.perf_counter() - started
-    return traced
+            symbols = _declared_symbols(arguments, dynamic_shapes)
+            attempt, traced = _trace_resized(model, arguments, symbols, options)
+        traced.seconds["total"] = time.perf_counter() - started
+        if check:
+            _check_worlds(attempt, traced, scripted=bool(targets))
+        return traced
+
+    targets: dict[Any, Target] = {t.code: t for t in marked()}
+    return compiling(once, targets, automatic=script == "auto")
+
+
+def compiling(
+    once: Callable[[], TracedModel], targets: dict[Any, Target], *, automatic: bool
+) -> TracedModel:
+    """Trace, and trace anew with one more function compiled, until nothing asks any more."""
+    chosen: list[str] = []
+    while True:
+        made: set[Any] = set()
+        try:
+            with compiled(targets.values()) as replacements:
+                made = {c for code in replacements.values() for c in nested_codes(code)}
+                traced = once()
+            traced.scripted.extend(chosen)
+            traced.targets.extend(targets.values())
+            return traced
+        except ExportError as error:
+            target = error.target
+            if not automatic or not isinstance(target, Target):
+                raise
+            if target.code in made or target.code in targets:
+                raise
+            targets[target.code] = target
+            chosen.append(str(target))
+            try:
+                with compiled([target]):
+                    pass
+            except ScriptError as refusal:
+                raise refusal from error
+
+
+def _declared_symbols(arguments: Arguments, dynamic_shapes: Any) -> list[Symbol]:
+    shapes = [tuple(x.shape) if hasattr(x, "shape") else None for x in arguments.leaves]
+    if isinstance(dynamic_shapes, str) and dynamic_shapes == "auto":
+        return every_dim(arguments.names, shapes)
+    paths = list(arguments.tree.paths())
+    return parse_dynamic_shapes(dynamic_shapes, arguments.names, paths, shapes)
+
+
+def _check_worlds(attempt: Attempt, traced: TracedModel, *, scripted: bool) -> None:
+    """Compare every world's traced results with eager code of its own."""
+    first = 0 if scripted else 1  # what is compiled has to prove itself on the example, too
+    if len(traced.worlds) <= first:
+        return
+    started = time.perf_counter()
+    for index in range(first, len(traced.worlds)):
+        error = _specialisation(attempt, traced, index)
+        if error is not None:
+            raise error
+    traced.seconds["check"] = time.perf_counter() - started
 
 
 def _specialisation(attempt: Attempt, traced: TracedModel, index: int) -> ExportError | None:
@@ -106,7 +158,14 @@ def _specialisation(attempt: Attempt, traced: TracedModel, index: int) -> Export
     if len(chosen) == len(world.outputs) and not any(map(differs, world.outputs, chosen)):
         return None
     attempt.run(log_world=index)
-    return first_difference(attempt.log, attempt.eager_calls(world.leaves))
+    return _with_target(first_difference(attempt.log, attempt.eager_calls(world.leaves)))
+
+
+def _with_target(error: ExportError | None) -> ExportError | None:
+    """Say which function's compilation would help."""
+    if error is not None and error.source is not None and error.source.code is not None:
+        error.target = target_of(error.source.code)
+    return error
 
 
 def explain(traced: TracedModel, leaves: Sequence[Any], sizes: Mapping[str, int]) -> ExportError | None:
@@ -114,7 +173,12 @@ def explain(traced: TracedModel, leaves: Sequence[Any], sizes: Mapping[str, int]
     worlds = [traced.worlds[0], World(list(leaves), [], dict(sizes))]
     opset = traced.model.opset_imports[""]
     attempt = Attempt(traced.callable, traced.arguments, traced.symbols, worlds, opset=opset)
-    return _specialisation(attempt, attempt.run(), 1)
+    with compiled(traced.targets):
+        try:
+            again = attempt.run()
+        except ExportError as error:
+            return error
+        return _specialisation(attempt, again, 1)
 
 
 def split_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -219,4 +283,4 @@ def _why_frozen(attempt: Attempt, failure: WorldError) -> ExportError:
     with contextlib.suppress(WorldError):
         attempt.run(log_world=1)
     eager = attempt.eager_calls(attempt.worlds[1].leaves)
-    return first_difference(attempt.log, eager[: len(attempt.log) + 1]) or failure
+    return _with_target(first_difference(attempt.log, eager[: len(attempt.log) + 1])) or failure

@@ -20,7 +20,6 @@ from exporters.errors import SpecialisationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import CodeType
 
     from exporters.tracing.source import Source, SourceFinder
 
@@ -164,13 +163,3 @@ def deciding_statement(traced: Source | None, eager: Source | None) -> Source | 
     return dataclasses.replace(
         anchor, line=where.lineno, column=where.col_offset, end_column=where.end_col_offset
     )
-
-
-def enclosing_code(source: Source | None, codes: Sequence[CodeType]) -> CodeType | None:
-    """The code object of the function that a position is in."""
-    if source is None:
-        return None
-    for code in codes:
-        if code.co_filename == source.file and code.co_qualname == source.function:
-            return code
-    return None

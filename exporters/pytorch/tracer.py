@@ -16,9 +16,13 @@ from exporters.pytorch.composite import composition
 from exporters.pytorch.constants import Constants, flat_bytes
 from exporters.pytorch.dtypes import from_torch_dtype, to_torch_dtype
 from exporters.pytorch.fallbacks import fallback
+from exporters.pytorch.handlers import sizes_of, traced_number
 from exporters.pytorch.isolation import is_opaque
+from exporters.pytorch.lists import call_on_list
 from exporters.pytorch.registry import Decomposition, Handler, Lowering, Unlowerable
 from exporters.pytorch.specialisation import Call, name_of, tensors_of
+from exporters.tracing.lists import StagedList
+from exporters.tracing.loops import OuterWrite
 from exporters.tracing.record import Record, View
 from exporters.tracing.scalars import TracedScalar, plain
 from exporters.tracing.trace import Interrupt, Trace
@@ -124,6 +128,7 @@ class TorchTracer(TorchFunctionMode):
         self.promoted: dict[int, tuple[torch.Tensor, Record]] = {}
         self._plans: dict[Any, Plan] = {}
         self._composing: list[Callable[..., Any]] = []
+        self._fresh: set[int] = set()  # storages of constants made inside of branches and loops
         self.log: list[Call] = []
         self._log_world: int | None = None
         self._logging = False  # inside a call of the user's: what it is made of is not noted
@@ -134,9 +139,10 @@ class TorchTracer(TorchFunctionMode):
         """What is known of ``tensor``; None for a constant."""
         found = self.trace.record(tensor)
         if found is None and self.promoted:
-            owner = self.promoted.get(tensor.untyped_storage()._cdata)
-            if owner is not None:
-                return self.adopt(tensor, *owner)
+            with torch._C.DisableTorchFunction():
+                owner = self.promoted.get(tensor.untyped_storage()._cdata)
+                if owner is not None:
+                    return self.adopt(tensor, *owner)
         return found
 
     def track(
@@ -198,6 +204,8 @@ class TorchTracer(TorchFunctionMode):
             return x if record is None or record.home == world else record.worlds[world]
         if isinstance(x, TracedScalar):
             return x.record.worlds[world]
+        if isinstance(x, StagedList):
+            return list(x.contents.worlds[world])
         if isinstance(x, tuple | list):
             items = [self.concrete(i, world) for i in x]
             if type(x) in (tuple, list):
@@ -273,10 +281,28 @@ class TorchTracer(TorchFunctionMode):
     def replay(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Answer a call eagerly, in the one world that is active."""
         (world,) = self.trace.active
+        known = self.plan(func)
+        for written in self._target(known, args, kwargs)[2]:
+            if self.record(written) is None and self._is_outer(written):
+                raise OuterWrite(written)
         args, kwargs = self.concrete(args, world), self.concrete(kwargs, world)
         if self.trace.logs:
-            self._note_writes(self.plan(func), args, kwargs, world)
-        return func(*args, **kwargs)
+            self._note_writes(known, args, kwargs, world)
+        result = func(*args, **kwargs)
+        self._note_fresh(result, self.leaves(args, kwargs))
+        return result
+
+    def _note_fresh(self, result: Any, arguments: Sequence[Any]) -> None:
+        """Remember the constants that are made inside of a branch or a loop."""
+        found = {t.untyped_storage()._cdata for t in tensors_of(result) if t.layout is torch.strided}
+        if found:
+            self._fresh |= found - {
+                t.untyped_storage()._cdata for t in arguments if isinstance(t, torch.Tensor)
+            }
+
+    def _is_outer(self, tensor: torch.Tensor) -> bool:
+        """Whether a constant was there before the branch or loop that is being traced."""
+        return tensor.untyped_storage()._cdata not in self._fresh
 
     def plan(self, func: Any) -> Plan:
         """What is known of ``func`` before it is called."""
@@ -305,6 +331,8 @@ class TorchTracer(TorchFunctionMode):
     def dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Answer one call."""
         self.trace.moved()
+        if args and isinstance(args[0], StagedList):
+            return call_on_list(self, func, args[0], args[1:], kwargs)
         known = self.plan(func)
         if known.query:
             return func(*args, **kwargs)
@@ -318,10 +346,15 @@ class TorchTracer(TorchFunctionMode):
         leaves = self.leaves(args, kwargs)
         tracked = [x for x in leaves if isinstance(x, TracedScalar) or self.record(x) is not None]
         args, kwargs, target = self._target(known, args, kwargs)
-        if not tracked and not self._is_random(known):
+        inside = self.op.block is not self.op.main
+        outer_write = inside and any(self._is_outer(t) for t in target)
+        if not tracked and not outer_write and not self._is_random(known):
             for written in target:
                 self.constants.before_write(written)
-            return func(*args, **kwargs)
+            result = func(*args, **kwargs)
+            if inside:
+                self._note_fresh(result, leaves)
+            return result
 
         if known.assigns and self._assigns_itself(*args):
             return None
@@ -393,6 +426,20 @@ class TorchTracer(TorchFunctionMode):
                     )
                 ) from error
         return results
+
+    def _assigns_itself(self, tensor: torch.Tensor, index: Any, value: Any) -> bool:
+        """Whether ``x[i] = v`` ends an ``x[i] += y``: the value is that very part of ``x``."""
+        if not isinstance(value, torch.Tensor):
+            return False
+        if value.untyped_storage()._cdata != tensor.untyped_storage()._cdata:
+            return False
+        home = self.trace.active[0]
+        place = self.concrete(tensor, home)[self.concrete(index, home)]
+        return (
+            place.data_ptr() == value.data_ptr()
+            and place.shape == value.shape
+            and place.stride() == value.stride()
+        )
 
     def _is_random(self, known: Plan) -> bool:
         return any(isinstance(e, Lowering) and e.random for e in known.entries)
@@ -534,6 +581,52 @@ class TorchTracer(TorchFunctionMode):
             ]
         return dtype, shape
 
+    def truth(self, x: Any, world: int) -> bool:
+        """Whether ``x`` is true in one world."""
+        with torch._C.DisableTorchFunction():
+            return bool(self.concrete(x, world))
+
+    def shape_of(self, x: torch.Tensor) -> tuple[int, ...]:
+        """A concrete tensor's shape."""
+        with torch._C.DisableTorchFunction():
+            return tuple(x.shape)
+
+    def length(self, x: torch.Tensor) -> Any:
+        """The size of the first dim: an int where it is static."""
+        with torch._C.DisableTorchFunction():
+            return sizes_of(self, x)[0]
+
+    def to_number(self, x: torch.Tensor) -> Any:
+        """A one-element handle as a traced number."""
+        with torch._C.DisableTorchFunction():
+            return traced_number(self, x, torch.Tensor.item)
+
+    def any_equal(self, x: torch.Tensor, element: Any) -> Any:
+        """Whether ``element`` is among the values of ``x``."""
+        return (x == element).any().item()
+
+    def reduce(self, x: torch.Tensor, name: str) -> Any:
+        """Python's ``min(x)`` or ``max(x)`` of a rank-1 tensor."""
+        return getattr(x, name)()
+
+    def gather_items(self, items: Sequence[Any], index: Any) -> Any:
+        """``items[index]`` by stacking, None if they do not stack."""
+        if all(isinstance(x, torch.Tensor) for x in items):
+            types = [self.type_of(x) for x in items]
+            static = all(isinstance(n, int) for _, shape in types for n in shape)
+            alike = all(t == types[0] for t in types)
+            return torch.stack(list(items))[index] if static and alike else None
+        kinds = {type(plain(x)) for x in items}
+        if len(kinds) == 1 and kinds <= {int, float, bool}:
+            dtype = {int: torch.int64, float: torch.float64, bool: torch.bool}[kinds.pop()]
+            return torch.tensor(list(items), dtype=dtype)[index].item()
+        return None
+
+    def truth(self, x: Any, world: int) -> bool:
+        """Whether ``x`` is true in one world."""
+        with torch._C.DisableTorchFunction():
+            return bool(self.concrete(x, world))
+
     def from_number(self, number: Any, dtype: ir.DataType) -> torch.Tensor:
         """A rank-0 tensor of a Python number."""
         with torch._C.DisableTorchFunction():
@@ -625,11 +718,11 @@ class TorchTracer(TorchFunctionMode):
     ) -> None:
         handle = results[self.trace.active[0]]
         expected = from_torch_dtype(handle.dtype)
+        unbacked = unbacked or bool(value.meta.get("unbacked"))
         if value.dtype is not None and value.dtype != expected:
             value = self.op.cast(value, expected)
         record = self.track(results, value, data=data, unbacked=unbacked)
         self._link_view(record, handle, entry, args, values, index)
-        unbacked = unbacked or bool(value.meta.get("unbacked"))
 
     def _link_view(
         self,
@@ -709,21 +802,23 @@ class TorchTracer(TorchFunctionMode):
 
     def promote(self, tensor: torch.Tensor) -> Record:
         """Track a constant from now on, because something traced is written into it."""
-        base = tensor if tensor._base is None else tensor._base
-        if base is not tensor and base.numel() * base.element_size() != base.untyped_storage().nbytes():
-            base = tensor
-        if self.record(base) is None:
-            self.constants.before_write(base)
-            with torch._C.DisableTorchFunction():
+        with torch._C.DisableTorchFunction():
+            base = tensor if tensor._base is None else tensor._base
+            nbytes = base.numel() * base.element_size()
+            if base is not tensor and nbytes != base.untyped_storage().nbytes():
+                base = tensor
+            if self.record(base) is None:
+                self.constants.before_write(base)
                 value = self.constants.value(base)
+                home = self.trace.active[0]
                 results = {
-                    w: base if w == self.trace.active[0] else base.detach().clone()
-                    for w in self.trace.active
+                    w: base if w == home else base.detach().clone()
+                    for w in range(self.trace.world_count)
                 }
                 record = self.track(results, value, data=False)
-            record.memory.depth = 0  # it was there before any branch or loop
-            self.promoted[base.untyped_storage()._cdata] = (base, record)
-        found = self.record(tensor)
+                record.memory.depth = 0  # it was there before any branch or loop
+                self.promoted[base.untyped_storage()._cdata] = (base, record)
+            found = self.record(tensor)
         assert found is not None
         return found
 
@@ -778,6 +873,16 @@ class TensorMemory:
             self._other = now
 
 
+def _is_smaller(shape: ir.Shape | None, target: ir.Shape | None) -> bool:
+    """Whether a result must be broadcast to what it is written to; unknown sizes are the same."""
+    if shape is None or target is None:
+        return False
+    if len(shape.dims) != len(target.dims):
+        return True
+    sizes = zip(shape.dims, target.dims, strict=True)
+    return any(isinstance(a, int) and a != b for a, b in sizes)
+
+
 def scatter_view(
     op: Any, base: ir.Value, view: ir.Value, replay: Callable[[ir.Value], ir.Value]
 ) -> ir.Value:
@@ -828,13 +933,3 @@ def unsupported_error(calls: Sequence[UnsupportedCall]) -> UnsupportedOpError:
         "\n".join(lines),
         hint=f"register one with `@lowers({first})`, see docs/how-to/add-an-op{near}",
     )
-def _is_smaller(shape: ir.Shape | None, target: ir.Shape | None) -> bool:
-    """Whether a result must be broadcast to what it is written to; unknown sizes are the same."""
-    if shape is None or target is None:
-        return False
-    if len(shape.dims) != len(target.dims):
-        return True
-    sizes = zip(shape.dims, target.dims, strict=True)
-    return any(isinstance(a, int) and a != b for a, b in sizes)
-
-

@@ -13,6 +13,8 @@ import dataclasses
 import types
 from typing import TYPE_CHECKING, Any, Protocol
 
+from exporters.tracing.lists import Contents, ScanList, StagedList
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -58,7 +60,9 @@ class Change:
 
     def put(self, value: Any) -> None:
         """Set the place to ``value``."""
-        if self.key is None:
+        if isinstance(self.container, StagedList):
+            self.container.assign(value.contents)
+        elif self.key is None:
             self.container[:] = value
         elif value is _MISSING:
             self.container.pop(self.key, None)
@@ -78,6 +82,7 @@ class Snapshot:
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], str]] = []
         self._lists: list[tuple[Any, list[Any], str]] = []
         self._sets: list[tuple[set[Any], set[Any]]] = []
+        self._staged: list[tuple[StagedList, Contents, str]] = []
         self._seen: set[int] = set()
         self._alive: list[Any] = []
         pending = [(x, "") for x in roots]
@@ -96,6 +101,11 @@ class Snapshot:
             cells = zip(x.__code__.co_freevars, x.__closure__ or (), strict=False)
             return [(c.cell_contents, n) for n, c in cells if _is_filled(c)]
         inside: list[tuple[Any, str]] = []
+        if isinstance(x, StagedList):
+            self._staged.append((x, x.contents, label))
+            return []
+        if isinstance(x, ScanList):
+            return []
         if isinstance(x, dict):
             self._dicts.append((x, dict(x), label))
             inside += [(v, f"{label}[{k!r}]") for k, v in x.items()]
@@ -140,7 +150,33 @@ class Snapshot:
             for index, (old, new) in enumerate(zip(before, now, strict=True)):
                 if old is not new:
                     found.append(Change(container, index, old, new, f"{label}[{index}]"))
+        for staged, contents, label in self._staged:
+            if staged.contents is not contents:
+                now = staged.at(staged.contents)
+                found.append(Change(staged, "contents", staged.at(contents), now, label))
         return found
+
+    def places_of(self, x: Any) -> list[tuple[Any, Any, str]]:
+        """The places that held ``x``: container, key, label."""
+        found: list[tuple[Any, Any, str]] = []
+        for container, before, label in self._dicts:
+            for key, value in before.items():
+                if value is x:
+                    name = f"{label}{key}" if label.endswith(".") else f"{label}[{key!r}]"
+                    found.append((container, key, name))
+        for container, before, label in self._lists:
+            found += [(container, i, f"{label}[{i}]") for i, v in enumerate(before) if v is x]
+        return found
+
+    def value(self, container: Any, key: Any, default: Any) -> Any:
+        """What a place held when the snapshot was taken."""
+        for known, before, _ in self._dicts:
+            if known is container:
+                return before.get(key, default)
+        for known, before, _ in self._lists:
+            if known is container:
+                return before[key] if key is not None else before
+        return default
 
     def restore(self) -> None:
         """Give every object the contents it had."""
@@ -160,6 +196,9 @@ class Snapshot:
             if container != before:
                 container.clear()
                 container.update(before)
+        for staged, contents, _ in self._staged:
+            if staged.contents is not contents:
+                staged.assign(contents)
 
 
 def _is_filled(cell: types.CellType) -> bool:

@@ -206,6 +206,12 @@ class StagedList(list[Any]):
         joined.extend(items)
         return joined
 
+    def __radd__(self, items: list[Any]) -> StagedList:
+        joined = self.copy()
+        for index, item in enumerate(items):
+            joined.insert(index, item)
+        return joined
+
     def copy(self) -> StagedList:
         """A list of its own with the same items."""
         return self.at(self.contents)
@@ -243,8 +249,8 @@ class StagedList(list[Any]):
         self.assign(Contents(worlds, None, self._typed(inserted)))
 
 
-class ScanBrokenError(Exception):
-    """A loop body does more to a list than append to it once per iteration."""
+class ScanBrokenError(BaseException):
+    """A loop body does more to a list than append to it; no ``except`` of the user's stops this."""
 
 
 class ScanList(list[Any]):

@@ -174,6 +174,12 @@ class Ways:
             return first
         if any(v is UNBOUND for v in values):
             return UNBOUND
+        if self._are_lists(values):
+            item = item_type(self.trace, values)
+            if item is None:
+                self._mismatch(label, values)
+            wanted = LeafType("list", item.dtype, item.rank, item.number)  # type: ignore[union-attr]
+            return Merged(label, Tree("leaf"), [Slot(list(values), wanted)])
         flats = [flatten_state(self.trace, v) for v in values]
         if any(not _alike(tree, flats[0][1]) for _, tree in flats[1:]):
             self._mismatch(label, values)
@@ -184,6 +190,13 @@ class Ways:
             else:
                 leaves.append(Slot(list(group), self._unify(label, group)))
         return Merged(label, flats[0][1], leaves)
+
+    def _are_lists(self, values: Sequence[Any]) -> bool:
+        """Whether the values are lists whose length only run time knows."""
+        if not all(isinstance(v, list) for v in values):
+            return False
+        lengths = {list.__len__(v) for v in values}
+        return len(lengths) > 1 or any(isinstance(v, StagedList) for v in values)
 
     def _unify(self, label: str, group: Sequence[Any]) -> LeafType:
         types = [leaf_type(self.trace, x) for x in group]
@@ -213,6 +226,21 @@ class Ways:
             source=self.source,
             hint="give it one type, dtype and number of dims on both ways",
         )
+
+
+def item_type(trace: Trace, lists: Sequence[list[Any]]) -> ItemType | None:
+    """The type of all items of some lists; None if they have none in common."""
+    found: set[ItemType] = {x.item for x in lists if isinstance(x, StagedList)}
+    for items in lists:
+        if isinstance(items, StagedList):
+            continue
+        for x in items:
+            leaves, tree = flatten_state(trace, x)
+            if tree.kind != "leaf":
+                return None
+            kind = leaf_type(trace, leaves[0])
+            found.add(ItemType(kind.dtype, kind.rank, kind.number))
+    return found.pop() if len(found) == 1 else None
 
 
 def _alike(a: Tree, b: Tree) -> bool:

@@ -7,11 +7,12 @@ import functools
 import linecache
 import os
 import sys
+from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import CodeType, FrameType
+    from types import FrameType
 
 __all__ = ["Source", "SourceFinder"]
 
@@ -27,6 +28,7 @@ class Source:
     function: str
     column: int | None = None
     end_column: int | None = None
+    code: CodeType | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{shorten(self.file)}:{self.line} in {self.function}"
@@ -74,6 +76,7 @@ def _position(code: CodeType, instruction: int) -> Source:
         function=code.co_qualname,
         column=column,
         end_column=end_column if one_line else None,
+        code=code,
     )
 
 
@@ -86,6 +89,7 @@ class SourceFinder:
             local ``self`` is the module.
         module_path: The path of a module, None if it is not part of the model.
         entry: Code object at which the walk stops.
+        plumbing: Files of the library that only pass calls on.
     """
 
     def __init__(
@@ -95,8 +99,10 @@ class SourceFinder:
         module_call: CodeType | None = None,
         module_path: Callable[[Any], str | None] = lambda _: None,
         entry: CodeType | None = None,
+        plumbing: Sequence[str] = (),
     ) -> None:
         self._library = tuple(library)
+        self._plumbing = frozenset(plumbing)
         self._module_call = module_call
         self._module_path = module_path
         self._entry = entry
@@ -111,6 +117,18 @@ class SourceFinder:
         if file.startswith(_OURS) or file.startswith("<frozen"):
             return "ours"
         return "library" if file.startswith(self._library) else "user"
+
+    def asking_frame(self) -> FrameType | None:
+        """The frame whose code is being asked for: the innermost one that is not plumbing."""
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            kind = self._classify(frame.f_code)
+            if kind == "entry":
+                return None
+            if kind in ("user", "library") and frame.f_code.co_filename not in self._plumbing:
+                return frame
+            frame = frame.f_back
+        return None
 
     def find(self) -> tuple[Source | None, str]:
         """The user's position and the path of the innermost module, ``""`` outside any."""

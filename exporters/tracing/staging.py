@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from exporters.errors import ScriptError
+from exporters.errors import BranchMismatchError, ScriptError
 from exporters.tracing.effects import Change, MemoryLog, Snapshot
 from exporters.tracing.finish import live_nodes
+from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import (
     UNBOUND,
     Merged,
@@ -74,7 +75,7 @@ def recorded() -> Trace | None:
 
 def condition_in(trace: Trace, x: Any, world: int) -> bool:
     """A condition's truth in one world."""
-    return bool(trace.frontend.concrete(x, world))
+    return bool(trace.frontend.truth(x, world))
 
 
 def condition_value(trace: Trace, x: Any) -> ir.Value:
@@ -107,6 +108,7 @@ class Outcome:
         changes: Places in objects that it changed.
         memories: Storage that it wrote to, with its value afterwards.
         active: The worlds that got through.
+        snapshot: The objects as they were before.
     """
 
     block: Block
@@ -115,6 +117,7 @@ class Outcome:
     changes: dict[Any, Change]
     memories: dict[int, tuple[Record, ir.Value]]
     active: tuple[int, ...]
+    snapshot: Snapshot
 
 
 @contextlib.contextmanager
@@ -138,6 +141,7 @@ def run_body(
     ghosts: Iterable[int],
     prepare: Callable[[Block], None] | None = None,
     finish: Callable[[Outcome], None] | None = None,
+    transient: bool = False,
 ) -> Outcome:
     """Trace a body into a block of its own, and take back everything it did outside of it.
 
@@ -150,12 +154,13 @@ def run_body(
         ghosts: Those of them that only come along.
         prepare: Called inside the block before the body.
         finish: Called inside the block after the body, before its effects are taken back.
+        transient: Whether in-place writes are taken back in all worlds, not only in ghosts.
     """
     builder = trace.builder
     names = scope.get()
     snapshot = Snapshot((*scope.roots(), *names), trace.frontend.is_opaque)
     block = trace.new_block(kind)
-    log = MemoryLog(frozenset(ghosts))
+    log = MemoryLog(None if transient else frozenset(ghosts))
     outer, builder.block = builder.block, block
     trace.logs.append(log)
     try:
@@ -174,6 +179,7 @@ def run_body(
                     if record.memory.depth <= _depth(outer)
                 },
                 active=trace.active,
+                snapshot=snapshot,
             )
             if finish is not None:
                 finish(outcome)
@@ -190,6 +196,18 @@ def run_body(
 
 def _depth(block: Block) -> int:
     return sum(1 for _ in block.ancestry()) - 1
+
+
+def raise_unowned(label: str, scope: Scope) -> None:
+    """Complain of a list that changes its length where nobody can be told."""
+    raise Interrupt(
+        BranchMismatchError(
+            f"the list `{label or '?'}` changes its length here, and is reached through a name that "
+            "this function does not own",
+            source=scope.source,
+            hint="make the list in the function that fills it",
+        )
+    )
 
 
 def refuse_in_try(scope: Scope) -> None:
@@ -364,7 +382,11 @@ class _IfMerge:
         ))
         returned = self._rebuilt(result, made)
         for place, change in places.items():
-            change.put(self._rebuilt(changed[place], made))
+            value = self._rebuilt(changed[place], made)
+            if change.key is None and isinstance(value, StagedList):
+                self._rebind(change, value)
+            else:
+                change.put(value)
         for (record, _), value in zip(written.values(), outputs[len(self.slots) :], strict=True):
             value.type = record.value.type
             value.shape = record.value.shape
@@ -372,13 +394,28 @@ class _IfMerge:
             trace.write(record, value)
         return returned
 
+    def _rebind(self, change: Change, value: StagedList) -> None:
+        """Let everything that reaches a list of known length reach a staged one."""
+        scope = self.staged.scope
+        names = list(scope.get())
+        held = [i for i, x in enumerate(names) if x is change.container]
+        places = self.outcomes[0].snapshot.places_of(change.container)
+        if not held and not places:
+            raise_unowned(change.label, scope)
+        for index in held:
+            names[index] = value
+        scope.set(tuple(names))
+        for container, key, _ in places:
+            container[key] = value
+
     def _merge_name(self, index: int, name: str) -> Any:
         before = self.staged.scope.get()[index]
         values = [o.names[index] for o in self.outcomes]
         if all(v is before for v in values):
             return _SAME
-        if name.startswith(INTERNAL) and UNBOUND in values and values != [UNBOUND, UNBOUND]:
-            bound = next(v for v in values if v is not UNBOUND)
+        known = [v for v in values if v is not UNBOUND]
+        if name.startswith(INTERNAL) and len(known) == 1:
+            bound = known[0]
             return _dummies(self.trace, name, values, bound)
         merged = self.ways.merge(name, values)
         if merged is UNBOUND and any(v is not UNBOUND for v in values):

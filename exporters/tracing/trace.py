@@ -25,7 +25,7 @@ from exporters.tracing.scalars import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from types import CodeType
+    from types import FrameType
 
     from exporters.tracing.source import Source, SourceFinder
 
@@ -50,13 +50,13 @@ class Interrupt(BaseException):
 
     Attributes:
         error: What to tell the user if the trace cannot be taken up again.
-        code: The function whose control flow asked, when compiling it would help.
+        frame: Where Python asked, when compiling that function's control flow would help.
     """
 
-    def __init__(self, error: ExportError, code: CodeType | None = None) -> None:
+    def __init__(self, error: ExportError, frame: FrameType | None = None) -> None:
         super().__init__(str(error))
         self.error = error
-        self.code = code
+        self.frame = frame
 
 
 class _Current(threading.local):
@@ -82,6 +82,7 @@ class Trace:
             are left behind when something fails in them.
         logs: Logs of in-place writes, innermost last.
         unbound: Names that only one branch binds: which one, and where.
+        unroll_limit: Trip counts up to this, known when tracing, are unrolled.
         frontend: Knows the framework's arrays.
     """
 
@@ -92,6 +93,7 @@ class Trace:
         self.recording = True
         self.ghosts: frozenset[int] = frozenset()
         self.logs: list[MemoryLog] = []
+        self.unroll_limit = 128
         self.unbound: dict[str, tuple[str, Source | None]] = {}
         self.frontend: Any = None
         self.assumptions: list[Assumption] = []
@@ -182,6 +184,17 @@ class Trace:
             self.builder.block.undo.append(undo)
             self.builder.block.written.setdefault(id(record), record)
             memory.writes += 1
+        self._set(record, value)
+
+    def overwrite(self, record: Record, value: ir.Value) -> None:
+        """Let a record hold another value inside a block, and its views be cut out of that."""
+        memory, writes = record.memory, record.memory.writes
+
+        def undo() -> None:
+            memory.writes = writes
+
+        self.builder.block.undo.append(undo)
+        memory.writes += 1
         self._set(record, value)
 
     def _set(self, record: Record, value: ir.Value) -> None:
@@ -327,12 +340,12 @@ class Trace:
             w: bool(scalars.PYTHON[name](self.number_in(a, w), self.number_in(b, w)))
             for w in self.active
         }
-        if self._certain(a, b) and len(set(answers.values())) == 1:
+        if self.certain(a, b) and len(set(answers.values())) == 1:
             return answers[self.active[0]]
         data = any(isinstance(x, TracedScalar) and x.record.data for x in (a, b))
         return bool(self.decide(answers, data=data, asked="the comparison in"))
 
-    def _certain(self, a: Any, b: Any) -> bool:
+    def certain(self, a: Any, b: Any) -> bool:
         """Whether two numbers are the same size, so that comparing them assumes nothing."""
         if not (isinstance(a, TracedInt) and isinstance(b, TracedInt)):
             return False
@@ -389,6 +402,7 @@ class Trace:
                     hint="mark the function with @bridge.script, or keep the branch out of the "
                     "exported function",
                 ),
+                self.finder.asking_frame(),
             )
         if data:
             raise Interrupt(
@@ -397,6 +411,7 @@ class Trace:
                     source=source,
                     hint="mark the function with @bridge.script, or use torch.where",
                 ),
+                self.finder.asking_frame(),
             )
         assumption = Assumption(question, given[0], source)
         if assumption not in self.assumptions:

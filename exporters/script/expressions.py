@@ -1,0 +1,210 @@
+"""Expressions whose evaluation Python would decide: they become calls of staged operators."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import math
+from typing import TYPE_CHECKING
+
+from exporters.script.structure import PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ExpressionConverter", "staged_call"]
+
+MODULE = "__bridge_staged__"  # stands for the module of staged operators until code is made
+
+_COMPARISONS = {
+    ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
+    ast.In: "in", ast.NotIn: "not_in",
+}  # fmt: skip
+_BUILTINS = frozenset(
+    "abs all any bool divmod enumerate float int isinstance len list max min print range reversed "
+    "round sum zip".split()
+)
+_MATH = frozenset(name for name in dir(math) if not name.startswith("_"))
+
+
+def staged_call(name: str, *args: ast.expr, at: ast.AST, **keywords: ast.expr) -> ast.Call:
+    """A call of a staged operator."""
+    function = ast.Attribute(ast.Constant(MODULE), name, ast.Load())
+    call = ast.Call(function, list(args), [ast.keyword(k, v) for k, v in keywords.items()])
+    return ast.fix_missing_locations(ast.copy_location(call, at))
+
+
+def _parameters(*names: str) -> ast.arguments:
+    return ast.arguments([], [ast.arg(n) for n in names], None, [], [], None, [])
+
+
+def _has_walrus(node: ast.AST) -> bool:
+    return any(isinstance(n, ast.NamedExpr) for n in ast.walk(node))
+
+
+class ExpressionConverter(ast.NodeTransformer):
+    """Converts one expression at a time.
+
+    Args:
+        hoist: Defines a function before the current statement and returns its name; for operands
+            that bind names, which a lambda cannot do for the names around it.
+        first_parameter: Name of the function's first parameter, for ``super()``.
+    """
+
+    def __init__(self, hoist: Callable[[ast.expr], str], first_parameter: str | None) -> None:
+        self._hoist = hoist
+        self._first = first_parameter
+        self._count = 0
+        self._in_comprehension = 0
+
+    def convert(self, node: ast.expr) -> ast.expr:
+        """The converted expression."""
+        result: ast.expr = self.visit(node)
+        return result
+
+    def lazy(self, node: ast.expr) -> ast.expr:
+        """A function of no arguments that evaluates an (already converted) expression."""
+        if _has_walrus(node) and not self._in_comprehension:
+            return ast.copy_location(ast.Name(self._hoist(node), ast.Load()), node)
+        return ast.fix_missing_locations(ast.copy_location(ast.Lambda(_parameters(), node), node))
+
+    # Operators
+
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:  # noqa: N802 (ast's names, here and below)
+        values = [self.visit(v) for v in node.values]
+        name = "and_" if isinstance(node.op, ast.And) else "or_"
+        return staged_call(name, values[0], *(self.lazy(v) for v in values[1:]), at=node)
+
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:  # noqa: N802
+        operand = self.visit(node.operand)
+        if isinstance(node.op, ast.Not):
+            return staged_call("not_", operand, at=node)
+        return ast.copy_location(ast.UnaryOp(node.op, operand), node)
+
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:  # noqa: N802
+        then, orelse = self.lazy(self.visit(node.body)), self.lazy(self.visit(node.orelse))
+        return staged_call("ifexp", self.visit(node.test), then, orelse, at=node)
+
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:  # noqa: N802
+        operands = [self.visit(x) for x in (node.left, *node.comparators)]
+        if len(node.ops) == 1:
+            return self._comparison(node, node.ops[0], *operands)
+        parts: list[ast.expr] = []
+        for index, op in enumerate(node.ops):
+            left, right = operands[index], operands[index + 1]
+            if index + 1 < len(node.ops) and not isinstance(right, ast.Constant | ast.Name):
+                self._count += 1
+                name = f"{PREFIX}compared_{self._count}"
+                binding = ast.NamedExpr(ast.Name(name, ast.Store()), right)
+                right = ast.fix_missing_locations(ast.copy_location(binding, node))
+                operands[index + 1] = ast.copy_location(ast.Name(name, ast.Load()), node)
+            parts.append(self._comparison(node, op, left, right))
+        return staged_call("and_", parts[0], *(self.lazy(p) for p in parts[1:]), at=node)
+
+    def _comparison(self, at: ast.AST, op: ast.cmpop, left: ast.expr, right: ast.expr) -> ast.expr:
+        name = _COMPARISONS.get(type(op))
+        if name is None:  # `is` asks for identity, which Python knows
+            return ast.fix_missing_locations(ast.copy_location(ast.Compare(left, [op], [right]), at))
+        return staged_call("compare", ast.Constant(name), left, right, at=at)
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:  # noqa: N802
+        value, index = self.visit(node.value), self.visit(node.slice)
+        if isinstance(node.ctx, ast.Load) and not _is_plain_index(node.slice):
+            return staged_call("getitem", value, index, at=node)
+        return ast.copy_location(ast.Subscript(value, index, node.ctx), node)
+
+    # Calls
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:  # noqa: N802
+        function = node.func
+        is_super = isinstance(function, ast.Name) and function.id == "super"
+        if is_super and not node.args and self._first is not None:
+            arguments: list[ast.expr] = [
+                ast.Name("__class__", ast.Load()),
+                ast.Name(self._first, ast.Load()),
+            ]
+            return ast.fix_missing_locations(ast.copy_location(ast.Call(function, arguments, []), node))
+        args = [self.visit(a) for a in node.args]
+        keywords = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
+        converted = self.visit(function)
+        if _may_be_builtin(function):
+            converted = staged_call("call", converted, at=function)
+        return ast.fix_missing_locations(ast.copy_location(ast.Call(converted, args, keywords), node))
+
+    # Comprehensions
+
+    def visit_ListComp(self, node: ast.ListComp) -> ast.expr:  # noqa: N802
+        return self._comprehension(node, "comprehension")
+
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.expr:  # noqa: N802
+        return self._comprehension(node, "generator")
+
+    def _comprehension(self, node: ast.ListComp | ast.GeneratorExp, operator: str) -> ast.expr:
+        if _has_walrus(node):
+            return node  # it binds names around it: left to Python
+        first = node.generators[0]
+        items = self.visit(first.iter)
+        self._in_comprehension += 1
+        try:
+            if len(node.generators) > 1:
+                inner = ast.copy_location(ast.ListComp(node.elt, node.generators[1:]), node)
+                element = self._over(first.target, self._comprehension(inner, "comprehension"))
+                tests = [self._over(first.target, self.visit(t)) for t in first.ifs]
+                nested = staged_call("comprehension", items, element, *tests, at=node)
+                return staged_call("flattened", nested, at=node)
+            element = self._over(first.target, self.visit(node.elt))
+            tests = [self._over(first.target, self.visit(t)) for t in first.ifs]
+        finally:
+            self._in_comprehension -= 1
+        return staged_call(operator, items, element, *tests, at=node)
+
+    def _over(self, target: ast.expr, body: ast.expr) -> ast.expr:
+        """``lambda target: body``, with a target that may be a nest of names."""
+        function = _function_of(target, body)
+        return ast.fix_missing_locations(ast.copy_location(function, body))
+
+    def visit_Lambda(self, node: ast.Lambda) -> ast.expr:  # noqa: N802
+        return ast.copy_location(ast.Lambda(node.args, self.visit(node.body)), node)
+
+
+def _function_of(target: ast.expr, body: ast.expr) -> ast.Lambda:
+    if isinstance(target, ast.Name):
+        return ast.Lambda(_parameters(target.id), body)
+    if isinstance(target, ast.Tuple | ast.List) and not any(
+        isinstance(e, ast.Starred) for e in target.elts
+    ):
+        names: list[str] = []
+        for index, element in enumerate(target.elts):
+            if isinstance(element, ast.Name):
+                names.append(element.id)
+            else:
+                name = f"{PREFIX}item_{index}"
+                names.append(name)
+                inner = _function_of(element, body)
+                body = ast.Call(inner, [ast.Name(name, ast.Load())], [])
+        whole = ast.Starred(ast.Name(f"{PREFIX}items", ast.Load()), ast.Load())
+        call = ast.Call(ast.Lambda(_parameters(*names), body), [whole], [])
+        return ast.Lambda(_parameters(f"{PREFIX}items"), call)
+    # a starred target: let a comprehension over one item take it apart
+    generator = ast.comprehension(target, ast.List([ast.Name(f"{PREFIX}items", ast.Load())], ast.Load()), [], 0)
+    picked = ast.Subscript(ast.ListComp(body, [generator]), ast.Constant(0), ast.Load())
+    return ast.Lambda(_parameters(f"{PREFIX}items"), picked)
+
+
+def _is_plain_index(index: ast.expr) -> bool:
+    """Whether Python's own indexing will do: slices, tuples and constants are for tensors."""
+    if isinstance(index, ast.UnaryOp):
+        index = index.operand
+    return isinstance(index, ast.Constant | ast.Slice | ast.Tuple)
+
+
+def _may_be_builtin(function: ast.expr) -> bool:
+    if isinstance(function, ast.Name):
+        return function.id in _BUILTINS or (function.id in _MATH and not hasattr(builtins, function.id))
+    return (
+        isinstance(function, ast.Attribute)
+        and isinstance(function.value, ast.Name)
+        and function.attr in _MATH
+    )
+
+

@@ -1,0 +1,463 @@
+"""Control-flow statements become calls of staged operators on functions of their bodies."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from typing import TYPE_CHECKING, Any
+
+from exporters.script.expressions import MODULE, ExpressionConverter, staged_call
+from exporters.script.names import (
+    bound_names,
+    captured_names,
+    global_names,
+    live_before,
+    mutated_lists,
+    read_names,
+    shared_names,
+)
+from exporters.script.structure import PREFIX, breaks_by, structure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from exporters.tracing.source import Source
+
+__all__ = ["convert_function"]
+
+
+def _arguments(*names: str) -> ast.arguments:
+    return ast.arguments([], [ast.arg(n) for n in names], None, [], [], None, [])
+
+
+def _function(name: str, body: list[ast.stmt], at: ast.AST, *parameters: str) -> ast.FunctionDef:
+    node = ast.FunctionDef(name, _arguments(*parameters), body, [])
+    if hasattr(ast, "TypeVar"):  # Python 3.12 wants the field
+        node.type_params = []  # type: ignore[attr-defined]
+    return ast.fix_missing_locations(ast.copy_location(node, at))
+
+
+class StatementConverter:
+    """Converts the body of one function.
+
+    Args:
+        node: The function.
+        constant: Makes a placeholder that stands for an object in the code to be made.
+        source: The position of a node.
+    """
+
+    def __init__(
+        self,
+        node: ast.FunctionDef,
+        constant: Callable[[Any], ast.expr],
+        source: Callable[[ast.AST], Source],
+    ) -> None:
+        self.node = node
+        self.constant = constant
+        self.source = source
+        self.globals = global_names(node.body)
+        self.captured = captured_names(node.body)
+        self.shared = shared_names(node.body)
+        self.parameters = _parameter_names(node.args)
+        self.bound = bound_names(node.body) | self.parameters
+        first = [*node.args.posonlyargs, *node.args.args]
+        self.expressions = ExpressionConverter(self._hoist, first[0].arg if first else None)
+        self.hoisted: list[ast.stmt] = []
+        self.made: set[str] = set()
+        self.fenced: int | None = None
+        self._count = 0
+
+    def convert(self) -> list[ast.stmt]:
+        """The function's new body."""
+        doc = self.node.body[:1] if ast.get_docstring(self.node, clean=False) is not None else []
+        body = self.block(structure(self.node.body), set())
+        locals_ = sorted((self.bound | self.made) - self.parameters - self.globals - _declared_outer(self.node))
+        if locals_:  # every name is the function's own, also where only a nested function binds it
+            targets: list[ast.expr] = [ast.Name(n, ast.Store()) for n in locals_]
+            never = ast.If(ast.Constant(0), [ast.Assign(targets, ast.Constant(None))], [])
+            body.insert(0, ast.fix_missing_locations(ast.copy_location(never, self.node.body[0])))
+        return [*doc, *body]
+
+    def name(self, what: str) -> str:
+        self._count += 1
+        return f"{PREFIX}{what}_{self._count}"
+
+    # Blocks
+
+    def block(self, statements: Sequence[ast.stmt], after: set[str]) -> list[ast.stmt]:
+        """Converted statements.
+
+        Args:
+            statements: Structured statements.
+            after: Names that may be read after them.
+        """
+        result: list[list[ast.stmt]] = []
+        live = after | self.captured | self.shared
+        for statement in reversed(statements):
+            before, self.hoisted = self.hoisted, []
+            converted = self.statement(statement, live)
+            result.append([*self.hoisted, *converted])
+            self.hoisted = before
+            live = live_before([statement], live) | self.captured | self.shared
+        return [s for part in reversed(result) for s in part]
+
+    def statement(self, s: ast.stmt, after: set[str]) -> list[ast.stmt]:
+        """One converted statement."""
+        if isinstance(s, ast.If):
+            return self._if(s, after)
+        if isinstance(s, ast.While):
+            return self._while(s, after)
+        if isinstance(s, ast.For):
+            return self._for(s, after)
+        if isinstance(s, ast.With):
+            items = [ast.withitem(self.expression(i.context_expr), i.optional_vars) for i in s.items]
+            return [_at(s, ast.With(items, self.block(s.body, after)))]
+        if isinstance(s, ast.Try):
+            return [self._try(s, after)]
+        if isinstance(s, ast.Match):
+            return self._match(s, after)
+        if isinstance(s, ast.FunctionDef):
+            return [convert_function(s, self.constant, self.source)]
+        if isinstance(s, ast.ClassDef | ast.AsyncFunctionDef):
+            return [s]
+        if isinstance(s, ast.Assert):
+            message = self.expression(s.msg) if s.msg is not None else ast.Constant(None)
+            call = staged_call("assert_", self.expression(s.test), self.expressions.lazy(message), at=s)
+            return [_at(s, ast.Expr(call))]
+        if isinstance(s, ast.Assign) and len(s.targets) == 1 and _is_run_time_place(s.targets[0]):
+            return [self._set_item(s, s.targets[0], self.expression(s.value))]  # type: ignore[arg-type]
+        if isinstance(s, ast.AugAssign) and _is_run_time_place(s.target):
+            return self._update_item(s)
+        for field, value in ast.iter_fields(s):
+            if isinstance(value, ast.expr):
+                setattr(s, field, self.expression(value))
+            elif isinstance(value, list):
+                setattr(s, field, [self.expression(v) if isinstance(v, ast.expr) else v for v in value])
+        return [s]
+
+    def expression(self, node: ast.expr) -> ast.expr:
+        """One converted expression."""
+        return self.expressions.convert(node)
+
+    def _hoist(self, node: ast.expr) -> str:
+        name = self.name("operand")
+        bound = sorted(bound_names([node]))
+        body: list[ast.stmt] = [*self._declare(bound, node), ast.Return(node)]
+        self.hoisted.append(_function(name, body, node))
+        self.made.update(bound)
+        return name
+
+    # Statements
+
+    def _if(self, s: ast.If, after: set[str]) -> list[ast.stmt]:
+        test = self.expression(s.test)
+        then_name, else_name = self.name("then"), self.name("else")
+        tail = _ends_with_return(s.body) or _ends_with_return(s.orelse)
+        bound = bound_names([*s.body, *s.orelse])
+        kept = set() if tail else bound & after
+        roots = read_names([*s.body, *s.orelse])
+        scope_parts, scope = self._scope(s, kept, [*s.body, *s.orelse], roots)
+        then = self._body(then_name, s.body, after, bound, s)
+        orelse = self._body(else_name, s.orelse, after, bound, s)
+        raises = ast.Tuple(
+            [ast.Constant(_ends_with_raise(b)) for b in (s.body, s.orelse)], ast.Load()
+        )
+        call = staged_call(
+            "if_", test, _load(then_name, s), _load(else_name, s), scope, at=s.test, raises=raises
+        )
+        result: ast.stmt = ast.Return(call) if tail else ast.Expr(call)
+        return [then, orelse, *scope_parts, _at(s.test, result)]
+
+    def _while(self, s: ast.While, after: set[str]) -> list[ast.stmt]:
+        live = live_before([s], after)
+        roots = read_names([*s.body, s.test])
+        before, self.hoisted = self.hoisted, []
+        bound = bound_names([*s.body, s.test])
+        converted = self.expression(s.test)
+        test_name, body_name = self.name("test"), self.name("body")
+        scope_parts, scope = self._scope(s, bound & (after | live), s.body, roots)
+        declared = self._declare(sorted(bound_names([converted])), s)
+        test_body = [*declared, *self.hoisted, _at(s.test, ast.Return(converted))]
+        self.hoisted = before
+        body = self._body(body_name, s.body, after | live, bound, s)
+        call = staged_call("while_", _load(test_name, s), _load(body_name, s), scope, at=s.test)
+        return [_function(test_name, test_body, s.test), body, *scope_parts, _at(s.test, ast.Expr(call))]
+
+    def _for(self, s: ast.For, after: set[str]) -> list[ast.stmt]:
+        live = live_before([s], after)
+        roots = read_names([s.target, *s.body])
+        items = self.expression(s.iter)
+        flag = breaks_by(s)
+        body_name, item = self.name("body"), self.name("item")
+        bound = bound_names([s.target, *s.body])
+        scope_parts, scope = self._scope(s, bound & (after | live), s.body, roots)
+        take = _at(s.target, ast.Assign([s.target], _load(item, s.target)))
+        body = self._body(body_name, s.body, after | live, bound, s, item, first=[take])
+        keywords = {}
+        if flag is not None:
+            keywords["test"] = self.expressions.lazy(self.expression(_not(flag, s.iter)))
+        call = staged_call("for_", items, _load(body_name, s), scope, at=s.iter, **keywords)
+        return [body, *scope_parts, _at(s.iter, ast.Expr(call))]
+
+    def _try(self, s: ast.Try, after: set[str]) -> ast.stmt:
+        everything = after | read_names([s])
+        before, self.fenced = self.fenced, s.lineno
+        body = self.block(s.body, everything)
+        self.fenced = before
+        handlers = [
+            _at(h, ast.ExceptHandler(h.type, h.name, self.block(h.body, everything))) for h in s.handlers
+        ]
+        return _at(
+            s,
+            ast.Try(
+                body,
+                handlers,  # type: ignore[arg-type]
+                self.block(s.orelse, everything),
+                self.block(s.finalbody, after),
+            ),
+        )
+
+    def _match(self, s: ast.Match, after: set[str]) -> list[ast.stmt]:
+        """Cases of plain values become comparisons; patterns of structure stay Python's."""
+        if not all(_is_value_pattern(c.pattern) for c in s.cases):
+            subject = self.expression(s.subject)
+            cases = [ast.match_case(c.pattern, c.guard, self.block(c.body, after)) for c in s.cases]
+            return [_at(s, ast.Match(subject, cases))]
+        name = self.name("subject")
+        self.made.add(name)
+        self.bound.add(name)
+        chain: list[ast.stmt] = []
+        for case in reversed(s.cases):
+            test = _pattern_test(case.pattern, name)
+            binding = _pattern_binding(case.pattern, name)
+            body = [*binding, *case.body]
+            guard = case.guard
+            if guard is not None and binding:
+                assert isinstance(case.pattern, ast.MatchAs)
+                guard = _Renamed(case.pattern.name or "", name).visit(guard)
+            if guard is not None:
+                test = guard if test is None else ast.BoolOp(ast.And(), [test, guard])
+            if test is None:
+                chain = body
+            else:
+                node = ast.If(test, body, chain)
+                chain = [ast.fix_missing_locations(ast.copy_location(node, case.pattern))]
+        take = _at(s.subject, ast.Assign([ast.Name(name, ast.Store())], s.subject))
+        return self.block([take, *chain], after)
+
+    def _set_item(self, at: ast.stmt, target: ast.Subscript, value: ast.expr) -> ast.stmt:
+        container, index = self.expression(target.value), self.expression(target.slice)
+        return _at(at, ast.Expr(staged_call("setitem", container, index, value, at=at)))
+
+    def _update_item(self, s: ast.AugAssign) -> list[ast.stmt]:
+        target = s.target
+        assert isinstance(target, ast.Subscript)
+        call = staged_call(
+            "updateitem",
+            self.expression(target.value),
+            self.expression(target.slice),
+            ast.Constant(type(s.op).__name__),
+            self.expression(s.value),
+            at=s,
+        )
+        return [_at(s, ast.Expr(call))]
+
+    # Functions of bodies
+
+    def _body(
+        self,
+        name: str,
+        statements: Sequence[ast.stmt],
+        after: set[str],
+        bound: set[str],
+        at: ast.AST,
+        *parameters: str,
+        first: Sequence[ast.stmt] = (),
+    ) -> ast.FunctionDef:
+        before, self.hoisted = self.hoisted, []
+        inner = [*first, *self.block(statements, after)]
+        self.hoisted = before
+        self.made.update(bound)
+        place = statements[0] if statements else at
+        return _function(name, [*self._declare(sorted(bound), at), *(inner or [_at(at, ast.Pass())])], place, *parameters)
+
+    def _declare(self, names: Sequence[str], at: ast.AST) -> list[ast.stmt]:
+        """``nonlocal`` and ``global`` for names that a nested function binds for the function."""
+        declared: list[ast.stmt] = []
+        own = [n for n in names if n not in self.globals]
+        shared = [n for n in names if n in self.globals]
+        if own:
+            declared.append(_at(at, ast.Nonlocal(own)))
+        if shared:
+            declared.append(_at(at, ast.Global(shared)))
+        return declared
+
+    def _scope(
+        self, s: ast.stmt, kept: set[str], inside: Sequence[ast.AST], read: set[str]
+    ) -> tuple[list[ast.stmt], ast.expr]:
+        """Functions that read and bind the statement's names, and the scope made of them."""
+        lists = {n for n in mutated_lists(inside) if n in self.bound}
+        names = sorted(kept | lists | (self.shared & self.bound))
+        roots = sorted(n for n in read if not hasattr(builtins, n) and n != "__class__")
+        get, put, value = self.name("get"), self.name("set"), f"{PREFIX}values"
+        getter = ast.Return(ast.Tuple([_bound_value(n) for n in names], ast.Load()))
+        setter: list[ast.stmt] = [*self._declare(names, s)]
+        if names:
+            targets = ast.Tuple([ast.Name(n, ast.Store()) for n in names], ast.Store())
+            setter.append(ast.Assign([targets], ast.Name(value, ast.Load())))
+            for n in names:
+                unbound = ast.Attribute(ast.Constant(MODULE), "UNBOUND", ast.Load())
+                test = ast.Compare(ast.Name(n, ast.Load()), [ast.Is()], [unbound])
+                setter.append(ast.If(test, [ast.Delete([ast.Name(n, ast.Del())])], []))
+        else:
+            setter.append(ast.Pass())
+        self.made.update(names)
+        everything = ast.Tuple([_bound_value(n) for n in roots], ast.Load())
+        scope = staged_call(
+            "Scope",
+            ast.Tuple([ast.Constant(n) for n in names], ast.Load()),
+            _load(get, s),
+            _load(put, s),
+            ast.Lambda(_arguments(), everything),
+            self.constant(self.source(_anchor(s))),
+            ast.Constant(self.fenced),
+            at=s,
+        )
+        return [_function(get, [getter], s), _function(put, setter, s, value)], scope
+
+
+def _anchor(s: ast.stmt) -> ast.AST:
+    """The expression that decides."""
+    if isinstance(s, ast.For):
+        return s.iter
+    return s.test if isinstance(s, ast.If | ast.While) else s
+
+
+class _Renamed(ast.NodeTransformer):
+    def __init__(self, old: str, new: str) -> None:
+        self._old, self._new = old, new
+
+    def visit_Name(self, node: ast.Name) -> ast.Name:  # noqa: N802 (ast's name)
+        return ast.copy_location(ast.Name(self._new, node.ctx), node) if node.id == self._old else node
+
+
+def _bound_value(name: str) -> ast.expr:
+    read = ast.Lambda(_arguments(), ast.Name(name, ast.Load()))
+    return ast.Call(ast.Attribute(ast.Constant(MODULE), "bind", ast.Load()), [read], [])
+
+
+def _not(flag: str, at: ast.AST) -> ast.expr:
+    return _at_expression(at, ast.UnaryOp(ast.Not(), ast.Name(flag, ast.Load())))
+
+
+def _load(name: str, at: ast.AST) -> ast.expr:
+    return _at_expression(at, ast.Name(name, ast.Load()))
+
+
+def _at_expression(at: ast.AST, node: ast.expr) -> ast.expr:
+    return ast.fix_missing_locations(ast.copy_location(node, at))
+
+
+def _at(at: ast.AST, node: Any) -> Any:
+    return ast.fix_missing_locations(ast.copy_location(node, at))
+
+
+def _ends_with_return(statements: Sequence[ast.stmt]) -> bool:
+    """Whether a branch ends the function."""
+    if not statements:
+        return False
+    last = statements[-1]
+    if isinstance(last, ast.If):
+        return _ends_with_return(last.body) or _ends_with_return(last.orelse)
+    if isinstance(last, ast.With):
+        return _ends_with_return(last.body)
+    if isinstance(last, ast.Match):
+        return any(_ends_with_return(c.body) for c in last.cases)
+    return isinstance(last, ast.Return)
+
+
+def _ends_with_raise(statements: Sequence[ast.stmt]) -> bool:
+    return bool(statements) and isinstance(statements[-1], ast.Raise | ast.Assert)
+
+
+def _is_run_time_place(target: ast.expr) -> bool:
+    """Whether ``x[i]`` may be a list's item at a run-time position."""
+    if not isinstance(target, ast.Subscript):
+        return False
+    index = target.slice.operand if isinstance(target.slice, ast.UnaryOp) else target.slice
+    return not isinstance(index, ast.Constant | ast.Slice | ast.Tuple)
+
+
+def _is_value_pattern(pattern: ast.pattern) -> bool:
+    if isinstance(pattern, ast.MatchValue | ast.MatchSingleton):
+        return True
+    if isinstance(pattern, ast.MatchOr):
+        return all(_is_value_pattern(p) for p in pattern.patterns)
+    return isinstance(pattern, ast.MatchAs) and pattern.pattern is None
+
+
+def _pattern_test(pattern: ast.pattern, subject: str) -> ast.expr | None:
+    """The comparison that a pattern makes; None if it always matches."""
+    value = ast.Name(subject, ast.Load())
+    if isinstance(pattern, ast.MatchValue):
+        return ast.Compare(value, [ast.Eq()], [pattern.value])
+    if isinstance(pattern, ast.MatchSingleton):
+        return ast.Compare(value, [ast.Is()], [ast.Constant(pattern.value)])
+    if isinstance(pattern, ast.MatchOr):
+        tests = [_pattern_test(p, subject) for p in pattern.patterns]
+        known = [t for t in tests if t is not None]
+        return None if len(known) < len(tests) else ast.BoolOp(ast.Or(), known)
+    return None
+
+
+def _pattern_binding(pattern: ast.pattern, subject: str) -> list[ast.stmt]:
+    if isinstance(pattern, ast.MatchAs) and pattern.name is not None:
+        assign = ast.Assign([ast.Name(pattern.name, ast.Store())], ast.Name(subject, ast.Load()))
+        return [ast.fix_missing_locations(ast.copy_location(assign, pattern))]
+    return []
+
+
+def _parameter_names(args: ast.arguments) -> set[str]:
+    names = {a.arg for a in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
+    return names | {a.arg for a in (args.vararg, args.kwarg) if a is not None}
+
+
+def _declared_outer(node: ast.FunctionDef) -> set[str]:
+    """Names of functions around this one that it rebinds."""
+    found: set[str] = set()
+    pending: list[ast.AST] = list(node.body)
+    while pending:
+        child = pending.pop()
+        if isinstance(child, ast.Nonlocal):
+            found.update(child.names)
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            pending += list(ast.iter_child_nodes(child))
+    return found
+
+
+def _is_generator(node: ast.FunctionDef) -> bool:
+    pending: list[ast.AST] = list(node.body)
+    while pending:
+        child = pending.pop()
+        if isinstance(child, ast.Yield | ast.YieldFrom):
+            return True
+        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+            pending += list(ast.iter_child_nodes(child))
+    return False
+
+
+def convert_function(
+    node: ast.FunctionDef,
+    constant: Callable[[Any], ast.expr],
+    source: Callable[[ast.AST], Source],
+) -> ast.FunctionDef:
+    """The function with staged control flow; generators stay as they are.
+
+    Args:
+        node: The definition; it is changed.
+        constant: Makes a placeholder that stands for an object in the code to be made.
+        source: The position of a node.
+    """
+    if not _is_generator(node):
+        node.body = StatementConverter(node, constant, source).convert()
+    return node
