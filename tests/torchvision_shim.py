@@ -8,6 +8,7 @@ in plain torch, before torchvision is imported.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from typing import Any
 
 import torch
@@ -86,6 +87,21 @@ def _bilinear(image: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Te
     return value.masked_fill(outside, 0)
 
 
+def _sample(image: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Values of ``image`` [C, H, W] at points of any shape, with zeros around it."""
+    height, width = image.shape[-2:]
+    padded = torch.nn.functional.pad(image, (1, 2, 1, 2))
+    y, x = (y + 1).clamp(0, height + 1), (x + 1).clamp(0, width + 1)
+    y0, x0 = y.floor().long(), x.floor().long()
+    ly, lx = y - y0, x - x0
+    return (
+        padded[:, y0, x0] * ((1 - ly) * (1 - lx))
+        + padded[:, y0, x0 + 1] * ((1 - ly) * lx)
+        + padded[:, y0 + 1, x0] * (ly * (1 - lx))
+        + padded[:, y0 + 1, x0 + 1] * (ly * lx)
+    )
+
+
 def _roi_align(
     input: torch.Tensor,
     rois: torch.Tensor,
@@ -129,7 +145,7 @@ def _deform_conv2d(
                 dy, dx = shift[2 * (group * kh * kw + k)], shift[2 * (group * kh * kw + k) + 1]
                 y = torch.arange(out_h)[:, None] * stride_h - pad_h + (k // kw) * dilation_h + dy
                 x = torch.arange(out_w) * stride_w - pad_w + (k % kw) * dilation_w + dx
-                value = _bilinear(part, y, x)
+                value = _sample(part, y, x)
                 columns.append(value if gate is None else value * gate[group * kh * kw + k])
         per_group = torch.stack(columns).view(offset_groups, kh * kw, -1, out_h * out_w)
         flat = per_group.permute(0, 2, 1, 3).reshape(groups, -1, out_h * out_w)
@@ -168,6 +184,7 @@ def install() -> None:
         for name, schema in _SCHEMAS.items():
             _library.define(name + schema)
             _library.impl(name, _untraced(_KERNELS.get(name, _absent(name))), "CPU")
-    import torchvision.extension
+    import torchvision.ops  # noqa: F401 (so that its modules are there to be told)
 
-    torchvision.extension._has_ops = lambda: True
+    for module in ("torchvision.extension", "torchvision.ops.roi_align"):
+        sys.modules[module]._has_ops = lambda: True

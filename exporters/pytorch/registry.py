@@ -188,7 +188,8 @@ def lowers(
     parameters and annotations fit the call is taken.
 
     Args:
-        *keys: Callables as a ``TorchFunctionMode`` sees them.
+        *keys: Callables as a ``TorchFunctionMode`` sees them, or names of operators that a library
+            registers with torch when it is imported: ``"torchvision::nms"``.
         put_back: How a write to this view changes the base: ``(op, base, view, *rest) -> base``.
         random: The call draws random numbers, so it is traced even when its arguments are constants.
     """
@@ -243,8 +244,11 @@ def is_query(func: Any) -> bool:
 def find(func: Any) -> tuple[Entry, ...]:
     """Everything registered for ``func``, its own entries first."""
     entries = list(_by_key.get(func, ()))
-    if isinstance(func, torch._ops.OpOverload):
-        entries += [e for e in _by_key.get(func.overloadpacket, ()) if e not in entries]
+    packet = func.overloadpacket if isinstance(func, torch._ops.OpOverload) else func
+    if packet is not func:
+        entries += [e for e in _by_key.get(packet, ()) if e not in entries]
+    if isinstance(packet, torch._ops.OpOverloadPacket):
+        entries += _by_key.get(packet._qualified_op_name, ())
     name = aten_name(func)
     if name is not None:
         entries += [e for e in _by_aten.get(name, ()) if e not in entries]

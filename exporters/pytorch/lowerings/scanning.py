@@ -62,10 +62,11 @@ def scan(
         block.inputs, results, nodes=live_nodes(block.nodes, results), name=op.unique_name("scan")
     )
     direction = [1] * len(sequences) if backward else None
-    *finals, outputs = op.Scan(
+    emitted = op.Scan(
         *states, *sequences, body=body, num_scan_inputs=len(sequences), outputs=len(results),
         scan_input_directions=direction, scan_output_directions=[1] if backward else None,
     )  # fmt: skip
+    *finals, outputs = emitted if isinstance(emitted, list) else [emitted]
     for final, state in zip(finals, states, strict=True):
         final.type, final.shape = ir.TensorType(state.dtype), state.shape.copy()
     outputs.type = ir.TensorType(output.dtype)
