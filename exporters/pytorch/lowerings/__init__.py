@@ -29,6 +29,7 @@ from exporters.pytorch.lowerings import (
     slicing,
     sorting,
     symbolic,
+    vision,
 )
 
 __all__ = [
@@ -60,4 +61,5 @@ __all__ = [
     "slicing",
     "sorting",
     "symbolic",
+    "vision",
 ]
