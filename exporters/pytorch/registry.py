@@ -249,7 +249,7 @@ def find(func: Any) -> tuple[Entry, ...]:
         entries += [e for e in _by_key.get(packet, ()) if e not in entries]
     if isinstance(packet, torch._ops.OpOverloadPacket):
         entries += _by_key.get(packet._qualified_op_name, ())
-    name = aten_name(func)
+    name = aten_name(func) or aten_name(inspect.unwrap(func))  # Tensor.__pow__ wraps Tensor.pow
     if name is not None:
         entries += [e for e in _by_aten.get(name, ()) if e not in entries]
     return tuple(entries)

@@ -33,7 +33,7 @@ _detect_is_causal_mask = transformer._detect_is_causal_mask
 
 
 def detect_is_causal_mask(
-    mask: torch.Tensor | None, is_causal: bool | None = None, size: int | None = None
+    mask: torch.Tensor | None, is_causal: Any = None, size: int | None = None
 ) -> bool:
     """As torch's, but a mask of unknown values is taken for what it is: a mask."""
     if is_causal is None and _depends_on_data(mask):

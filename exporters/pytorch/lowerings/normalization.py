@@ -112,7 +112,7 @@ def group_norm_by_formula(
     input: torch.Tensor, num_groups: int, weight: Any = None, bias: Any = None,
     eps: float = 1e-5, cudnn_enabled: bool = True,
 ) -> T:  # fmt: skip
-    groups = torch.unflatten(input, 1, [num_groups, -1])
+    groups = torch.unflatten(input, 1, [num_groups, input.shape[1] // num_groups])
     y = _standardised(groups, range(2, groups.dim()), eps).reshape(input.shape)
     return _affine(y, weight, bias)
 
