@@ -53,7 +53,7 @@ class TensorSpec:
     Attributes:
         name: Its name.
         dtype: Element type, None for what is no tensor of numbers (a string, a sequence).
-        dims: A size, a symbol or None for each axis; None when the rank is unknown.
+        dims: A size, a symbol or None for each axis; None when the rank is unknown or 0.
         type: ONNX Runtime's own name of the type.
     """
 
@@ -68,7 +68,8 @@ class TensorSpec:
         dtype = None
         if argument.type.startswith("tensor(") and argument.type != "tensor(string)":
             dtype = ir.DataType[argument.type[7:-1].upper()]
-        dims = None if argument.shape is None else tuple(argument.shape)
+        # ONNX Runtime gives [] for a scalar and for a value of unknown rank alike.
+        dims = tuple(argument.shape) if argument.shape else None
         return cls(argument.name, dtype, dims, argument.type)
 
     def __str__(self) -> str:

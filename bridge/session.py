@@ -133,6 +133,16 @@ class Session:
         other.signature = self.signature
         return other
 
+    def settings_for_parts(self) -> Settings:
+        """Settings for running parts of the model as they are written, on the same providers."""
+        return dataclasses.replace(
+            self.settings,
+            optimization="none",
+            profile_prefix=None,
+            optimized_path=None,
+            cuda_graphs=False,
+        )
+
     # Runs
 
     def run(

@@ -86,6 +86,13 @@ class Signature:
         leaves.update(zip(self.output_leaves, values, strict=True))
         return self.outputs.unflatten([leaves[i] for i in sorted(leaves)])
 
+    def arguments(self, values: Sequence[Any]) -> dict[str, Any]:
+        """The arguments by parameter name that hold the graph's inputs ``values``."""
+        leaves = dict(self.frozen)
+        leaves.update(zip(self.input_leaves, values, strict=True))
+        arguments: dict[str, Any] = self.inputs.unflatten([leaves[i] for i in sorted(leaves)])
+        return arguments
+
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """The graph's inputs among eager arguments.
 

@@ -1,0 +1,305 @@
+"""Finding the first node that goes wrong.
+
+Every node is given inputs that are right and its outputs are compared with those that are right, so
+a node is blamed for its own error only, never for one that it inherits or amplifies. What is right
+comes from eager code, run again under the tracer, or from another graph; values are matched by
+name, which passes and runtimes keep for what they do not fuse away. What lies between two values
+that are known is a region; its inside is compared with the graph that the tracer makes today.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.errors import BridgeError
+from bridge.feeds import to_numpy
+from bridge.graph_index import GraphIndex, open_model
+from bridge.parity.comparison import Comparison, compare
+from bridge.parity.divergence import Divergence, Reproducer
+from bridge.parity.forcing import Probe, as_type, comparable, compare_local, severity
+from bridge.parity.oracles import oracle_of
+from bridge.parity.relations import relation
+from bridge.parity.stepping import step_into
+from bridge.parity.surgery import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import onnx_ir as ir
+
+    from bridge.parity.checking import Tolerances
+    from bridge.parity.oracles import Oracle
+    from bridge.parity.sides import Side
+    from bridge.session import Session
+
+__all__ = ["Divergence", "locate_divergence"]
+
+_CLEAR = 10.0  # times the local tolerance: certainly no rounding
+_GROWTH_POINTS = 200  # values at which the error of the whole run is measured
+_GROWTH_BATCH = 50
+
+
+def locate_divergence(
+    reference: Side,
+    session: Session,
+    feed: Mapping[str, Any],
+    tolerance: Tolerances = None,
+    *,
+    progress: Callable[[str], None] | None = None,
+) -> Divergence | None:
+    """The first node of a session's graph that goes wrong by itself; None if there is none.
+
+    Args:
+        reference: What is right.
+        session: What goes wrong.
+        feed: Inputs by the session's input names.
+        tolerance: For whole outputs; nodes have tolerances of their own.
+        progress: Called with a line of text at the start of each phase.
+    """
+    tell = progress or (lambda _: None)
+    feed = {n: to_numpy(x) for n, x in feed.items()}
+    model = open_model(session.source)
+    tell("computing what every value should be")
+    oracle = oracle_of(reference, model, feed)
+    plain = session.settings_for_parts()
+    tell("comparing every node on right inputs")
+    found = locate_in(Probe(model, plain), oracle, feed)
+    if found is None:
+        tell("comparing the graph that ONNX Runtime makes of it")
+        found = _locate_optimized(session, model, oracle, feed)
+    return found
+
+
+def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergence | None:
+    """The first node of a graph that goes wrong by itself."""
+    known = {
+        n: oracle.values[n]
+        for n in probe.names()
+        if n in oracle.values and comparable(oracle.values[n], probe.types.get(n))
+    }
+    rows = {
+        name: compare_local(name, known[name], got, probe.types[name])
+        for name, got in probe.values(list(known), feed, known)
+    }
+    guilty = _guilty(rows)
+    if not guilty:
+        return None
+    found = _divergence(probe, oracle, feed, known, rows[guilty[0]])
+    index = GraphIndex(probe.model)
+    others = tuple(index.producer[n].name for n in guilty[1:])
+    return dataclasses.replace(
+        found,
+        others=found.others + others,
+        growth=_growth(probe, feed, known),
+    )
+
+
+def _guilty(rows: Mapping[str, Comparison]) -> list[str]:
+    """The values that are clearly wrong, in graph order; rounding beside real errors is left out."""
+    severities = {n: severity(r) for n, r in rows.items()}
+    worst = max(severities.values(), default=0.0)
+    threshold = min(max(worst / 10, 1.0), _CLEAR)
+    return [n for n, s in severities.items() if s >= threshold]
+
+
+def _divergence(
+    probe: Probe,
+    oracle: Oracle,
+    feed: Mapping[str, Any],
+    known: Mapping[str, Any],
+    row: Comparison,
+) -> Divergence:
+    """The node that makes a value wrong, sought inside of the region that computes the value."""
+    verdicts: list[str] = []
+    inner = _inner_values(probe, oracle, feed, known, row.name)
+    value, worst = row.name, row
+    if inner:
+        whole = {**known, **inner}
+        names = [n for n in probe.names() if n in inner]
+        rows = {
+            n: compare_local(n, inner[n], got, probe.types[n])
+            for n, got in probe.values(names, feed, whole)
+        }
+        guilty = _guilty(rows)
+        if guilty:
+            value, worst = guilty[0], rows[guilty[0]]
+            known = {**known, **{n: x for n, x in inner.items() if n != value or n not in known}}
+        else:
+            verdicts.append(_why_region(probe, oracle, feed, known, row))
+    index = GraphIndex(probe.model)
+    info = index.producer[value]
+    found = Divergence.at(info, value, worst)
+    expected = inner.get(value, known.get(value))
+    verdicts += _value_verdicts(expected, probe, feed, known, value)
+    verdicts += _weight_verdicts(info.node, probe.model, oracle)
+    found = dataclasses.replace(
+        found,
+        verdicts=tuple(verdicts),
+        reproducer=_reproducer(probe, feed, known, value, expected),
+    )
+    return _inside(found, info.node, probe, oracle, feed, known) or found
+
+
+def _inner_values(
+    probe: Probe, oracle: Oracle, feed: Mapping[str, Any], known: Mapping[str, Any], value: str
+) -> dict[str, Any]:
+    """What the right graph has for the values inside of a region, the region's result included."""
+    region = probe.region(value, known)
+    if oracle.graph is None or len(region) < 2:
+        return {}
+    names = [str(v.name) for n in region for v in n.outputs if v.name in oracle.graph.types]
+    given = {n: x for n, x in known.items() if comparable(x, oracle.graph.types.get(n))}
+    given.pop(value, None)
+    return {
+        n: x
+        for n, x in oracle.graph.values(names, feed, given)
+        if not isinstance(x, Exception) and comparable(x, probe.types.get(n))
+    }
+
+
+def _why_region(
+    probe: Probe, oracle: Oracle, feed: Mapping[str, Any], known: Mapping[str, Any], row: Comparison
+) -> str:
+    """Why a region is wrong that the tracer would make the same way: its nodes, or their kernels."""
+    nodes = ", ".join(n.op_type for n in probe.region(row.name, known))
+    try:
+        got = _by_reference(probe, feed, known, row.name)
+        right = compare_local(row.name, known[row.name], got, probe.types[row.name]).passed
+    except Exception:  # the evaluator lacks many operators
+        right = False
+    if right:
+        return f"the provider's kernel is wrong: ONNX's reference implementation of {nodes} agrees"
+    return f"the exported nodes ({nodes}) do not compute what {oracle.label} computes here"
+
+
+def _by_reference(
+    probe: Probe, feed: Mapping[str, Any], known: Mapping[str, Any], value: str
+) -> Any:
+    """A value as ONNX's reference evaluator computes it."""
+    import onnx_ir as ir
+    from onnx.reference import ReferenceEvaluator
+
+    part, names = cut(probe.model, [value], {n: probe.types[n] for n in known})
+    feeds = {own: known.get(n, feed.get(n)) for n, own in names.items()}
+    return ReferenceEvaluator(ir.to_proto(part)).run([value], feeds)[0]
+
+
+def _value_verdicts(
+    expected: Any, probe: Probe, feed: Mapping[str, Any], known: Mapping[str, Any], value: str
+) -> list[str]:
+    if expected is None:
+        return []
+    got = dict(probe.values([value], feed, known))[value]
+    told = None if isinstance(got, Exception) else relation(expected, got)
+    return [f"{value!r}: {told}"] if told else []
+
+
+def _weight_verdicts(node: ir.Node, model: ir.Model, oracle: Oracle) -> list[str]:
+    """Initializers of a node that are not what the right graph has under their names."""
+    found = []
+    for value in node.inputs:
+        if value is None or value.const_value is None or value.name not in oracle.weights:
+            continue
+        right = oracle.weights[value.name]
+        if right is None:
+            continue
+        ours, theirs = value.const_value.numpy(), right.numpy()
+        if ours.shape != theirs.shape:
+            found.append(f"{value.name!r} has shape {list(ours.shape)}, not {list(theirs.shape)}")
+        elif not compare(value.name, theirs, ours).passed:
+            told = relation(theirs, ours)
+            found.append(f"{value.name!r} is not the reference's" + (f": {told}" if told else ""))
+    return found
+
+
+def _reproducer(
+    probe: Probe, feed: Mapping[str, Any], known: Mapping[str, Any], value: str, expected: Any
+) -> Reproducer | None:
+    if expected is None:
+        return None
+    given = {n: probe.types[n] for n in known if n in probe.types}
+    part, names = cut(probe.model, [value], given)
+    inputs = {
+        own: as_type(known[n], probe.types[n]) if n in known else feed[n]
+        for n, own in names.items()
+    }
+    return Reproducer(part, inputs, {value: as_type(np.asarray(expected), probe.types[value])})
+
+
+def _inside(
+    found: Divergence,
+    node: ir.Node,
+    probe: Probe,
+    oracle: Oracle,
+    feed: Mapping[str, Any],
+    known: Mapping[str, Any],
+) -> Divergence | None:
+    """The node inside of an If or a Loop that goes wrong."""
+    right_graph = oracle.graph
+    if right_graph is None or node.op_type not in ("If", "Loop"):
+        return None
+    makers = {v.name: n for n in right_graph.model.graph for v in n.outputs}
+    right = makers.get(found.value)
+    if right is None:
+        return None
+
+    def outer(name: str) -> Any:
+        """The right value of a name around the node."""
+        if name in known:
+            return known[name]
+        if name in feed:
+            return feed[name]
+        held = oracle.weights.get(name) or probe.model.graph.initializers[name].const_value
+        if held is not None:
+            return held.numpy()
+        value = dict(right_graph.values([name], feed))[name]
+        if isinstance(value, Exception):
+            raise value
+        return value
+
+    return step_into(node, right, probe, right_graph, outer, locate_in)
+
+
+def _growth(
+    probe: Probe, feed: Mapping[str, Any], known: Mapping[str, Any]
+) -> tuple[tuple[str, float], ...]:
+    """How far values are off in the whole run, where a tolerance could say so."""
+    names = list(known)
+    step = max(1, len(names) // _GROWTH_POINTS)
+    chosen = names[::step]
+    found = []
+    for start in range(0, len(chosen), _GROWTH_BATCH):
+        for name, got in probe.values(chosen[start : start + _GROWTH_BATCH], feed):
+            if isinstance(got, Exception):
+                continue
+            row = compare_local(name, known[name], got, probe.types[name])
+            found.append((name, float("inf") if row.problem else row.needed))
+    return tuple(found)
+
+
+def _locate_optimized(
+    session: Session, model: ir.Model, oracle: Oracle, feed: Mapping[str, Any]
+) -> Divergence | None:
+    """The first wrong node of the graph that ONNX Runtime rewrites the model to."""
+    if session.settings.optimization == "none":
+        return None
+    with tempfile.TemporaryDirectory(prefix="bridge-") as folder:
+        path = Path(folder) / "optimized.onnx"
+        try:
+            session.with_settings(optimized_path=str(path), cuda_graphs=False)
+            rewritten = open_model(path)
+            found = locate_in(Probe(rewritten, session.settings_for_parts()), oracle, feed)
+        except BridgeError:  # nodes that only their provider can compile are not written down
+            return None
+    if found is None:
+        return None
+    origin = GraphIndex(model).origin(GraphIndex(rewritten).by_name[found.node].node)
+    told = "the graph as written is right: ONNX Runtime's optimizer made this node"
+    if origin is not None:
+        found = dataclasses.replace(found, module=origin.module, source=origin.source)
+    return dataclasses.replace(found, verdicts=(told, *found.verdicts))

@@ -1,0 +1,79 @@
+"""What the values inside of a graph should be: from eager code, or from another graph."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from bridge.graph_index import open_model
+from bridge.parity.forcing import Probe
+from bridge.parity.sides import EagerSide, SessionSide
+from bridge.parity.values import ValueStore
+from bridge.providers import CPU, Contract, Provider
+from bridge.runtime import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+    import onnx_ir as ir
+
+    from bridge.parity.sides import Side
+
+__all__ = ["Oracle", "graph_oracle", "oracle_of"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Oracle:
+    """What is right.
+
+    Attributes:
+        values: Values of the main graph by name.
+        graph: A graph that computes what lies between them; None if there is none.
+        weights: Initializers by name.
+        label: Where the values come from.
+    """
+
+    values: Mapping[str, np.ndarray[Any, Any]]
+    graph: Probe | None
+    weights: Mapping[str, Any]
+    label: str
+
+
+def oracle_of(side: Side, model: ir.Model, feed: Mapping[str, Any]) -> Oracle:
+    """What the values of ``model`` should be by one side."""
+    if isinstance(side, EagerSide):
+        return _eager_oracle(side, model, feed)
+    assert isinstance(side, SessionSide)
+    session = side.session
+    probe = Probe(open_model(session.source), session.settings_for_parts())
+    if not set(session.input_names) & set(feed):
+        feed = dict(zip(session.input_names, feed.values(), strict=True))
+    return graph_oracle(probe, feed, side.label)
+
+
+def graph_oracle(probe: Probe, feed: Mapping[str, Any], label: str) -> Oracle:
+    """The values of a graph that is right."""
+    store = ValueStore()
+    for name, value in probe.values(probe.names(), feed):
+        if not isinstance(value, Exception):
+            store.add(name, value)
+    return Oracle(store, probe, _weights(probe.model), label)
+
+
+def _weights(model: ir.Model) -> dict[str, Any]:
+    return {n: v.const_value for n, v in model.graph.initializers.items()}
+
+
+def plain_settings() -> Settings:
+    """The CPU provider without rewriting: the graph as it is written."""
+    return Settings(Contract((Provider(CPU),), cpu_allowed=True), optimization="none")
+
+
+def _eager_oracle(side: EagerSide, model: ir.Model, feed: Mapping[str, Any]) -> Oracle:
+    """The values that eager code has, and the graph that the tracer makes of it today."""
+    from bridge.parity.retracing import retrace
+
+    found = retrace(side, model, feed)
+    probe = Probe(found.model, plain_settings())
+    return Oracle(found.values, probe, _weights(found.model), side.label)
