@@ -130,6 +130,7 @@ class Attempt:
         opset: ONNX opset of the graph.
         output_names: Names for the graph outputs.
         unroll_limit: Trip counts up to this are unrolled.
+        keep: Called with every graph value and its tensors, see :class:`TorchTracer`.
     """
 
     def __init__(
@@ -142,6 +143,7 @@ class Attempt:
         opset: int,
         output_names: Sequence[str] | None = None,
         unroll_limit: int = 128,
+        keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
     ) -> None:
         self.model = model
         self.arguments = arguments
@@ -150,6 +152,7 @@ class Attempt:
         self.opset = opset
         self.output_names = output_names
         self.unroll_limit = unroll_limit
+        self.keep = keep
         self.modules = modules_of(model)
         self.named = named_tensors(self.modules)
         self.log: list[Call] = []
@@ -193,6 +196,7 @@ class Attempt:
         trace = Trace(len(self.worlds), opset=self.opset, finder=self.finder())
         trace.unroll_limit = self.unroll_limit
         tracer = TorchTracer(trace, self.named)
+        tracer.keep = self.keep
         if log_world is not None:
             tracer.log_calls(log_world)
         handles, graph_inputs, positions = self._enter(tracer)

@@ -20,6 +20,8 @@ from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    import onnx_ir as ir
+
 __all__ = ["DEFAULT_OPSET", "TracedModel", "World", "explain", "trace"]
 
 # The first opset with Attention, RMSNormalization and RotaryEmbedding, so that these stay whole.
@@ -39,6 +41,7 @@ def trace(
     script: str = "auto",
     unroll_limit: int = 128,
     check: bool = True,
+    keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
 ) -> TracedModel:
     """Trace an eager callable into an ONNX model.
 
@@ -58,6 +61,7 @@ def trace(
             compiled functions.
         check: Whether to run eager code in the other worlds too, to see that the trace froze
             nothing that varies.
+        keep: Called with every value of the graph and the tensor that it is in each world.
 
     Raises:
         ExportError: See :mod:`exporters.errors`.
@@ -79,7 +83,12 @@ def trace(
             hint="leave dynamic_shapes out: the dims that differ between examples are dynamic",
         )
     others = [bind(model, *split_example(e)) for e in given]
-    options = {"opset": opset, "output_names": output_names, "unroll_limit": unroll_limit}
+    options: dict[str, Any] = {
+        "opset": opset,
+        "output_names": output_names,
+        "unroll_limit": unroll_limit,
+        "keep": keep,
+    }
 
     def once() -> TracedModel:
         if others:

@@ -115,6 +115,10 @@ class TorchTracer(TorchFunctionMode):
     Args:
         trace: The framework-neutral trace that is filled.
         named: Parameters and buffers by ``state_dict`` name.
+
+    Attributes:
+        keep: Called with every graph value that stands for a tensor, and the tensor in each world;
+            later calls may write to it.
     """
 
     def __init__(self, trace: Trace, named: dict[str, torch.Tensor]) -> None:
@@ -129,6 +133,7 @@ class TorchTracer(TorchFunctionMode):
         self._plans: dict[Any, Plan] = {}
         self._composing: list[Callable[..., Any]] = []
         self._fresh: set[int] = set()  # storages of constants made inside of branches and loops
+        self.keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None
         self.log: list[Call] = []
         self._log_world: int | None = None
         self._logging = False  # inside a call of the user's: what it is made of is not noted
@@ -161,6 +166,8 @@ class TorchTracer(TorchFunctionMode):
         others = {w: t for w, t in results.items() if w != home}
         record = Record(value, home, others, data=data, unbacked=unbacked, memory=self.trace.new_memory())
         self.trace.attach(handle, record)
+        if self.keep is not None:
+            self.keep(value, results)
         return record
 
     def describe(
@@ -778,6 +785,8 @@ class TorchTracer(TorchFunctionMode):
                 value = self._broadcast(value, self.trace.read(record))
             self.describe(value, results, unbacked=record.unbacked)
             self.trace.write(record, value)
+            if self.keep is not None:
+                self.keep(value, results)
 
     def _broadcast(self, value: ir.Value, like: ir.Value) -> ir.Value:
         if value.shape is None or like.shape is None:
