@@ -4,6 +4,7 @@ from exporters.pytorch.lowerings import (
     activations,
     arithmetic,
     assignment,
+    aten,
     attention,
     comparison,
     contraction,
@@ -17,7 +18,6 @@ from exporters.pytorch.lowerings import (
     interpolation,
     joining,
     linear_algebra,
-    losses,
     normalization,
     padding,
     pooling,
@@ -29,13 +29,13 @@ from exporters.pytorch.lowerings import (
     slicing,
     sorting,
     symbolic,
-    vision,
 )
 
 __all__ = [
     "activations",
     "arithmetic",
     "assignment",
+    "aten",
     "attention",
     "comparison",
     "contraction",
@@ -49,7 +49,6 @@ __all__ = [
     "interpolation",
     "joining",
     "linear_algebra",
-    "losses",
     "normalization",
     "padding",
     "pooling",
@@ -61,5 +60,4 @@ __all__ = [
     "slicing",
     "sorting",
     "symbolic",
-    "vision",
 ]

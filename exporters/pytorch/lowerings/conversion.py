@@ -33,7 +33,7 @@ _METHODS = {
 @lowers(T.to)
 def to_dtype(
     op: Op, /, input: ir.Value, dtype: torch.dtype, non_blocking: object = False,
-    copy: object = False, *, memory_format: object = None,
+    copy: object = False, memory_format: object = None,
 ) -> ir.Value:  # fmt: skip
     return op.cast(input, from_torch_dtype(dtype))
 
@@ -41,7 +41,7 @@ def to_dtype(
 @lowers(T.to)
 def to_other(
     op: Op, /, input: ir.Value, other: ir.Value, non_blocking: object = False,
-    copy: object = False, *, memory_format: object = None,
+    copy: object = False, memory_format: object = None,
 ) -> ir.Value:  # fmt: skip
     return op.cast(input, other.dtype)
 
@@ -49,8 +49,8 @@ def to_other(
 @lowers(T.to)
 def to_device(
     op: Op, /, input: ir.Value, device: str | torch.device | int | None = None,
-    dtype: torch.dtype | None = None, non_blocking: object = False, copy: object = False, *,
-    memory_format: object = None,
+    dtype: torch.dtype | None = None, non_blocking: object = False, copy: object = False,
+    memory_format: object = None, **_: object,
 ) -> ir.Value:  # fmt: skip
     return input if dtype is None else op.cast(input, from_torch_dtype(dtype))
 

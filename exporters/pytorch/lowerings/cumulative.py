@@ -146,6 +146,8 @@ def diff(
     prepend: torch.Tensor | None = None,
     append: torch.Tensor | None = None,
 ) -> torch.Tensor:
+    if n == 0:
+        return input.clone()
     parts = [x for x in (prepend, input, append) if x is not None]
     x = torch.cat(parts, dim) if len(parts) > 1 else input
     for _ in range(n):

@@ -173,8 +173,8 @@ def _sliced(op: Op, x: ir.Value, slices: Sequence[tuple[int, slice]]) -> ir.Valu
 def getitem(op: Op, /, input: ir.Value, index: Any) -> ir.Value:
     """Lower to ``Slice``, ``Gather``, ``Compress``, ``GatherND`` by torch's rules, not NumPy's.
 
-    Ints are applied before arrays, so they never separate arrays; arrays that a slice separates put
-    their dims first.
+    Ints are applied before arrays, so they never separate arrays; arrays that a slice separates
+    put their dims first.
     """
     x, arrays = basic(op, input, normalised(op, index, rank(input)))
     return gather_at(op, x, arrays) if arrays else x
@@ -306,6 +306,22 @@ def index_select(op: Op, /, input: ir.Value, dim: int, index: ir.Value) -> ir.Va
     if rank(input) == 0:
         return op.Reshape(op.Gather(op.Reshape(input, [1]), flat, axis=0), [])
     return op.Gather(input, flat, axis=dim % rank(input))
+
+
+@lowers(torch.nn.functional.one_hot)
+def one_hot(op: Op, /, tensor: ir.Value, num_classes: Any = -1) -> ir.Value:
+    """Lower to ``OneHot-11``; without a number of classes there are as many as needed."""
+    if isinstance_static(num_classes) and num_classes == -1:
+        classes = op.Add(op.ReduceMax(tensor, keepdims=0), 1)
+    else:
+        classes = op.operand(num_classes, INT64)
+    flat = tensor if rank(tensor) else op.Reshape(tensor, [1])
+    result = op.OneHot(flat, classes, np.asarray([0, 1]), axis=-1)
+    result = result if rank(tensor) else op.Squeeze(result, [0])
+    known = num_classes if isinstance_static(num_classes) and num_classes != -1 else None
+    result.shape = ir.Shape([*tensor.shape.dims, known])
+    result.meta["unbacked"] = known is None
+    return result
 
 
 @lowers(torch.embedding)

@@ -74,6 +74,11 @@ def cartesian_prod(*tensors: torch.Tensor) -> torch.Tensor:
     return torch.stack([g.reshape(-1) for g in grids], dim=1)
 
 
+@decomposes(VF.cartesian_prod)
+def cartesian_prod_of_list(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    return cartesian_prod(*tensors)
+
+
 # Pieces
 
 
