@@ -1,0 +1,176 @@
+"""Makes the nodes that a pass puts in place of others."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from optim_passes.values import constant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from optim_passes.scopes import Names, Scope
+
+__all__ = ["MICROSOFT", "Builder", "infer_types"]
+
+MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
+
+
+class Builder:
+    """Collects new nodes; ``op.Softmax(x, axis=1)`` returns its output value.
+
+    Operands are values, None for an input left out, arrays, or lists of ints (a rank-1 int64).
+
+    Args:
+        scope: The body that the nodes are for.
+        names: Makes their names.
+        origins: The nodes that they replace, the last one first: where those came from in the
+            user's code, these come from too.
+    """
+
+    def __init__(self, scope: Scope, names: Names, origins: Sequence[ir.Node]) -> None:
+        self.scope = scope
+        self.opset = scope.opset
+        self.nodes: list[ir.Node] = []
+        self.initializers: list[ir.Value] = []
+        self._names = names
+        self._base = origins[0].name or origins[0].op_type
+        self._metadata = merged_metadata(origins)
+
+    def __getattr__(self, op_type: str) -> Any:
+        if not op_type[:1].isupper():
+            raise AttributeError(op_type)
+        return functools.partial(self.node, op_type)
+
+    def node(
+        self,
+        op_type: str,
+        *inputs: Any,
+        domain: str = "",
+        outputs: int = 1,
+        like: ir.Value | None = None,
+        **attributes: Any,
+    ) -> Any:
+        """Add a node.
+
+        Args:
+            op_type: Operator of ``domain``.
+            *inputs: Its operands.
+            domain: Operator domain.
+            outputs: How many outputs it has.
+            like: A value with the first output's dtype and shape; without it, they are inferred
+                where the operator has a schema.
+            **attributes: Node attributes; None leaves one out.
+
+        Returns:
+            The output value, or the list of them when ``outputs`` is not 1.
+        """
+        operands = [self._operand(x) for x in inputs]
+        while operands and operands[-1] is None:
+            operands.pop()
+        name = self._names.fresh(f"{self._base}/{op_type}")
+        node = ir.Node(
+            domain,
+            op_type,
+            operands,
+            attributes=ir.convenience.convert_attributes(attributes),
+            num_outputs=outputs,
+            name=name,
+            metadata_props=dict(self._metadata),
+        )
+        for index, value in enumerate(node.outputs):
+            value.name = name if index == 0 else self._names.fresh(f"{name}:{index}")
+        if like is not None:
+            node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
+        elif not domain:
+            infer_types(node, self.opset)
+        self.nodes.append(node)
+        return node.outputs[0] if outputs == 1 else list(node.outputs)
+
+    def ms(self, op_type: str, *inputs: Any, **options: Any) -> Any:
+        """Add a node of ONNX Runtime's own domain."""
+        return self.node(op_type, *inputs, domain=MICROSOFT, **options)
+
+    def constant(self, x: Any, name: str | None = None) -> ir.Value:
+        """A constant: an initializer, or inside a function, which cannot have one, a node."""
+        tensor = x if isinstance(x, ir.TensorProtocol) else ir.tensor(np.asarray(x))
+        if self.scope.function is not None:
+            value: ir.Value = self.node("Constant", value=tensor)
+        else:
+            value = ir.Value(name=self._names.fresh(name or f"{self._base}/constant"))
+            self.initializers.append(value)
+        value.const_value = tensor
+        value.type = ir.TensorType(tensor.dtype)
+        value.shape = ir.Shape(tensor.shape.numpy())
+        return value
+
+    def number(self, x: complex, like: ir.Value) -> ir.Value:
+        """A rank-0 constant of the same dtype as ``like``."""
+        assert like.dtype is not None
+        return self.constant(np.asarray(x, like.dtype.numpy()))
+
+    def _operand(self, x: Any) -> ir.Value | None:
+        if x is None or isinstance(x, ir.Value):
+            return x
+        if isinstance(x, list | tuple):
+            return self.constant(np.asarray(x, np.int64))
+        return self.constant(x)
+
+
+def merged_metadata(origins: Sequence[ir.Node]) -> dict[str, str]:
+    """The metadata of the first node, filled up from the others; all modules that took part."""
+    merged: dict[str, str] = {}
+    for node in origins:
+        for key, text in node.metadata_props.items():
+            merged.setdefault(key, text)
+    modules = [n.metadata_props.get("bridge.fused", "").split(", ") for n in origins]
+    modules += [[n.metadata_props.get("bridge.module", "")] for n in origins]
+    distinct = dict.fromkeys(m for names in modules for m in names if m)
+    if len(distinct) > 1:
+        merged["bridge.fused"] = ", ".join(distinct)
+    return merged
+
+
+@functools.cache
+def _schema(op_type: str, opset: int) -> onnx.defs.OpSchema | None:
+    try:
+        return onnx.defs.get_schema(op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+
+
+def infer_types(node: ir.Node, opset: int) -> None:
+    """Fill in the dtypes and shapes of a node's outputs that follow from its inputs."""
+    schema = _schema(node.op_type, opset) if not node.domain else None
+    operands = [v for v in node.inputs if v is not None]
+    if schema is None or any(v.type is None or v.dtype is None for v in operands):
+        return
+    known = {v.name: constant(v) for v in operands}
+    try:
+        inferred = onnx.shape_inference.infer_node_outputs(
+            schema,
+            ir.to_proto(node),
+            {v.name: _type_proto(v) for v in operands},
+            {n: ir.to_proto(t) for n, t in known.items() if t is not None and t.size <= 64},
+            opset_imports=[onnx.OperatorSetIdProto(domain="", version=opset)],
+            ir_version=10,
+        )
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return  # the node is as good without
+    for value in node.outputs:
+        if value.name in inferred:
+            found = ir.from_proto(onnx.ValueInfoProto(name=value.name, type=inferred[value.name]))
+            if value.type is None:
+                value.type = found.type
+            if value.shape is None:
+                value.shape = found.shape
+
+
+def _type_proto(value: ir.Value) -> onnx.TypeProto:
+    proto: onnx.ValueInfoProto = ir.to_proto(value)
+    return proto.type

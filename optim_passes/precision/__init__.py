@@ -1,0 +1,1 @@
+"""Passes that change the number format in which a graph computes."""

@@ -1,0 +1,94 @@
+"""Equal nodes computed once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+
+from optim_passes.purity import is_pure
+from optim_passes.rewriting import Outcome, Pass
+
+if TYPE_CHECKING:
+    from optim_passes.scopes import Scope
+
+__all__ = ["CommonSubexpressionPass"]
+
+_COMPARED = 64  # elements of a tensor attribute that are worth comparing
+
+
+class CommonSubexpressionPass(Pass):
+    """Nodes of the same operator, operands and attributes become the first of them.
+
+    A node inside a subgraph may become one of a body around it. Nodes that draw random numbers or
+    hold subgraphs are left alone.
+    """
+
+    def call(self, model: ir.Model) -> Outcome:
+        """Run on every body, outer ones first."""
+        self._seen: dict[int, dict[Any, ir.Node]] = {}
+        return super().call(model)
+
+    def run(self, scope: Scope, outcome: Outcome) -> None:
+        """Merge the nodes of one body with each other and with those around it."""
+        around: list[tuple[dict[Any, ir.Node], ir.Node]] = []
+        inner = scope
+        while inner.outer is not None and inner.holder is not None:
+            around.append((self._seen[id(inner.outer.body)], inner.holder))
+            inner = inner.outer
+        here = self._seen.setdefault(id(scope.body), {})
+        for node in list(scope.body):
+            key = _key(node)
+            if key is None:
+                continue
+            first = here.get(key)
+            for seen, holder in around:
+                other = seen.get(key)
+                if first is None and other is not None and _before(other, holder):
+                    first = other
+            if first is None:
+                here[key] = node
+            elif not any(v.is_graph_output() for v in node.outputs):
+                for old, new in zip(node.outputs, first.outputs, strict=True):
+                    old.replace_all_uses_with(new)
+                    if new.shape is None:
+                        new.shape = old.shape
+                scope.body.remove(node, safe=True)
+                outcome.rewrites += 1
+
+
+def _before(node: ir.Node, holder: ir.Node) -> bool:
+    """Whether a node of the body that holds ``holder`` comes before it."""
+    graph = holder.graph
+    assert graph is not None
+    for each in graph:
+        if each is node:
+            return True
+        if each is holder:
+            return False
+    return False
+
+
+def _key(node: ir.Node) -> Any:
+    """What equal nodes have in common; None for nodes that must not be merged."""
+    if not is_pure(node):
+        return None
+    attributes: list[Any] = []
+    for name, given in sorted(node.attributes.items()):
+        if given.is_ref():
+            attributes.append((name, "ref", given.ref_attr_name))
+            continue
+        value: Any = given.value
+        if given.type == ir.AttributeType.TENSOR:
+            if value.size > _COMPARED or value.dtype == ir.DataType.STRING:
+                return None
+            value = (value.dtype, value.shape.numpy(), value.tobytes())
+        elif isinstance(value, list | tuple):
+            value = tuple(value)
+        elif not isinstance(value, int | float | str | bytes):
+            return None
+        attributes.append((name, int(given.type), value))
+    operands = tuple(id(v) for v in node.inputs)
+    if node.op_type in ("Add", "Mul", "And", "Or", "Equal") and not node.domain:
+        operands = tuple(sorted(operands))
+    return node.op_identifier(), operands, len(node.outputs), tuple(attributes)
