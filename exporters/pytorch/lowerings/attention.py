@@ -245,9 +245,10 @@ def _scaled_dot_product_attention_math(
 
 @decomposes(torch._native_multi_head_attention)
 def _native_multi_head_attention(
-    query: T, key: T, value: T, embed_dim: int, num_head: int, qkv_weight: T, qkv_bias: T,
-    proj_weight: T, proj_bias: T, mask: T | None = None, need_weights: bool = True,
-    average_attn_weights: bool = True, mask_type: int | None = None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, embed_dim: int, num_head: int,
+    qkv_weight: torch.Tensor, qkv_bias: torch.Tensor, proj_weight: torch.Tensor,
+    proj_bias: torch.Tensor, mask: Any = None, need_weights: bool = True,
+    average_attn_weights: bool = True, mask_type: Any = None,
 ) -> tuple[T, T | None]:  # fmt: skip
     y, weights = F.multi_head_attention_forward(
         query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1), embed_dim, num_head,
@@ -261,10 +262,12 @@ def _native_multi_head_attention(
 
 @decomposes(torch._transformer_encoder_layer_fwd)
 def _transformer_encoder_layer_fwd(
-    src: T, embed_dim: int, num_heads: int, qkv_weight: T, qkv_bias: T, proj_weight: T,
-    proj_bias: T, use_gelu: bool, norm_first: bool, eps: float, norm_weight_1: T, norm_bias_1: T,
-    norm_weight_2: T, norm_bias_2: T, ffn_weight_1: T, ffn_bias_1: T, ffn_weight_2: T,
-    ffn_bias_2: T, mask: T | None = None, mask_type: int | None = None,
+    src: torch.Tensor, embed_dim: int, num_heads: int, qkv_weight: torch.Tensor,
+    qkv_bias: torch.Tensor, proj_weight: torch.Tensor, proj_bias: torch.Tensor, use_gelu: bool,
+    norm_first: bool, eps: float, norm_weight_1: torch.Tensor, norm_bias_1: torch.Tensor,
+    norm_weight_2: torch.Tensor, norm_bias_2: torch.Tensor, ffn_weight_1: torch.Tensor,
+    ffn_bias_1: torch.Tensor, ffn_weight_2: torch.Tensor, ffn_bias_2: torch.Tensor,
+    mask: Any = None, mask_type: Any = None,
 ) -> T:  # fmt: skip
     def attend(x: T) -> T:
         return _native_multi_head_attention(

@@ -306,7 +306,7 @@ def _fractional_places(size: Any, kernel: int, count: int, samples: T) -> T:
         step = torch.tensor(last, dtype=samples.dtype) / (count - 1)
         places = torch.arange(count - 1).to(samples.dtype)
         offset = samples[..., None]
-        starts = ((places + offset) * step).floor() - (offset * step).floor()
+        starts = ((places + offset) * step).trunc() - (offset * step).trunc()
         starts = torch.cat([starts, torch.zeros_like(offset) + last], -1)
     return starts.long()[..., None] + torch.arange(kernel)
 
