@@ -817,8 +817,8 @@ class TorchTracer(TorchFunctionMode):
             if base is not tensor and nbytes != base.untyped_storage().nbytes():
                 base = tensor
             if self.record(base) is None:
-                self.constants.before_write(base)
                 value = self.constants.value(base)
+                self.constants.before_write(base)  # after the capture, which it copies
                 home = self.trace.active[0]
                 results = {
                     w: base if w == home else base.detach().clone()
