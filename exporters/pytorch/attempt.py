@@ -115,8 +115,19 @@ class TracedModel:
 def run_eager(model: Callable[..., Any], arguments: Arguments, leaves: Sequence[Any]) -> Any:
     """Call the model as a trace would, and leave no sign of it."""
     modules = modules_of(model)
-    with isolation.isolated(modules.values()), isolation.exporting():
-        return arguments.call(model, [clone(x) for x in leaves])
+    buffers = {
+        id(x): (x, x.detach().clone())
+        for x in named_tensors(modules).values()
+        if not isinstance(x, torch.nn.Parameter)
+    }
+    try:
+        with isolation.isolated(modules.values()), isolation.exporting():
+            return arguments.call(model, [clone(x) for x in leaves])
+    finally:
+        with torch.no_grad():
+            for buffer, before in buffers.values():
+                if not torch.equal(buffer, before):  # batch norm leaves the version as it was
+                    buffer.copy_(before)
 
 
 class Attempt:

@@ -61,7 +61,8 @@ def _forward_by_product(n: int) -> Callable[..., T]:
         x = F.pad(x, [p for pair in zip(low[::-1], high[::-1], strict=True) for p in pair])
         x = blocks(x, kernel, tuple_of(stride, n), gaps)
         positions = x.shape[-n:]
-        columns = x.reshape(x.shape[0], groups, weight.shape[1] * math.prod(kernel), -1)
+        seen = weight.shape[1] * math.prod(kernel)
+        columns = x.reshape(x.shape[0], groups, seen, math.prod(positions))
         y = weight.reshape(groups, weight.shape[0] // groups, -1) @ columns
         y = y.reshape(x.shape[0], weight.shape[0], *positions)
         if bias is not None:
