@@ -130,25 +130,15 @@ def _affine(x: T, weight: T | None, bias: T | None) -> T:
     return x if bias is None else x + bias.reshape(-1, *ones)
 
 
-@lowers(torch.instance_norm)
-def instance_norm(
-    op: Op, /, input: ir.Value, weight: ir.Value | None, bias: ir.Value | None,
-    running_mean: ir.Value | None, running_var: ir.Value | None, use_input_stats: bool,
-    momentum: float, eps: float, cudnn_enabled: object = True,
-) -> ir.Value:  # fmt: skip
-    """Lower to ``InstanceNormalization-6``; to ``BatchNormalization-15`` with statistics."""
-    if not use_input_stats:
-        return batch_norm(op, input, weight, bias, running_mean, running_var, False, momentum, eps)
-    if input.dtype == ir.DataType.DOUBLE or running_mean is not None:
-        raise Unlowerable("no float64 kernel of InstanceNormalization in ORT")
-    channels = op.dim(input, 1)
-    scale = _filled(op, [channels], 1, input.dtype) if weight is None else weight
-    shift = _filled(op, [channels], 0, input.dtype) if bias is None else bias
-    scale, shift = op.cast(scale, input.dtype), op.cast(shift, input.dtype)
-    return op.InstanceNormalization(input, scale, shift, epsilon=eps)
+def _is_not_one_node(
+    input: T, weight: Any, bias: Any, running_mean: Any, running_var: Any, use_input_stats: bool,
+    momentum: float, eps: float, cudnn_enabled: bool = True,
+) -> bool:  # fmt: skip
+    """ORT 1.32 CPU has no float64 kernel; and no node updates running statistics."""
+    return use_input_stats and (input.dtype == torch.float64 or running_mean is not None)
 
 
-@decomposes(torch.instance_norm)
+@decomposes(torch.instance_norm, when=_is_not_one_node)
 def instance_norm_by_formula(
     input: torch.Tensor, weight: Any, bias: Any, running_mean: Any, running_var: Any,
     use_input_stats: bool, momentum: float, eps: float, cudnn_enabled: bool = True,
@@ -159,6 +149,22 @@ def instance_norm_by_formula(
         _update(running_mean, mean.mean(0), momentum)
         _update(running_var, variance.mean(0), momentum)
     return _affine(_standardised(input, dims, eps), weight, bias)
+
+
+@lowers(torch.instance_norm)
+def instance_norm(
+    op: Op, /, input: ir.Value, weight: ir.Value | None, bias: ir.Value | None,
+    running_mean: ir.Value | None, running_var: ir.Value | None, use_input_stats: bool,
+    momentum: float, eps: float, cudnn_enabled: object = True,
+) -> ir.Value:  # fmt: skip
+    """Lower to ``InstanceNormalization-6``; to ``BatchNormalization-15`` with statistics."""
+    if not use_input_stats:
+        return batch_norm(op, input, weight, bias, running_mean, running_var, False, momentum, eps)
+    channels = op.dim(input, 1)
+    scale = _filled(op, [channels], 1, input.dtype) if weight is None else weight
+    shift = _filled(op, [channels], 0, input.dtype) if bias is None else bias
+    scale, shift = op.cast(scale, input.dtype), op.cast(shift, input.dtype)
+    return op.InstanceNormalization(input, scale, shift, epsilon=eps)
 
 
 def _update(running: T, new: T, momentum: float) -> None:
