@@ -356,4 +356,8 @@ def repeat_while(
     finally:
         op.block = outer
     made = op.Loop(None, first, *state, body=body, outputs=len(state))
-    return made if isinstance(made, list) else [made]
+    made = made if isinstance(made, list) else [made]
+    for value, before in zip(made, state, strict=True):
+        value.type = before.type
+        value.shape = None if before.shape is None else before.shape.copy()
+    return made

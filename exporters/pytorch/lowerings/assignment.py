@@ -318,9 +318,7 @@ def _assign_positions(
     update = _drop_leading(op, new, rank(places))
     update = op.Reshape(op.Expand(update, op.Shape(places)), [-1])
     base, line = op.Reshape(x, [-1]), op.Reshape(places, [-1])
-    flat = kernels.scatter(
-        op, "ScatterElements", base, line, update, axis=0, reduction=reduction
-    )
+    flat = kernels.scatter(op, "ScatterElements", base, line, update, axis=0, reduction=reduction)
     return op.Reshape(flat, shape)
 
 

@@ -162,6 +162,25 @@ lowers(torch.log2, prims.log2)(_logarithm(2.0))
 lowers(torch.log10, prims.log10)(_logarithm(10.0))
 
 
+@lowers(torch.frexp, prims.frexp)
+def frexp(op: Op, /, input: ir.Value) -> tuple[ir.Value, ir.Value]:
+    """A fraction in [1/2, 1) and a power of two, from ``Log-13`` and one correction."""
+    x = op.cast(input, ir.DataType.DOUBLE)
+    special = op.Or(op.Equal(x, 0.0), op.Not(op.Less(op.Abs(x), math.inf)))
+    size = op.Where(special, 1.0, op.Abs(x))
+    power = op.Add(op.Floor(op.Mul(op.Log(size), 1 / math.log(2.0))), 1.0)
+    half = op.Floor(op.Mul(power, 0.5))  # the whole power may leave the range
+    two = op.operand(2.0, ir.DataType.DOUBLE)
+    scales = op.Pow(two, op.Neg(half)), op.Pow(two, op.Sub(half, power))
+    fraction = op.Mul(op.Mul(size, scales[0]), scales[1])
+    high, low = op.GreaterOrEqual(fraction, 1.0), op.Less(fraction, 0.5)
+    correction = op.Sub(op.cast(high, x.dtype), op.cast(low, x.dtype))
+    power = op.Where(special, 0.0, op.Add(power, correction))
+    fraction = op.Mul(op.Mul(fraction, op.Pow(two, op.Neg(correction))), op.Sign(x))
+    exponent = op.cast(power, ir.DataType.INT32)
+    return op.cast(op.Where(special, x, fraction), input.dtype), exponent
+
+
 # Rounding
 
 

@@ -288,7 +288,13 @@ def put(
     flat, places = op.Reshape(input, [-1]), op.Reshape(index, [-1])
     update = op.Reshape(source, [-1])
     written = kernels.scatter(
-        op, "ScatterElements", flat, places, update, axis=0, reduction="add" if accumulate else None
+        op,
+        "ScatterElements",
+        flat,
+        places,
+        update,
+        axis=0,
+        reduction="add" if accumulate else None,
     )
     return op.Reshape(written, op.shape(input))
 

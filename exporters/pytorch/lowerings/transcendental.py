@@ -49,7 +49,7 @@ def with_sign(op: Op, x: ir.Value, sign: ir.Value) -> ir.Value:
     return op.Where(is_negative(op, sign), op.Neg(size), size)
 
 
-def _quadrature(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+def quadrature(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
     """Gauss-Legendre nodes and weights on [0, 1]."""
     nodes, weights = np.polynomial.legendre.leggauss(count)
     return (nodes + 1) / 2, weights / 2
@@ -57,7 +57,7 @@ def _quadrature(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 
 def _erf(op: Op, x: ir.Value) -> ir.Value:
     """``2 / sqrt(pi)`` times the integral of ``x exp(-(x t)^2)`` over [0, 1], by Gauss's rule."""
-    nodes, weights = _quadrature(40)
+    nodes, weights = quadrature(40)
     near = op.Clip(x, -6.0, 6.0)  # erf(6) rounds to 1
     points = op.Mul(op.Unsqueeze(near, [-1]), nodes)
     curve = op.Exp(op.Neg(op.Mul(points, points)))
