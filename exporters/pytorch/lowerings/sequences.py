@@ -109,14 +109,13 @@ def _pack_padded_sequence(
     padded = Padded(_swap(op, input) if batch_first else input, lengths)
     inside = _inside(op, padded)
     if inside.const_value is not None:
-        sizes = op.constant(inside.const_value.numpy().sum(1)[: lengths.const_value.numpy().max()])
+        longest = lengths.const_value.numpy().max()
+        sizes = op.Identity(inside.const_value.numpy().sum(1)[:longest])
     else:
         counts = op.ReduceSum(op.cast(inside, ir.DataType.INT64), [1], keepdims=0)
-        longest = op.Gather(lengths, [0])  # they are sorted
-        sizes = op.Slice(counts, [0], longest)
+        sizes = op.Slice(counts, [0], op.Gather(lengths, [0]))  # they are sorted
+        sizes.shape = ir.Shape([None])
         sizes.meta["unbacked"] = True
-    sizes = op.Identity(sizes)
-    sizes.shape = ir.Shape([None]) if "unbacked" in sizes.meta else sizes.shape
     sizes.meta[_KEY] = padded
     return pack(op, padded), sizes
 
