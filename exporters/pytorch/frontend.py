@@ -94,7 +94,10 @@ def trace(
         if others:
             symbols, worlds = _infer_symbols(arguments, others)
             attempt = Attempt(model, arguments, symbols, worlds, **options)
-            traced = attempt.run()
+            try:
+                traced = attempt.run()
+            except WorldError as failure:
+                raise _why_frozen(attempt, failure) from failure
         else:
             symbols = _declared_symbols(arguments, dynamic_shapes)
             attempt, traced = _trace_resized(model, arguments, symbols, options)
@@ -289,7 +292,11 @@ def _trace_resized(
 
 def _why_frozen(attempt: Attempt, failure: WorldError) -> ExportError:
     """Eager accepts sizes that the trace fails on: name what was frozen before the failure."""
-    with contextlib.suppress(WorldError):
-        attempt.run(log_world=1)
-    eager = attempt.eager_calls(attempt.worlds[1].leaves)
-    return _with_target(first_difference(attempt.log, eager[: len(attempt.log) + 1])) or failure
+    for index, world in enumerate(attempt.worlds[1:], 1):
+        with contextlib.suppress(WorldError):
+            attempt.run(log_world=index)
+        eager = attempt.eager_calls(world.leaves)
+        difference = first_difference(attempt.log, eager[: len(attempt.log) + 1])
+        if difference is not None:
+            return _with_target(difference) or failure
+    return failure

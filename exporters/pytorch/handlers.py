@@ -10,6 +10,7 @@ import torch
 
 from exporters.errors import UntraceableError
 from exporters.pytorch.registry import handles, query
+from exporters.tracing.lists import Contents, ItemType, StagedList
 from exporters.tracing.scalars import ScalarRecord, TracedScalar
 from exporters.tracing.trace import Interrupt
 
@@ -207,6 +208,10 @@ def tolist(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     if record is None:
         return func(*args)
 
+    length = sizes_of(tracer, tensor)[0] if tensor.dim() == 1 else 0
+    if isinstance(length, TracedScalar):
+        return _staged_numbers(tracer, tensor)
+
     def nest(x: torch.Tensor) -> Any:
         if x.dim() == 0:
             return x.item()
@@ -214,6 +219,15 @@ def tolist(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
 
     with tracer:
         return nest(tensor)
+
+
+def _staged_numbers(tracer: TorchTracer, tensor: torch.Tensor) -> StagedList:
+    """The numbers of a rank-1 handle of run-time length."""
+    worlds = {w: t.tolist() for w, t in tracer.worlds(tensor).items()}
+    number = bool if tensor.dtype is torch.bool else float if tensor.is_floating_point() else int
+    value = tracer.graph(tensor)
+    item = ItemType(value.dtype, 0, number)
+    return StagedList(tracer.trace, Contents(worlds, value, None), item)
 
 
 @handles(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -134,6 +135,7 @@ class TorchTracer(TorchFunctionMode):
         self._composing: list[Callable[..., Any]] = []
         self._fresh: set[int] = set()  # storages of constants made inside of branches and loops
         self.keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None
+        self._concretes: dict[int, weakref.ref[torch.Tensor]] = {}  # by storage
         self.log: list[Call] = []
         self._log_world: int | None = None
         self._logging = False  # inside a call of the user's: what it is made of is not noted
@@ -166,6 +168,13 @@ class TorchTracer(TorchFunctionMode):
         others = {w: t for w, t in results.items() if w != home}
         record = Record(value, home, others, data=data, unbacked=unbacked, memory=self.trace.new_memory())
         self.trace.attach(handle, record)
+        with torch._C.DisableTorchFunction():
+            for concrete in results.values():
+                if concrete.layout is torch.strided:
+                    key = concrete.untyped_storage()._cdata
+                    known = self._concretes.get(key)
+                    if known is None or known() is None:
+                        self._concretes[key] = weakref.ref(concrete)
         if self.keep is not None:
             self.keep(value, results)
         return record
@@ -308,8 +317,13 @@ class TorchTracer(TorchFunctionMode):
             }
 
     def _is_outer(self, tensor: torch.Tensor) -> bool:
-        """Whether a constant was there before the branch or loop that is being traced."""
-        return tensor.untyped_storage()._cdata not in self._fresh
+        """Whether ``tensor`` is a constant from before the branch or loop that is being traced."""
+        key = tensor.untyped_storage()._cdata
+        owner = self._concretes.get(key)
+        held = None if owner is None else owner()
+        if held is not None and held.untyped_storage()._cdata == key:
+            return False  # it is what a handle is in one world
+        return key not in self._fresh
 
     def plan(self, func: Any) -> Plan:
         """What is known of ``func`` before it is called."""
@@ -386,8 +400,9 @@ class TorchTracer(TorchFunctionMode):
                 else:
                     results = results or self.run(func, args, kwargs)
                     result = results[self.trace.active[0]]
-                    if any(result is x for x in leaves) and isinstance(result, torch.Tensor):
-                        return result  # eager did nothing
+                    same = self._argument_returned(result, leaves)
+                    if same is not None:
+                        return same  # eager did nothing
                     self._require_equal_lengths(results, tracked)
                     if autocast.is_enabled():
                         values = autocast.cast_arguments(self.op, values, result)
@@ -399,7 +414,9 @@ class TorchTracer(TorchFunctionMode):
                 self.random.append(self.trace.position()[0])
             if target:
                 self._write(target, emitted)
-                return results[self.trace.active[0]]
+                result = results[self.trace.active[0]]
+                same = self._argument_returned(result, target)
+                return result if same is None else same
             data, unbacked = self._taint(tracked)
             return self._wrap(entry, args, values, results, emitted, data=data, unbacked=unbacked)
         return self._compose(func, known, None, args, kwargs, target, reason)
@@ -433,6 +450,16 @@ class TorchTracer(TorchFunctionMode):
                     )
                 ) from error
         return results
+
+    def _argument_returned(self, result: Any, leaves: Sequence[Any]) -> Any:
+        """The argument that a call gave back as it was; None if it made something new."""
+        if not isinstance(result, torch.Tensor):
+            return None
+        home = self.trace.active[0]
+        for x in leaves:
+            if isinstance(x, torch.Tensor) and self.concrete(x, home) is result:
+                return x
+        return None
 
     def _assigns_itself(self, tensor: torch.Tensor, index: Any, value: Any) -> bool:
         """Whether ``x[i] = v`` ends an ``x[i] += y``: the value is that very part of ``x``."""

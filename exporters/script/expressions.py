@@ -46,12 +46,13 @@ class ExpressionConverter(ast.NodeTransformer):
     """Converts one expression at a time.
 
     Args:
-        hoist: Defines a function before the current statement and returns its name; for operands
-            that bind names, which a lambda cannot do for the names around it.
+        hoist: Defines a function before the current statement and returns its name, and the scope of
+            what it binds; for operands that bind names, which a lambda cannot do for the names
+            around it.
         first_parameter: Name of the function's first parameter, for ``super()``.
     """
 
-    def __init__(self, hoist: Callable[[ast.expr], str], first_parameter: str | None) -> None:
+    def __init__(self, hoist: Callable[[ast.expr], tuple[str, ast.expr]], first_parameter: str | None) -> None:
         self._hoist = hoist
         self._first = first_parameter
         self._count = 0
@@ -65,7 +66,9 @@ class ExpressionConverter(ast.NodeTransformer):
     def lazy(self, node: ast.expr) -> ast.expr:
         """A function of no arguments that evaluates an (already converted) expression."""
         if _has_walrus(node) and not self._in_comprehension:
-            return ast.copy_location(ast.Name(self._hoist(node), ast.Load()), node)
+            name, scope = self._hoist(node)
+            function = ast.copy_location(ast.Name(name, ast.Load()), node)
+            return staged_call("Operand", function, scope, at=node)
         return ast.fix_missing_locations(ast.copy_location(ast.Lambda(_parameters(), node), node))
 
     # Operators

@@ -16,7 +16,7 @@ from exporters.script.names import (
     read_names,
     shared_names,
 )
-from exporters.script.structure import PREFIX, breaks_by, structure
+from exporters.script.structure import PREFIX, breaks_by, jumps, structure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -139,13 +139,15 @@ class StatementConverter:
         """One converted expression."""
         return self.expressions.convert(node)
 
-    def _hoist(self, node: ast.expr) -> str:
+    def _hoist(self, node: ast.expr) -> tuple[str, ast.expr]:
+        """A function that evaluates an operand which binds names, and the scope of these names."""
         name = self.name("operand")
-        bound = sorted(bound_names([node]))
-        body: list[ast.stmt] = [*self._declare(bound, node), ast.Return(node)]
-        self.hoisted.append(_function(name, body, node))
+        bound = bound_names([node])
+        body: list[ast.stmt] = [*self._declare(sorted(bound), node), ast.Return(node)]
+        parts, scope = self._scope(_at(node, ast.Expr(node)), bound, [], set(), lenient=True)
+        self.hoisted += [_function(name, body, node), *parts]
         self.made.update(bound)
-        return name
+        return name, scope
 
     # Statements
 
@@ -156,7 +158,7 @@ class StatementConverter:
         bound = bound_names([*s.body, *s.orelse])
         kept = set() if tail else bound & after
         roots = read_names([*s.body, *s.orelse])
-        scope_parts, scope = self._scope(s, kept, [*s.body, *s.orelse], roots)
+        scope_parts, scope = self._scope(s, kept, [*s.body, *s.orelse], roots, lenient=jumps(s))
         then = self._body(then_name, s.body, after, bound, s)
         orelse = self._body(else_name, s.orelse, after, bound, s)
         raises = ast.Tuple(
@@ -293,7 +295,13 @@ class StatementConverter:
         return declared
 
     def _scope(
-        self, s: ast.stmt, kept: set[str], inside: Sequence[ast.AST], read: set[str]
+        self,
+        s: ast.stmt,
+        kept: set[str],
+        inside: Sequence[ast.AST],
+        read: set[str],
+        *,
+        lenient: bool = False,
     ) -> tuple[list[ast.stmt], ast.expr]:
         """Functions that read and bind the statement's names, and the scope made of them."""
         lists = {n for n in mutated_lists(inside) if n in self.bound}
@@ -321,6 +329,7 @@ class StatementConverter:
             ast.Lambda(_arguments(), everything),
             self.constant(self.source(_anchor(s))),
             ast.Constant(self.fenced),
+            ast.Constant(lenient),
             at=s,
         )
         return [_function(get, [getter], s), _function(put, setter, s, value)], scope

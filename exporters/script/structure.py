@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PREFIX", "breaks_by", "structure"]
+__all__ = ["PREFIX", "breaks_by", "jumps", "structure"]
 
 PREFIX = "ag__"  # of every name that the compiler makes up
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
@@ -94,7 +94,10 @@ class _Structurer:
         return _assign(flag, ast.copy_location(ast.Constant(True), at), at)
 
     def _both(self, s: ast.If, context: _Context) -> ast.If:
-        return _like(s, ast.If(s.test, self.block(s.body, context) or [_pass(s)], self.block(s.orelse, context)))
+        body, orelse = self.block(s.body, context) or [_pass(s)], self.block(s.orelse, context)
+        node = _like(s, ast.If(s.test, body, orelse))
+        node.jumps = _jumps(s) or jumps(s)
+        return node
 
     def _branch(self, s: ast.If, rest: list[ast.stmt], context: _Context) -> list[ast.stmt]:
         """An ``if`` with a jump in it, and what follows it."""
@@ -218,6 +221,11 @@ def breaks_by(loop: ast.For) -> str | None:
     """The flag that ends a structured ``for``."""
     found: str | None = getattr(loop, "broken_by", None)
     return found
+
+
+def jumps(statement: ast.If) -> bool:
+    """Whether a structured ``if`` held a jump, so that what follows depends on the way taken."""
+    return bool(getattr(statement, "jumps", False))
 
 
 def always_jumps(statements: Sequence[ast.stmt]) -> bool:

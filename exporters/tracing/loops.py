@@ -58,6 +58,9 @@ if TYPE_CHECKING:
 __all__ = ["Iterable", "OuterWrite", "stage_loop"]
 
 
+_GHOST_TRIPS = 4  # enough to see what changes from one iteration to the next
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Iterable:
     """Something to loop over whose length only run time knows.
@@ -244,7 +247,7 @@ class _StagedLoop:
             with worlds_of(trace, [world], trace.ghosts & {world}):
                 scope.set(tuple(self._bare(x, world) for x in self.names))
                 trips = 0
-                limit = 1 if forced else None if self.over is None else trace.number_in(self.over.count, world)
+                limit = self._limit(world, forced=forced)
                 while limit is None or trips < limit:
                     if not forced and self.test is not None and not condition_in(trace, self.test(), world):
                         break
@@ -267,6 +270,15 @@ class _StagedLoop:
             trace.recording = recording
             scope.set(self.names)
             snapshot.restore()
+
+    def _limit(self, world: int, *, forced: bool) -> int | None:
+        """The most iterations to replay; None if only the condition ends the loop."""
+        if forced:
+            return 1
+        count = None if self.over is None else self.trace.number_in(self.over.count, world)
+        if world in self.trace.ghosts:  # its values do not matter, and it may never end
+            return _GHOST_TRIPS if count is None else min(count, _GHOST_TRIPS)
+        return count
 
     def _bare(self, x: Any, world: int) -> Any:
         """What a name holds in one world; containers keep their identity."""
@@ -541,6 +553,10 @@ class _Recording:
         if not _has_rank(trace, start, slot.type.rank):
             return [None] * slot.type.rank
         known = [d if isinstance(d, int) else None for d in trace.frontend.type_of(start)[1]]
+        for value in slot.values[1:]:
+            if _has_rank(trace, value, slot.type.rank):
+                dims = trace.frontend.type_of(value)[1]
+                known = [k if k == d else None for k, d in zip(known, dims, strict=True)]
         for shape in self._shapes(slot, seen, merged):
             known = [k if k == s else None for k, s in zip(known, shape, strict=True)]
         return known
@@ -611,7 +627,7 @@ class _Recording:
 
     def _after(self, reference: Reference, outcome: Outcome) -> Any:
         if reference.name is not None:
-            return outcome.names[reference.name]
+            return outcome.values[reference.name]
         container = reference.container
         return container.get(reference.key, UNBOUND) if isinstance(container, dict) else container[reference.key]
 
@@ -621,7 +637,7 @@ class _Recording:
         for index, (name, before) in enumerate(zip(self.loop.scope.names, self.loop.names, strict=True)):
             if index in known:
                 continue
-            after = outcome.names[index]
+            after = outcome.values[index]
             if not same(after, before) and is_staged(self.trace, after):
                 reference = Reference(name, index)
                 self.loop.seen[index] = (reference, Seen(before, [after]))
@@ -703,8 +719,8 @@ class _Recording:
         index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
         worlds: dict[int, Any] = {}
         for w in trace.active:
-            if w in seen.final:
-                final = seen.final[w]
+            final = seen.final.get(w, UNBOUND)
+            if final is not UNBOUND:
                 leaves = [final] if slot.type.kind == "list" else flatten_state(trace, final)[0]
                 worlds[w] = leaf_in(trace, leaves[index], slot.type, w)
             else:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNBOUND",
+    "Operand",
     "Scope",
     "and_",
     "assert_",
@@ -189,6 +190,26 @@ def not_(x: Any) -> Any:
     return _traced_bool(trace, x, trace.builder.Not, negate=True)
 
 
+class Operand:
+    """An operand that binds names when it is evaluated (``a and (n := f())``).
+
+    Args:
+        evaluate: Evaluates it.
+        scope: The names.
+    """
+
+    def __init__(self, evaluate: Callable[[], Any], scope: Scope) -> None:
+        self.evaluate = evaluate
+        self.scope = scope
+
+    def __call__(self) -> Any:
+        return self.evaluate()
+
+
+def _scope_of(*operands: Any) -> Scope:
+    return next((x.scope for x in operands if isinstance(x, Operand)), _NO_SCOPE)
+
+
 def and_(first: Any, *rest: Callable[[], Any]) -> Any:
     """``first and rest[0]() and ...``."""
     for operand in rest:
@@ -198,7 +219,7 @@ def and_(first: Any, *rest: Callable[[], Any]) -> Any:
             first = operand()
         else:
             known = first
-            first = if_(known, operand, lambda known=known: known, _NO_SCOPE)
+            first = if_(known, operand, lambda known=known: known, _scope_of(operand))
     return first
 
 
@@ -211,13 +232,13 @@ def or_(first: Any, *rest: Callable[[], Any]) -> Any:
             first = operand()
         else:
             known = first
-            first = if_(known, lambda known=known: known, operand, _NO_SCOPE)
+            first = if_(known, lambda known=known: known, operand, _scope_of(operand))
     return first
 
 
 def ifexp(condition: Any, then: Callable[[], Any], orelse: Callable[[], Any]) -> Any:
     """``then() if condition else orelse()``."""
-    return if_(condition, then, orelse, _NO_SCOPE)
+    return if_(condition, then, orelse, _scope_of(then, orelse))
 
 
 _COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le,

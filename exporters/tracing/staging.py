@@ -11,7 +11,7 @@ import onnx_ir as ir
 from exporters.errors import BranchMismatchError, ScriptError
 from exporters.tracing.effects import Change, MemoryLog, Snapshot
 from exporters.tracing.finish import live_nodes
-from exporters.tracing.lists import StagedList
+from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.merging import (
     UNBOUND,
     Merged,
@@ -57,6 +57,8 @@ class Scope:
         roots: The values of all names that the statement's bodies read.
         source: Where it stands.
         fenced: The line of a ``try`` around it, in which nothing can be staged.
+        lenient: A name that only one branch binds is read only where that branch was taken, so it
+            may hold anything elsewhere.
     """
 
     names: tuple[str, ...]
@@ -65,6 +67,7 @@ class Scope:
     roots: Callable[[], tuple[Any, ...]]
     source: Source | None = None
     fenced: int | None = None
+    lenient: bool = False
 
 
 def recorded() -> Trace | None:
@@ -104,7 +107,8 @@ class Outcome:
     Attributes:
         block: The nodes it emitted.
         result: What it returned.
-        names: The names of its scope afterwards.
+        names: The objects that the names of its scope were bound to afterwards.
+        values: What these held then.
         changes: Places in objects that it changed.
         memories: Storage that it wrote to, with its value afterwards.
         active: The worlds that got through.
@@ -114,6 +118,7 @@ class Outcome:
     block: Block
     result: Any
     names: tuple[Any, ...]
+    values: tuple[Any, ...]
     changes: dict[Any, Change]
     memories: dict[int, tuple[Record, ir.Value]]
     active: tuple[int, ...]
@@ -168,11 +173,16 @@ def run_body(
             if prepare is not None:
                 prepare(block)
             result = body()
+            bound = scope.get()
             outcome = Outcome(
                 block=block,
-                result=result,
-                names=scope.get(),
-                changes={c.place: c for c in snapshot.changes()},
+                result=frozen(trace, result),
+                names=bound,
+                values=tuple(frozen(trace, x) for x in bound),
+                changes={
+                    c.place: dataclasses.replace(c, after=frozen(trace, c.after))
+                    for c in snapshot.changes()
+                },
                 memories={
                     key: (record, trace.read(record))
                     for key, record in block.written.items()
@@ -192,6 +202,14 @@ def run_body(
         builder.block = outer
         scope.set(names)
         snapshot.restore()
+
+
+def frozen(trace: Trace, x: Any) -> Any:
+    """``x`` in containers of its own, which later changes do not reach."""
+    if isinstance(x, StagedList) or x is Change.MISSING or isinstance(x, ScanList):
+        return x
+    leaves, tree = flatten_state(trace, x)
+    return x if tree.kind in ("leaf", "static") else tree.unflatten(leaves)
 
 
 def _depth(block: Block) -> int:
@@ -410,11 +428,11 @@ class _IfMerge:
 
     def _merge_name(self, index: int, name: str) -> Any:
         before = self.staged.scope.get()[index]
-        values = [o.names[index] for o in self.outcomes]
-        if all(v is before for v in values):
+        if all(o.names[index] is before for o in self.outcomes):
             return _SAME
+        values = [o.values[index] for o in self.outcomes]
         known = [v for v in values if v is not UNBOUND]
-        if name.startswith(INTERNAL) and len(known) == 1:
+        if (name.startswith(INTERNAL) or self.staged.scope.lenient) and len(known) == 1:
             bound = known[0]
             return _dummies(self.trace, name, values, bound)
         merged = self.ways.merge(name, values)
