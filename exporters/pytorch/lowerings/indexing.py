@@ -162,9 +162,24 @@ def _sliced(op: Op, x: ir.Value, slices: Sequence[tuple[int, slice]]) -> ir.Valu
     stops = [_bound(op, s.stop, INT64_MAX) for _, s in slices]
     unit = all(isinstance_static(s) and s == 1 for s in steps)
     result = op.Slice(x, starts, stops, [axis for axis, _ in slices], None if unit else steps)
-    if any(isinstance(b, ir.Value) for _, s in slices for b in (s.start, s.stop)):
+    if any(isinstance(b, ir.Value) for _, s in slices for b in (s.start, s.stop)) or any(
+        _cuts_short(x, axis, s) for axis, s in slices
+    ):
         result.meta["unbacked"] = True
     return result
+
+
+def _cuts_short(x: ir.Value, axis: int, item: slice) -> bool:
+    """Whether ``x[:k]`` of a dynamic dim gives k items only where there are as many.
+
+    A single one is taken for granted.
+    """
+    start, stop = item.start or 0, item.stop
+    if isinstance(x.shape.dims[axis], int) or not (isinstance_static(start) and isinstance_static(stop)):
+        return False
+    if stop is None:
+        return start < -1
+    return start >= 0 and stop - start > 1
 
 
 # Reading
