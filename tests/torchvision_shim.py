@@ -8,6 +8,7 @@ in plain torch, before torchvision is imported.
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from typing import Any
 
@@ -127,7 +128,53 @@ def _roi_align(
         points = _bilinear(input[batch], ys[:, None].expand(-1, len(xs)), xs.expand(len(ys), -1))
         shape = (input.shape[1], pooled_height, grid_h, pooled_width, grid_w)
         outputs.append(points.reshape(shape).mean((2, 4)))
-    return torch.stack(outputs) if outputs else input.new_zeros(0, input.shape[1], pooled_height, pooled_width)
+    return (
+        torch.stack(outputs)
+        if outputs
+        else input.new_zeros(0, input.shape[1], pooled_height, pooled_width)
+    )
+
+
+def _ps_roi_align(
+    input: torch.Tensor,
+    rois: torch.Tensor,
+    spatial_scale: float,
+    pooled_height: int,
+    pooled_width: int,
+    sampling_ratio: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    sizes = (pooled_height, pooled_width)
+    pooled = _roi_align(input, rois, spatial_scale, *sizes, sampling_ratio, True)
+    groups = pooled.view(
+        len(rois), input.shape[1] // (pooled_height * pooled_width), *sizes, *sizes
+    )
+    own = torch.einsum("kcijij->kcij", groups)
+    channels = torch.arange(input.shape[1], dtype=torch.int32).view(1, -1, *sizes)
+    return own.clone(), channels.expand(own.shape).clone()
+
+
+def _roi_pool(
+    input: torch.Tensor,
+    rois: torch.Tensor,
+    spatial_scale: float,
+    pooled_height: int,
+    pooled_width: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    height, width = input.shape[-2:]
+    result = input.new_zeros(len(rois), input.shape[1], pooled_height, pooled_width)
+    for k, roi in enumerate(rois.tolist()):
+        x1, y1, x2, y2 = (math.floor(v * spatial_scale + 0.5) for v in roi[1:])
+        bin_h, bin_w = max(y2 - y1 + 1, 1) / pooled_height, max(x2 - x1 + 1, 1) / pooled_width
+        for i in range(pooled_height):
+            top, bottom = y1 + math.floor(i * bin_h), y1 + math.ceil((i + 1) * bin_h)
+            for j in range(pooled_width):
+                left, right = x1 + math.floor(j * bin_w), x1 + math.ceil((j + 1) * bin_w)
+                rows = slice(min(max(top, 0), height), min(max(bottom, 0), height))
+                columns = slice(min(max(left, 0), width), min(max(right, 0), width))
+                part = input[int(roi[0]), :, rows, columns].flatten(1)
+                if part.shape[1]:
+                    result[k, :, i, j] = part.amax(1)
+    return result, torch.zeros(result.shape, dtype=torch.int32)
 
 
 def _deform_conv2d(
@@ -138,7 +185,9 @@ def _deform_conv2d(
     kh, kw = weight.shape[-2:]
     out_h, out_w = offset.shape[-2:]
     results = []
-    for image, shift, gate in zip(input, offset, mask if use_mask else [None] * len(input), strict=True):
+    for image, shift, gate in zip(
+        input, offset, mask if use_mask else [None] * len(input), strict=True
+    ):
         columns = []
         for group, part in enumerate(image.chunk(offset_groups)):
             for k in range(kh * kw):
@@ -154,7 +203,14 @@ def _deform_conv2d(
     return torch.stack(results) + bias[:, None, None]
 
 
-_KERNELS = {"nms": _nms, "qnms": _nms, "roi_align": _roi_align, "deform_conv2d": _deform_conv2d}
+_KERNELS = {
+    "nms": _nms,
+    "qnms": _nms,
+    "roi_align": _roi_align,
+    "roi_pool": _roi_pool,
+    "ps_roi_align": _ps_roi_align,
+    "deform_conv2d": _deform_conv2d,
+}
 
 
 def _absent(name: str) -> Any:

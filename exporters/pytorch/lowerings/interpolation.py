@@ -58,15 +58,48 @@ def _resize(
     return op.Resize(x, None, None, sizes, **attributes)
 
 
+# Scale factors by which torch, which multiplies by 1 / factor, and ORT, which divides by it,
+# read the same places. With others one of the two may fall short of a whole number: ORT 1.32 reads
+# other places than torch when it resizes from 14 to 16.
+_SAFE_FACTORS = {*range(1, 33), 0.5, 0.25, 0.125}
+
+
+def _reads_same_places(before: Any, after: Any, factor: Any, n: int, *, exact: bool) -> bool:
+    """Whether ORT finds the place of every neighbour along a dim that torch finds."""
+    static = isinstance(before, int) and isinstance(after, int) and not hasattr(after, "record")
+    if exact or not static:
+        if factor is None and static:
+            factor = after / before
+        return factor is not None and not hasattr(factor, "record") and factor in _SAFE_FACTORS
+    f32 = np.float32
+    places = np.arange(after, dtype=f32)
+    scale = f32(after) / f32(before) if factor is None else f32(factor)
+    step = f32(before) / f32(after) if factor is None else f32(1 / factor)
+    wanted = places // 2 if _doubles(before, after, factor, n) else np.floor(places * step)
+    return bool(np.array_equal(np.floor(places / scale), wanted))
+
+
+def _doubles(before: Any, after: Any, factor: Any, n: int) -> bool:
+    """Torch doubles an image whose size is doubled, whatever the scale says."""
+    return n == 2 and factor is not None and bool(after == 2 * before)
+
+
 def _nearest(exact: bool) -> Callable[..., ir.Value]:
     def lowering(op: Op, /, input: ir.Value, output_size: Any, *scales: Any) -> ir.Value:
-        """Lower to ``Resize-13``."""
-        factors = _scale_list(scales, rank(input) - 2)
+        """Lower to ``Resize-13`` where ORT's places are torch's."""
+        n = rank(input) - 2
+        factors = _scale_list(scales, n)
         if input.dtype not in _RESIZED:
             raise Unlowerable(f"no {input.dtype.name} kernel of Resize in ORT")
-        if any(not hasattr(f, "record") and 2 < f < 3 for f in factors or ()):
-            # ORT 1.32 doubles an image whose size is doubled, whatever the scale says.
-            raise Unlowerable("Resize rounds this scale")
+        for i in range(n):
+            before = op.dim(input, 2 + i)
+            factor = None if factors is None else factors[i]
+            if output_size is not None:
+                after: Any = output_size[i]
+            else:
+                after = math.floor(before * factor) if isinstance(before, int) else before
+            if not _reads_same_places(before, after, factor, n, exact=exact):
+                raise Unlowerable("Resize rounds otherwise than torch")
         return _resize(
             op, input, output_size, factors, mode="nearest",
             coordinate_transformation_mode="half_pixel" if exact else "asymmetric",
@@ -127,6 +160,9 @@ def _nearest_by_index(offset: float) -> Callable[..., T]:
         for axis, before, after, factor in _geometry(input, output_size, scales):
             step = _step(before, after, factor, False, torch.float32)
             places = ((torch.arange(after).float() + offset) * step).floor().long()
+            static = not hasattr(before, "record") and not hasattr(after, "record")
+            if static and not offset and _doubles(before, after, factor, input.dim() - 2):
+                places = torch.arange(after) // 2
             y = y.index_select(axis, places.clamp(max=before - 1))
         return y
 
