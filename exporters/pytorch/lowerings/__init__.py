@@ -19,6 +19,7 @@ from exporters.pytorch.lowerings import (
     interpolation,
     joining,
     linear_algebra,
+    losses,
     normalization,
     orthogonal,
     padding,
@@ -33,6 +34,7 @@ from exporters.pytorch.lowerings import (
     sorting,
     special,
     symbolic,
+    vision,
 )
 
 __all__ = [
@@ -54,6 +56,7 @@ __all__ = [
     "interpolation",
     "joining",
     "linear_algebra",
+    "losses",
     "normalization",
     "orthogonal",
     "padding",
@@ -68,4 +71,5 @@ __all__ = [
     "sorting",
     "special",
     "symbolic",
+    "vision",
 ]
