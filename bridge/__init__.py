@@ -21,47 +21,65 @@ if TYPE_CHECKING:
         RunTimeoutError,
     )
     from bridge.exporting import TrainModeWarning, export
+    from bridge.parity.checking import check
+    from bridge.parity.comparison import Tolerance
+    from bridge.parity.divergence import Divergence
+    from bridge.parity.matrix import MatrixReport, check_matrix
+    from bridge.parity.report import ParityReport
     from bridge.program import ExportReport, Program
     from bridge.session import Session, load
     from bridge.tracing import TracedModule, trace
     from exporters.errors import ExportError
-from exporters.script import script
+    from exporters.script import script
 
 _HOMES = {
     "BridgeError": "bridge.errors",
+    "Divergence": "bridge.parity.divergence",
     "ExportError": "exporters.errors",
     "ExportReport": "bridge.program",
     "FeedError": "bridge.errors",
+    "MatrixReport": "bridge.parity.matrix",
     "ModelFileError": "bridge.errors",
     "ParityError": "bridge.errors",
+    "ParityReport": "bridge.parity.report",
     "Program": "bridge.program",
     "ProviderError": "bridge.errors",
     "RunCancelledError": "bridge.errors",
     "RunError": "bridge.errors",
     "RunTimeoutError": "bridge.errors",
     "Session": "bridge.session",
+    "Tolerance": "bridge.parity.comparison",
     "TracedModule": "bridge.tracing",
     "TrainModeWarning": "bridge.exporting",
+    "check": "bridge.parity.checking",
+    "check_matrix": "bridge.parity.matrix",
     "export": "bridge.exporting",
     "load": "bridge.session",
+    "script": "exporters.script",
     "trace": "bridge.tracing",
 }
 
 __all__ = [
     "BridgeError",
+    "Divergence",
     "ExportError",
     "ExportReport",
     "FeedError",
+    "MatrixReport",
     "ModelFileError",
     "ParityError",
+    "ParityReport",
     "Program",
     "ProviderError",
     "RunCancelledError",
     "RunError",
     "RunTimeoutError",
     "Session",
+    "Tolerance",
     "TracedModule",
     "TrainModeWarning",
+    "check",
+    "check_matrix",
     "export",
     "load",
     "script",

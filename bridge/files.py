@@ -90,10 +90,16 @@ def _without(model: ir.Model, values: Sequence[ir.Value]) -> Iterator[None]:
             initializers.add(value)
 
 
-def proto_without(model: ir.Model, names: Sequence[str]) -> bytes:
-    """The serialised model in which the named initializers say that their data is elsewhere."""
+def proto_without(model: ir.Model, names: Sequence[str], dropped: Sequence[str] = ()) -> bytes:
+    """The serialised model in which the named initializers say that their data is elsewhere.
+
+    Args:
+        model: The model.
+        names: Initializers whose data is elsewhere.
+        dropped: Initializers to leave out.
+    """
     values = [model.graph.initializers[n] for n in names]
-    with _without(model, values):
+    with _without(model, [*values, *(model.graph.initializers[n] for n in dropped)]):
         proto: Any = ir.to_proto(model)
     for value in values:
         tensor = value.const_value

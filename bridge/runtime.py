@@ -33,8 +33,7 @@ _LEVELS = {
 }
 _HANDED_OVER = 1024  # bytes from which a weight is handed over in memory instead of serialised
 _PROTOBUF_LIMIT = 2**31 - 1
-_ERRORS_ONLY = 3  # ONNX Runtime's log level; placement and absent providers are reported by us
-_FATAL_ONLY = 4
+_FATAL_ONLY = 4  # ONNX Runtime's log level: what is an error is raised as one
 
 if hasattr(onnxruntime, "disable_telemetry_events"):
     onnxruntime.disable_telemetry_events()
@@ -68,7 +67,7 @@ class Settings:
     cuda_graphs: bool = False
     profile_prefix: str | None = None
     optimized_path: str | None = None
-    log_level: int = _ERRORS_ONLY
+    log_level: int = _FATAL_ONLY
 
     def options(self) -> onnxruntime.SessionOptions:
         """As ONNX Runtime takes them."""
@@ -159,10 +158,14 @@ class Runtime:
         """The model's bytes; its large weights go to ONNX Runtime from where they are."""
         names: list[str] = []
         values: list[onnxruntime.OrtValue] = []
+        unused: list[str] = []
         rest = 0
         for name, value in model.graph.initializers.items():
             tensor = value.const_value
             if tensor is None:
+                continue
+            if not value.uses() and not value.is_graph_output():
+                unused.append(name)  # ONNX Runtime drops these before it looks for their data
                 continue
             if tensor.nbytes < _HANDED_OVER or not _has_plain_bytes(tensor.dtype):
                 rest += tensor.nbytes
@@ -177,7 +180,7 @@ class Runtime:
             for name, ort_value in zip(names, values, strict=True):
                 options.add_initializer(name, ort_value)
             self._held += values
-        return proto_without(model, names)
+        return proto_without(model, names, unused)
 
     def _write_down(self, model: ir.Model) -> str:
         """The path of a temporary file, for what neither memory nor one message can carry."""

@@ -6,9 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bridge.errors import ParityError
-from bridge.parity.comparison import Comparison, compare
-from bridge.session import Session, to_numpy
+from bridge.errors import BridgeError, ParityError
+from bridge.feeds import to_numpy
+from bridge.parity.checking import Trial, compare_outputs
+from bridge.parity.locating import locate_divergence
+from bridge.parity.sides import EagerSide
+from bridge.session import Session
+from exporters.errors import ExportError
 from exporters.pytorch import frontend
 from exporters.pytorch.inputs import world_leaves
 from exporters.tracing.worlds import candidate_sizes
@@ -16,6 +20,7 @@ from exporters.tracing.worlds import candidate_sizes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from bridge.parity.comparison import Comparison
     from bridge.program import Program
     from exporters.pytorch.frontend import TracedModel
 
@@ -29,22 +34,21 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
         A comparison of each output in each run.
 
     Raises:
-        ParityError: An output differs.
+        ParityError: An output differs; the message names the first node that goes wrong.
         SpecialisationError: It differs because the trace froze something that varies.
     """
-    session = Session(program)
+    check = _Verification(traced, Session(program))
     rows: list[Comparison] = []
     for number, world in enumerate(traced.worlds):
-        expected = world.outputs
         label = "example" if number == 0 else f"world {number}"
-        rows += _compare(traced, session, world.leaves, expected, f"{label} {_sizes(world.sizes)}")
+        rows += check.run(f"{label} {_sizes(world.sizes)}", world.leaves, world.outputs)
     for sizes, leaves in fresh_inputs(traced):
         try:
             expected = traced.eager_outputs(leaves)
-        except Exception:  # noqa: S112 (eager does not take these inputs, so nobody will give them)
+        except Exception:  # eager does not take these inputs, so nobody will give them
             continue
         try:
-            rows += _compare(traced, session, leaves, expected, f"unseen inputs {_sizes(sizes)}")
+            rows += check.run(f"unseen inputs {_sizes(sizes)}", leaves, expected)
         except ParityError as error:
             reason = frontend.explain(traced, leaves, sizes)
             if reason is not None:
@@ -57,35 +61,52 @@ def _sizes(sizes: dict[str, int]) -> str:
     return ", ".join(f"{k}={v}" for k, v in sizes.items()) or "as exported"
 
 
-def _compare(
-    traced: TracedModel,
-    session: Session,
-    leaves: Sequence[Any],
-    expected: Sequence[Any],
-    label: str,
-) -> list[Comparison]:
-    feed = {
-        n: to_numpy(leaves[i]) for n, i in zip(session.input_names, traced.inputs, strict=True)
-    }
-    results = session.run(feed)
-    if traced.random:
-        return []
-    rows = [
-        compare(f"{name} ({label.strip()})", to_numpy(want), got)
-        for (name, got), want in zip(results.items(), expected, strict=True)
-    ]
-    failed = [r for r in rows if not r.passed]
-    if failed:
-        raise ParityError(
-            "the exported model does not compute what eager computes:\n"
-            + "\n".join(f"  {r}" for r in failed),
-            hint="export with verify=False and locate the node with bridge.check",
-        )
-    return rows
+class _Verification:
+    """One session, compared with the eager code that it came from."""
+
+    def __init__(self, traced: TracedModel, session: Session) -> None:
+        self.random = traced.random
+        self.inputs = traced.inputs
+        self.session = session
+        self.eager = EagerSide(traced.callable, session, traced.arguments)
+
+    def run(self, label: str, leaves: Sequence[Any], expected: Sequence[Any]) -> list[Comparison]:
+        """Compare one run.
+
+        Raises:
+            ParityError: An output differs.
+        """
+        names = self.session.input_names
+        feed = {n: to_numpy(leaves[i]) for n, i in zip(names, self.inputs, strict=True)}
+        results = self.session.run(feed)
+        if self.random:
+            return []
+        wanted = dict(zip(results, map(to_numpy, expected), strict=True))
+        trial = Trial(label.strip(), self.eager, feed, given=True)
+        rows = compare_outputs(wanted, results, None, trial)
+        failed = [r for r in rows if not r.passed]
+        if failed:
+            told = "\n".join(f"  {trial.label}: {r}" for r in failed)
+            raise ParityError(
+                f"the exported model does not compute what eager computes:\n{told}"
+                f"{self._where(feed)}",
+                hint="to look at the model all the same, export with verify=False",
+            )
+        return rows
+
+    def _where(self, feed: dict[str, Any]) -> str:
+        """The first node that goes wrong, in words; empty if that cannot be told."""
+        try:
+            found = locate_divergence(self.eager, self.session, feed)
+        except (BridgeError, ExportError):
+            return ""
+        if found is None:
+            return ""
+        return "\n".join(["", *(f"  {v}" for v in found.verdicts), str(found)])
 
 
 def fresh_inputs(traced: TracedModel) -> Iterator[tuple[dict[str, int], list[Any]]]:
-    """Inputs that no world had: other values, and if there are dynamic dims, another size of each."""
+    """Inputs that no world had: other values, and another size of each dynamic dim."""
     example = traced.worlds[0]
     moved = [_rolled(x) for x in example.leaves]
     if not traced.symbols:
@@ -94,13 +115,11 @@ def fresh_inputs(traced: TracedModel) -> Iterator[tuple[dict[str, int], list[Any
     seen = {s.name: {w.sizes.get(s.name, s.size) for w in traced.worlds} for s in traced.symbols}
     sizes = {}
     for symbol in traced.symbols:
-        options = (
-            [1, *candidate_sizes(symbol)] if symbol.allows(1) else list(candidate_sizes(symbol))
-        )
-        unseen = [n for n in options if n not in seen[symbol.name]]
-        sizes[symbol.name] = (
-            unseen[0] if symbol.size < 16 and unseen else (unseen or [symbol.size])[-1]
-        )
+        options = list(candidate_sizes(symbol))
+        if symbol.allows(1):
+            options.insert(0, 1)
+        unseen = [n for n in options if n not in seen[symbol.name]] or [symbol.size]
+        sizes[symbol.name] = unseen[0] if symbol.size < 16 else unseen[-1]
     yield sizes, world_leaves(moved, traced.symbols, sizes)
 
 

@@ -179,11 +179,15 @@ def _eager_trials(
     from exporters.pytorch.frontend import split_example
     from exporters.pytorch.inputs import bind
 
-    several = isinstance(inputs, list) and inputs and all(isinstance(i, tuple | dict) for i in inputs)
+    several = (
+        isinstance(inputs, list) and inputs and all(isinstance(i, tuple | dict) for i in inputs)
+    )
     for number, example in enumerate(inputs if several else [inputs]):
         label = f"inputs {number}" if several else "given inputs"
-        by_name = isinstance(example, dict) and not kwargs and set(example) == set(session.input_names)
-        if example is None and not kwargs or by_name or isinstance(example, str | os.PathLike):
+        by_name = (
+            isinstance(example, dict) and not kwargs and set(example) == set(session.input_names)
+        )
+        if (example is None and not kwargs) or by_name or isinstance(example, str | os.PathLike):
             for case in _cases(session, example):
                 arguments = bind(model, *_arguments(session, case.feed))
                 yield case.label, EagerSide(model, session, arguments), case.feed

@@ -17,8 +17,8 @@ _INFINITE_SNR = float("inf")
 class Tolerance:
     """How far values may be off: ``atol * scale + rtol * |expected|``.
 
-    ``scale`` is the largest finite magnitude in the expected array, at least :data:`FLOOR`, since a
-    sum of large terms is only as exact as its terms. For integers ``scale`` is 1.
+    ``scale`` is the largest finite magnitude in the expected array, at least :data:`FLOOR`, since
+    a sum of large terms is only as exact as its terms. For integers ``scale`` is 1.
 
     Attributes:
         rtol: Relative to the expected value.
@@ -120,15 +120,15 @@ class Comparison:
         return data
 
 
-def compare(
-    name: str, expected: Any, got: Any, tolerance: Tolerance | None = None
-) -> Comparison:
+def compare(name: str, expected: Any, got: Any, tolerance: Tolerance | None = None) -> Comparison:
     """Compare arrays, naming differences of dtype, shape and finiteness before those of value."""
     expected, got = np.asarray(expected), np.asarray(got)
     tolerance = tolerance or default_tolerance(expected.dtype)
     shape, dtype = expected.shape, expected.dtype.name
     if expected.dtype != got.dtype:
-        return Comparison(name, False, f"dtype is {got.dtype.name} instead of {dtype}", shape, dtype)
+        return Comparison(
+            name, False, f"dtype is {got.dtype.name} instead of {dtype}", shape, dtype
+        )
     if shape != got.shape:
         told = f"shape is {list(got.shape)} instead of {list(shape)}"
         return Comparison(name, False, told, shape, dtype)
@@ -144,7 +144,8 @@ def _objects(name: str, expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any
     off = float(np.mean(expected != got)) if expected.size else 0.0
     return Comparison(
         name, off == 0, None, expected.shape, expected.dtype.name, max_abs=off, max_rel=off,
-        mean_abs=off, snr=_INFINITE_SNR if off == 0 else 0.0, cosine=1.0 - off, needed=off, off=off,
+        mean_abs=off, snr=_INFINITE_SNR if off == 0 else 0.0, cosine=1.0 - off, needed=off,
+        off=off,
     )  # fmt: skip
 
 
@@ -160,7 +161,8 @@ def _unlike_finite(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) ->
     a, b = np.isfinite(expected), np.isfinite(got)
     if a.all() and b.all():
         return None
-    wide_a, wide_b = expected.astype(_wide(expected)), got.astype(_wide(expected))
+    wide_a: np.ndarray[Any, Any] = expected.astype(_wide(expected))
+    wide_b: np.ndarray[Any, Any] = got.astype(_wide(expected))
     alike = (a & b) | (wide_a == wide_b) | (np.isnan(wide_a) & np.isnan(wide_b))
     if alike.all():
         return None
@@ -301,25 +303,16 @@ def _ulps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> int | None:
     """The largest number of steps between neighbours that lead from one value to the other."""
     if a.dtype.kind == "c" or not is_floating(a.dtype):
         return None
-    bits = a.dtype.itemsize * 8
+    kind = np.dtype(f"u{a.dtype.itemsize}")
+    sign = np.array(1, kind) << np.array(kind.itemsize * 8 - 1, kind)
     most = 0
     for start in range(0, a.size, _CHUNK):
-        steps = [
-            _ordered(x[start : start + _CHUNK].view(f"u{a.dtype.itemsize}"), bits) for x in (a, b)
-        ]
-        finite = np.isfinite(a[start : start + _CHUNK])
-        distance = np.where(finite, np.abs(steps[0] - steps[1]), 0)
-        most = max(most, int(distance.max(initial=0)))
+        part = a[start : start + _CHUNK]
+        p, q = part.view(kind), b[start : start + _CHUNK].view(kind)
+        up, uq = p & ~sign, q & ~sign  # how many numbers lie between zero and each
+        apart = np.where((p ^ q) & sign, up + uq, np.maximum(up, uq) - np.minimum(up, uq))
+        most = max(most, int(np.where(np.isfinite(part), apart, 0).max(initial=0)))
     return most
-
-
-def _ordered(pattern: np.ndarray[Any, Any], bits: int) -> np.ndarray[Any, Any]:
-    """Integers in the order of the floating-point numbers that have these bits."""
-    sign = np.int64(1) << np.int64(bits - 1) if bits < 64 else np.int64(-(2**63))
-    value = pattern.astype(np.uint64).view(np.int64)
-    if bits == 64:
-        return np.where(value < 0, sign - value, value).astype(np.float64)
-    return np.where(value >= sign, sign - value, value)
 
 
 def _top1(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> float | None:

@@ -1,6 +1,6 @@
 """Finding the first node that goes wrong.
 
-Every node is given inputs that are right and its outputs are compared with those that are right, so
+Every node is given inputs that are right, and its outputs are compared with those that are right:
 a node is blamed for its own error only, never for one that it inherits or amplifies. What is right
 comes from eager code, run again under the tracer, or from another graph; values are matched by
 name, which passes and runtimes keep for what they do not fuse away. What lies between two values
@@ -42,6 +42,7 @@ __all__ = ["Divergence", "locate_divergence"]
 _CLEAR = 10.0  # times the local tolerance: certainly no rounding
 _GROWTH_POINTS = 200  # values at which the error of the whole run is measured
 _GROWTH_BATCH = 50
+_NOISE = 1e-7  # of the scale: what float32 rounds off
 
 
 def locate_divergence(
@@ -52,7 +53,10 @@ def locate_divergence(
     *,
     progress: Callable[[str], None] | None = None,
 ) -> Divergence | None:
-    """The first node of a session's graph that goes wrong by itself; None if there is none.
+    """The first node of a session's graph that goes wrong by itself.
+
+    Where none does, it is the node that amplifies the rounding of others most, and its verdict
+    says so; None if no value of the graph is known.
 
     Args:
         reference: What is right.
@@ -72,16 +76,43 @@ def locate_divergence(
     if found is None:
         tell("comparing the graph that ONNX Runtime makes of it")
         found = _locate_optimized(session, model, oracle, feed)
-    return found
+    return found or _amplifier(Probe(model, plain), oracle, feed)
 
 
-def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergence | None:
-    """The first node of a graph that goes wrong by itself."""
-    known = {
+def _known(probe: Probe, oracle: Oracle) -> dict[str, Any]:
+    """What is right, of the values that the graph has too."""
+    return {
         n: oracle.values[n]
         for n in probe.names()
         if n in oracle.values and comparable(oracle.values[n], probe.types.get(n))
     }
+
+
+def _amplifier(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergence | None:
+    """The node at which the error of the whole run grows most."""
+    known = _known(probe, oracle)
+    growth = dict(_growth(probe, feed, known))
+    best: tuple[float, str] | None = None
+    for node in probe.model.graph:
+        inherited = max((growth.get(str(v.name), 0.0) for v in node.inputs if v), default=0.0)
+        for made in node.outputs:
+            ratio = growth.get(str(made.name), 0.0) / max(inherited, _NOISE)
+            if best is None or ratio > best[0]:
+                best = (ratio, str(made.name))
+    if best is None or not growth:
+        return None
+    ratio, value = best
+    found = Divergence.at(GraphIndex(probe.model).producer[value], value, None)
+    told = (
+        "no node is wrong by itself: rounding adds up along the graph, and grows most here "
+        f"({ratio:.0f} times)"
+    )
+    return dataclasses.replace(found, growth=tuple(growth.items()), verdicts=(told,))
+
+
+def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergence | None:
+    """The first node of a graph that goes wrong by itself."""
+    known = _known(probe, oracle)
     rows = {
         name: compare_local(name, known[name], got, probe.types[name])
         for name, got in probe.values(list(known), feed, known)
@@ -90,17 +121,27 @@ def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergen
     if not guilty:
         return None
     found = _divergence(probe, oracle, feed, known, rows[guilty[0]])
-    index = GraphIndex(probe.model)
-    others = tuple(index.producer[n].name for n in guilty[1:])
     return dataclasses.replace(
         found,
-        others=found.others + others,
+        others=_others(probe, known, found, guilty[1:]),
         growth=_growth(probe, feed, known),
     )
 
 
+def _others(
+    probe: Probe, known: Mapping[str, Any], found: Divergence, guilty: list[str]
+) -> tuple[str, ...]:
+    """The nodes that make further values wrong, but for values that the found node has part in."""
+    names: dict[str, None] = {}
+    for value in guilty:
+        region = probe.region(value, known)
+        if all(n.name != found.node for n in region):
+            names[str(region[-1].name or value)] = None
+    return tuple(names)
+
+
 def _guilty(rows: Mapping[str, Comparison]) -> list[str]:
-    """The values that are clearly wrong, in graph order; rounding beside real errors is left out."""
+    """The values that are clearly wrong, in graph order; rounding beside errors is left out."""
     severities = {n: severity(r) for n, r in rows.items()}
     worst = max(severities.values(), default=0.0)
     threshold = min(max(worst / 10, 1.0), _CLEAR)
@@ -118,6 +159,7 @@ def _divergence(
     verdicts: list[str] = []
     inner = _inner_values(probe, oracle, feed, known, row.name)
     value, worst = row.name, row
+    expected = known[value]
     if inner:
         whole = {**known, **inner}
         names = [n for n in probe.names() if n in inner]
@@ -128,13 +170,18 @@ def _divergence(
         guilty = _guilty(rows)
         if guilty:
             value, worst = guilty[0], rows[guilty[0]]
+            expected = inner[value]
             known = {**known, **{n: x for n, x in inner.items() if n != value or n not in known}}
         else:
             verdicts.append(_why_region(probe, oracle, feed, known, row))
     index = GraphIndex(probe.model)
     info = index.producer[value]
     found = Divergence.at(info, value, worst)
-    expected = inner.get(value, known.get(value))
+    if not verdicts and _kernel_is_wrong(probe, feed, known, value, expected):
+        verdicts.append(
+            f"the provider's kernel is wrong: ONNX's reference implementation of "
+            f"{info.node.op_type} agrees"
+        )
     verdicts += _value_verdicts(expected, probe, feed, known, value)
     verdicts += _weight_verdicts(info.node, probe.model, oracle)
     found = dataclasses.replace(
@@ -163,30 +210,36 @@ def _inner_values(
 
 
 def _why_region(
-    probe: Probe, oracle: Oracle, feed: Mapping[str, Any], known: Mapping[str, Any], row: Comparison
+    probe: Probe,
+    oracle: Oracle,
+    feed: Mapping[str, Any],
+    known: Mapping[str, Any],
+    row: Comparison,
 ) -> str:
-    """Why a region is wrong that the tracer would make the same way: its nodes, or their kernels."""
+    """Why a region is wrong that the tracer makes the same way: its nodes, or their kernels."""
     nodes = ", ".join(n.op_type for n in probe.region(row.name, known))
-    try:
-        got = _by_reference(probe, feed, known, row.name)
-        right = compare_local(row.name, known[row.name], got, probe.types[row.name]).passed
-    except Exception:  # the evaluator lacks many operators
-        right = False
-    if right:
+    if _kernel_is_wrong(probe, feed, known, row.name, known[row.name]):
         return f"the provider's kernel is wrong: ONNX's reference implementation of {nodes} agrees"
     return f"the exported nodes ({nodes}) do not compute what {oracle.label} computes here"
 
 
-def _by_reference(
-    probe: Probe, feed: Mapping[str, Any], known: Mapping[str, Any], value: str
-) -> Any:
-    """A value as ONNX's reference evaluator computes it."""
+def _kernel_is_wrong(
+    probe: Probe, feed: Mapping[str, Any], known: Mapping[str, Any], value: str, expected: Any
+) -> bool:
+    """Whether ONNX's reference evaluator computes a value right from the same nodes."""
     import onnx_ir as ir
     from onnx.reference import ReferenceEvaluator
 
     part, names = cut(probe.model, [value], {n: probe.types[n] for n in known})
-    feeds = {own: known.get(n, feed.get(n)) for n, own in names.items()}
-    return ReferenceEvaluator(ir.to_proto(part)).run([value], feeds)[0]
+    feeds = {
+        own: as_type(known[n], probe.types[n]) if n in known else feed[n]
+        for n, own in names.items()
+    }
+    try:
+        got = ReferenceEvaluator(ir.to_proto(part)).run([value], feeds)[0]
+    except Exception:  # the evaluator lacks many operators, and some of its functions fail
+        return False
+    return compare_local(value, expected, got, probe.types[value]).passed
 
 
 def _value_verdicts(
@@ -203,15 +256,15 @@ def _weight_verdicts(node: ir.Node, model: ir.Model, oracle: Oracle) -> list[str
     """Initializers of a node that are not what the right graph has under their names."""
     found = []
     for value in node.inputs:
-        if value is None or value.const_value is None or value.name not in oracle.weights:
+        if value is None or value.const_value is None:
             continue
-        right = oracle.weights[value.name]
+        right = oracle.weights.get(str(value.name))
         if right is None:
             continue
         ours, theirs = value.const_value.numpy(), right.numpy()
         if ours.shape != theirs.shape:
             found.append(f"{value.name!r} has shape {list(ours.shape)}, not {list(theirs.shape)}")
-        elif not compare(value.name, theirs, ours).passed:
+        elif not compare(str(value.name), theirs, ours).passed:
             told = relation(theirs, ours)
             found.append(f"{value.name!r} is not the reference's" + (f": {told}" if told else ""))
     return found

@@ -166,9 +166,7 @@ def _export(
     tell(f"exporting for opset {opset}" if opset else "exporting")
     first = inputs[0] if isinstance(inputs, list) and inputs else inputs
     try:
-        program = export(
-            model, first, kwargs=kwargs, opset=opset, verify=False, **options
-        )
+        program = export(model, first, kwargs=kwargs, opset=opset, verify=False, **options)
     except (BridgeError, ExportError) as error:
         return None, str(error)
     return program, None

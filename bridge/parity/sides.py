@@ -90,13 +90,16 @@ class EagerSide:
         session: The session that it is compared with; says which arguments are inputs, and which
             results are outputs, and what they are called.
         arguments: The arguments that values are put into.
+
+    Attributes:
+        positions: Which leaves of the arguments are the session's inputs.
     """
 
     def __init__(self, model: Callable[..., Any], session: Session, arguments: Arguments) -> None:
         self.model = model
         self.session = session
         self.arguments = arguments
-        self._inputs = _input_positions(session, arguments)
+        self.positions = _input_positions(session, arguments)
 
     @property
     def label(self) -> str:
@@ -107,7 +110,7 @@ class EagerSide:
         """The session's inputs among the arguments."""
         leaves = self.arguments.leaves
         return dict(
-            zip(self.session.input_names, (leaves[i] for i in self._inputs), strict=True)
+            zip(self.session.input_names, (leaves[i] for i in self.positions), strict=True)
         )
 
     def leaves(self, feed: Mapping[str, Any], dtype: torch.dtype | None = None) -> list[Any]:
@@ -119,7 +122,7 @@ class EagerSide:
         """
         leaves = list(self.arguments.leaves)
         device = _device(self.model)
-        for name, position in zip(self.session.input_names, self._inputs, strict=True):
+        for name, position in zip(self.session.input_names, self.positions, strict=True):
             value = feed[name]
             if isinstance(leaves[position], bool | int | float):
                 leaves[position] = type(leaves[position])(to_numpy(value).item())
@@ -204,6 +207,8 @@ def _device(model: Any) -> Any:
 
 def call_eager(model: Any, arguments: Arguments, leaves: Sequence[Any]) -> Any:
     """Call eager code and leave no sign of it: not in attributes, nor in buffers."""
+    import torch
+
     from exporters.pytorch import isolation
     from exporters.pytorch.inputs import clone, modules_of
 
@@ -211,11 +216,11 @@ def call_eager(model: Any, arguments: Arguments, leaves: Sequence[Any]) -> Any:
     buffers = [b for m in modules for b in m.buffers()]
     if sum(b.nbytes for b in buffers) > _COPIED_BUFFERS:
         buffers = []
-    before = [(b, b._version, b.detach().clone()) for b in buffers]
+    before = [b.detach().clone() for b in buffers]
     try:
         with isolation.isolated(modules):
             return arguments.call(model, [clone(x) for x in leaves])
     finally:
-        for buffer, version, values in before:
-            if buffer._version != version:
+        for buffer, values in zip(buffers, before, strict=True):
+            if not torch.equal(buffer, values):  # batch norm writes without a new _version
                 buffer.data.copy_(values)

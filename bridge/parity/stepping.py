@@ -1,4 +1,4 @@
-"""Stepping into If and Loop nodes: the branch, the iteration, and the node inside that goes wrong."""
+"""Stepping into If and Loop nodes: which branch, which iteration, which node inside is wrong."""
 
 from __future__ import annotations
 

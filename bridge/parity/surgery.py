@@ -1,4 +1,4 @@
-"""Cutting graphs: other outputs, values given instead of computed, bodies as models of their own."""
+"""Cutting graphs: other outputs, values given instead of computed, bodies as models."""
 
 from __future__ import annotations
 

@@ -151,16 +151,21 @@ def _session_verdicts(session: Session, agrees: Callable[..., bool]) -> list[str
 
 # ONNX Runtime's graph transformers that rewrite arithmetic, by the names it knows them by.
 _OPTIMIZERS = (
-    "ConstantFolding", "TransposeOptimizer", "MatMulAddFusion", "ReshapeFusion", "GeluFusionL1",
-    "LayerNormFusionL1", "QDQPropagationTransformer", "DoubleQDQPairsRemover", "WhereDummyDq",
-    "GemmActivationFusion", "MatMulIntegerToFloatFusion", "DynamicQuantizeMatMulFusion",
-    "ConvActivationFusion", "GeluFusionL2", "LayerNormFusionL2", "SimplifiedLayerNormFusion",
-    "AttentionFusion", "EmbedLayerNormFusion", "GatherSliceToSplitFusion", "GatherToSliceFusion",
-    "MatmulTransposeFusion", "BiasGeluFusion", "SkipLayerNormFusion", "FastGeluFusion",
-    "QuickGeluFusion", "BiasSoftmaxFusion", "BiasDropoutFusion", "MatMulScaleFusion",
-    "MatMulActivationFusion", "MatMulNBitsFusion", "QDQSelectorActionTransformer",
-    "NchwcTransformer", "NhwcTransformer", "ConvAddActivationFusion", "EliminateIdentity",
-    "ConvMulFusion", "ConvAddFusion", "ConvBNFusion", "MatMulBNFusion", "PadFusion",
+    "GeluApproximation", "ConstantFolding", "CommonSubexpressionElimination", "TransposeOptimizer",
+    "MatMulAddFusion", "ReshapeFusion", "GeluFusionL1", "GeluFusionL2", "LayerNormFusionL1",
+    "LayerNormFusionL2", "SimplifiedLayerNormFusion", "SkipLayerNormFusion", "AttentionFusion",
+    "GroupQueryAttentionFusion", "EmbedLayerNormFusion", "GemmActivationFusion", "GemmSumFusion",
+    "GemmTransposeFusion", "MatMulActivationFusion", "MatMulScaleFusion", "MatmulTransposeFusion",
+    "MatMul_BatchNormalization_Fusion", "BiasGeluFusion", "FastGeluFusion", "QuickGeluFusion",
+    "BiasSoftmaxFusion", "BiasDropoutFusion", "SwiGluFusion", "ConvActivationFusion",
+    "ConvAddActivationFusion", "ConvMulFusion", "ConvAddFusion", "ConvBNFusion", "Pad_Fusion",
+    "DivMulFusion", "GatherSliceToSplitFusion", "GatherToSliceFusion", "CastElimination",
+    "CastChainElimination", "ExpandElimination", "NoopElimination", "EliminateIdentity",
+    "NotWhereFusion", "SliceConcatToSpaceToDepthFusion", "MatMulIntegerToFloatFusion",
+    "DynamicQuantizeMatMulFusion", "DQMatMulNBitsFusion", "QDQPropagationTransformer",
+    "DoubleQDQPairsRemover", "QDQS8ToU8Transformer", "QDQSelectorActionTransformer",
+    "QDQFinalCleanupTransformer", "WhereDummyDq", "ClipQuantRewrite", "ReluQuantRewrite",
+    "NchwcTransformer", "NhwcTransformer",
 )  # fmt: skip
 
 
@@ -170,7 +175,7 @@ def _optimizer_verdict(session: Session, agrees: Callable[..., bool]) -> list[st
     def agrees_without(names: tuple[str, ...]) -> bool:
         return agrees(SessionSide(session.with_settings(disabled_optimizers=names)))
 
-    suspects = _OPTIMIZERS
+    suspects: tuple[str, ...] = _OPTIMIZERS
     if not agrees_without(suspects):
         return []
     while len(suspects) > 1:

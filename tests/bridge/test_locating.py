@@ -1,0 +1,288 @@
+"""Locating: inside of control flow, in kernels, lowerings, fusions and scales."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+import bridge
+from bridge.parity.checking import check
+from bridge.parity.relations import relation
+from bridge.parity.surgery import cut, value_types
+from bridge.runtime import Runtime
+from exporters.pytorch.registry import lowers
+from tests.bridge.graphs import graph
+from tests.bridge.zoo import exported
+
+FLOW = """g(float[N] x, int64 n, float[N] w) => (float[N] y, float[N] z)
+<bool c = {1}, float[1] k = {2}, int64 three = {3}, float[1] half = {0.5}> {
+    v = Mul(w, k)
+    total = ReduceSum <keepdims = 0> (w)
+    zero = CastLike(c, total)
+    positive = Greater(total, zero)
+    u = If(positive) <then_branch = t () => (float[N] a1) {
+        s1 = Sin(v)
+        a1 = Add(s1, x)
+    }, else_branch = e () => (float[N] a2) { a2 = Neg(v) }>
+    y = Loop(n, c, u) <body = b (int64 i, bool ci, float[N] a) => (bool co, float[N] ao) {
+        co = Identity(ci)
+        t = Mul(a, v)
+        third = Equal(i, three)
+        f = If(third) <then_branch = t2 () => (float[1] p) { p = Abs(k) },
+                       else_branch = e2 () => (float[1] q) { q = Identity(k) }>
+        r = Mul(t, half)
+        ao = Add(r, f)
+    }>
+    z = Neg(y)
+}"""
+FEED = {"x": np.arange(4, dtype=np.float32) / 4, "n": np.array(6), "w": np.ones(4, np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "op_type", "around"),
+    [
+        ("v = Mul(w, k)", "v = Add(w, k)", "Add", ()),
+        ("z = Neg(y)", "z = Abs(y)", "Abs", ()),
+        ("s1 = Sin(v)", "s1 = Cos(v)", "Cos", ("the then branch of If",)),
+        ("r = Mul(t, half)", "r = Sub(t, half)", "Sub", ("iteration 0 of Loop",)),
+        (
+            "p = Abs(k)",
+            "p = Neg(k)",
+            "Neg",
+            ("iteration 3 of Loop", "the then branch of If"),
+        ),
+    ],
+)
+def test_control_flow_is_stepped_into(right, wrong, op_type, around):
+    report = check(graph(FLOW), bridge.Session(graph(FLOW.replace(right, wrong))), FEED)
+    found = report.divergence
+    assert found.op_type == op_type
+    assert len(found.around) == len(around)
+    for place, expected in zip(found.around, around, strict=True):
+        assert place.startswith(expected)
+
+
+def test_a_branch_that_is_not_taken_may_be_wrong():
+    text = FLOW.replace("a2 = Neg(v)", "a2 = Abs(v)")
+    assert check(graph(FLOW), bridge.Session(graph(text)), FEED).passed
+
+
+def test_the_smallest_failing_part_reproduces(tmp_path):
+    model, args, program = exported("encoder")
+    planted = program.model.clone()
+    for node in planted.graph:
+        if node.op_type == "Softmax":
+            node.attributes.add(ir.AttrInt64("axis", 2))
+    report = check(model, bridge.Session(planted), args)
+    folder = report.divergence.extract(tmp_path / "case")
+    feed = dict(np.load(folder / "inputs.npz"))
+    expected = dict(np.load(folder / "expected.npz"))
+    session = bridge.load(folder / "model.onnx")
+    assert len(list(session.source and ir.load(folder / "model.onnx").graph)) == 1
+    got = session.run(feed)
+    (name,) = expected
+    assert got[name].shape == expected[name].shape
+    assert np.abs(got[name] - expected[name]).max() > 0.01
+    repaired = check(program.model, bridge.Session(planted), args)
+    assert repaired.divergence.node == report.divergence.node
+
+
+def test_module_and_line_are_named():
+    model, args, program = exported("encoder")
+    planted = program.model.clone()
+    node = next(n for n in planted.graph if n.metadata_props.get("bridge.module") == "norm2")
+    node.attributes.add(ir.AttrFloat32("epsilon", 0.5))
+    report = check(model, bridge.Session(planted), args)
+    assert report.divergence.module == "norm2"
+    assert "zoo.py:" in report.divergence.source
+    assert "Encoder.forward" in report.divergence.source
+    assert "in module norm2" in str(report)
+    assert report.to_dict()["divergence"]["module"] == "norm2"
+    assert report.divergence.growth[-1][1] > report.divergence.growth[0][1]
+
+
+def test_a_wrong_kernel_is_told_from_a_wrong_graph(monkeypatch):
+    """A runtime whose Softmax is off: the graph is right, and ONNX's own implementation agrees."""
+    source = Runtime._source
+
+    def faulty(self, model, options):
+        if self.settings.config.get("tests.faulty") and isinstance(model, ir.Model):
+            model = _off_kernel(model, self.settings.config["tests.faulty"])
+        return source(self, model, options)
+
+    monkeypatch.setattr(Runtime, "_source", faulty)
+    model, args, program = exported("resnet")
+    session = bridge.Session(program, config={"tests.faulty": "Softmax"})
+    report = check(model, session, args)
+    assert report.divergence.op_type == "Softmax"
+    assert any("the provider's kernel is wrong" in v for v in report.verdicts)
+
+
+def _off_kernel(model, op_type):
+    model = model.clone()
+    for node in [n for n in model.graph if n.op_type == op_type]:
+        value = node.outputs[0]
+        factor = ir.Value(name="off", const_value=ir.tensor(np.float32(1.1), name="off"))
+        model.graph.initializers.add(factor)
+        raw = ir.Value(name=f"{value.name}/raw", type=value.type)
+        scaled = ir.node("Mul", [raw, factor])
+        name, last = value.name, scaled.outputs[0]
+        value.replace_all_uses_with(last, replace_graph_outputs=True)
+        value.name, last.name, last.type = raw.name, name, value.type
+        scaled.replace_input_with(0, value)
+        model.graph.insert_after(node, scaled)
+    return model
+
+
+def test_a_wrong_lowering_is_told_from_a_wrong_kernel():
+    """The tracer makes the same wrong nodes again, so eager code is what proves them wrong."""
+
+    @torch.library.custom_op("bridge_tests::twice", mutates_args=())
+    def twice(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @twice.register_fake
+    def _(x):
+        return torch.empty_like(x)
+
+    @lowers(torch.ops.bridge_tests.twice)
+    def wrong(op, /, x: ir.Value):
+        return op.Add(op.Mul(x, 2.0), op.Mul(x, 0.5))
+
+    def model(x):
+        return torch.sin(torch.ops.bridge_tests.twice(x + 1))
+
+    x = torch.randn(3, 4)
+    report = check(model, bridge.export(model, x, verify=False), x)
+    assert report.divergence.op_type == "Add"
+    assert any(
+        "(Mul, Mul, Add) do not compute what eager model computes" in v for v in report.verdicts
+    )
+    assert any("1.25 times the right value" in v for v in report.verdicts)
+    assert ":" in report.divergence.source
+
+
+def test_a_broken_fusion_is_found_by_the_values_that_survive(tmp_path):
+    """A graph that a runtime or a pass has fused: the fused node keeps its result's name."""
+    model, args, program = exported("encoder")
+    path = tmp_path / "fused.onnx"
+    bridge.Session(program, optimization="extended").with_settings(optimized_path=str(path))
+    fused = ir.load(path)
+    gelu = next(n for n in fused.graph if n.op_type == "BiasGelu")
+    gelu.op_type, gelu.domain = "Add", ""  # the activation got lost
+    report = check(model, bridge.Session(fused), args)
+    assert report.divergence.node == gelu.name
+
+
+def quantized(model, name, factor):
+    """A weight as int8 behind a DequantizeLinear whose scale is off by a factor."""
+    model = model.clone()
+    value = model.graph.initializers[name]
+    array = value.const_value.numpy()
+    scale = np.abs(array).max() / 127
+    parts = {
+        "int8": np.round(array / scale).astype(np.int8),
+        "scale": np.float32(scale * factor),
+        "zero": np.int8(0),
+    }
+    inputs = []
+    for key, part in parts.items():
+        made = ir.Value(
+            name=f"{name}.{key}",
+            shape=ir.Shape(part.shape),
+            type=ir.TensorType(ir.DataType.from_numpy(part.dtype)),
+            const_value=ir.tensor(part, name=f"{name}.{key}"),
+        )
+        model.graph.initializers.add(made)
+        inputs.append(made)
+    node = ir.node("DequantizeLinear", inputs, name=f"{name}/DequantizeLinear")
+    node.outputs[0].name = f"{name}/dequantized"
+    value.replace_all_uses_with(node.outputs[0])
+    model.graph.insert_before(model.graph[0], node)
+    return model
+
+
+def test_a_bad_scale_is_found_in_a_quantized_graph():
+    model, args, program = exported("resnet")
+    planted = quantized(quantized(program.model, "conv1.weight", 1.0), "stem.weight", 1.5)
+    report = check(model, bridge.Session(planted), args)
+    assert report.divergence.module == "stem"
+
+
+def test_rounding_that_is_amplified_blames_no_node():
+    text = """g(float[64] x) => (float[64] y) <float k = {1000000.0}, float three = {3.0}> {
+        m = Mul(x, x)
+        l = Mul(m, k)
+        y = Sin(l)
+    }"""
+    roundabout = text.replace(
+        "m = Mul(x, x)", "a = Mul(x, three)\n b = Div(a, three)\n m = Mul(b, x)"
+    )
+    feed = {"x": np.random.default_rng(0).standard_normal(64).astype(np.float32)}
+    report = check(graph(text), bridge.Session(graph(roundabout)), feed)
+    assert not report.passed
+    assert report.divergence.comparison is None
+    assert report.divergence.op_type in ("Mul", "Sin")
+    assert any("no node is wrong by itself" in v for v in report.verdicts)
+
+
+def test_an_optimizer_that_changes_the_result_is_named():
+    model, args, program = exported("encoder")
+    tight = bridge.parity.comparison.Tolerance(1e-6, 1e-6)
+    session = bridge.Session(
+        program, config={"optimization.enable_gelu_approximation": "1"}, optimization="all"
+    )
+    report = check(model, session, args, tolerance=tight, judge=False)
+    assert not report.passed
+    assert "the optimizer is GeluApproximation" in report.verdicts
+
+
+# Cutting
+
+
+def test_cutting_keeps_the_model_and_its_types():
+    model = graph(FLOW)
+    before = ir.to_proto(model).SerializeToString()
+    types = value_types(model)
+    part, inputs = cut(model, ["v", "z"], {"y": types["y"]})
+    assert inputs == {"w": "w", "y": "y/given"}
+    assert [n.op_type for n in part.graph] == ["Mul", "Neg"]
+    assert ir.to_proto(model).SerializeToString() == before
+
+
+# What a wrong array is to the right one
+
+RIGHT = np.random.default_rng(0).standard_normal((4, 5, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (RIGHT * 255, "it is 255 times the right value"),
+        (RIGHT + 3, "it is the right value plus 3"),
+        (RIGHT * 2 - 1, "it is 2 times the right value plus -1"),
+        (-RIGHT, "its sign is wrong"),
+        (RIGHT * 0, "it is all zeros"),
+        (RIGHT * np.arange(1, 6, dtype=np.float32)[:, None], "each index of dim 1"),
+        (np.roll(RIGHT, 1, 2), "off by one along dim 2"),
+        (RIGHT.transpose(0, 2, 1), "another order: [0, 2, 1]"),
+        (RIGHT[:, ::-1], "reversed along dim 1"),
+        (
+            np.random.default_rng(1).permutation(RIGHT.reshape(-1)).reshape(RIGHT.shape),
+            "another order",
+        ),
+        (RIGHT * np.float32(np.nan), "it has NaN"),
+        (np.random.default_rng(2).standard_normal(RIGHT.shape), None),
+    ],
+)
+def test_relations_are_put_into_words(wrong, told):
+    found = relation(RIGHT, wrong)
+    assert found is None if told is None else told in found
+
+
+def test_half_precision_overflow_is_put_into_words():
+    right = RIGHT * 1e5
+    with np.errstate(over="ignore"):
+        assert "float16 overflows" in relation(right, right.astype(np.float16))
