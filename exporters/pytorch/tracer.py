@@ -752,7 +752,7 @@ class TorchTracer(TorchFunctionMode):
     ) -> None:
         handle = results[self.trace.active[0]]
         expected = from_torch_dtype(handle.dtype)
-        unbacked = unbacked or bool(value.meta.get("unbacked"))
+        unbacked = bool(value.meta.get("unbacked", unbacked))  # a lowering may know better
         if value.dtype is not None and value.dtype != expected:
             value = self.op.cast(value, expected)
         record = self.track(results, value, data=data, unbacked=unbacked)

@@ -333,6 +333,8 @@ def _packed_call(
 ) -> tuple[ir.Value, ...]:
     padded = unpack(op, data, batch_sizes)
     y, finals = _run(op, layers, padded.value, padded.lengths, states)
+    for final in finals:
+        final.meta["unbacked"] = False  # a state per sequence, however long it is
     return pack(op, Padded(y, padded.lengths, clean=True)), *finals
 
 

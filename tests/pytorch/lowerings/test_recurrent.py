@@ -233,6 +233,22 @@ def test_packing_and_padding_again() -> None:
     check_call(call, (R(5, 3, 2), torch.tensor([2, 4, 1])))
 
 
+def test_states_of_a_packed_sequence_start_another_layer() -> None:
+    encoder, decoder = nn.LSTM(3, 4, batch_first=True), nn.LSTM(3, 4, batch_first=True)
+
+    def call(x: Any, n: Any, y: Any) -> Any:
+        packed = pack_padded_sequence(x, n, batch_first=True, enforce_sorted=False)
+        return decoder(y, encoder(packed)[1])[0]
+
+    check_call(
+        call,
+        (R(3, 5, 3), torch.tensor([2, 5, 3]), R(3, 4, 3)),
+        dynamic_shapes={"x": {0: "b", 1: "t"}, "n": {0: "b"}, "y": {0: "b", 1: "s"}},
+        others=[(R(1, 7, 3), torch.tensor([6]), R(1, 2, 3))],
+        **CLOSE,
+    )
+
+
 # Training
 
 
