@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 from bridge.program import ExportReport, Program, count_ops
 from bridge.signature import Signature
 from bridge.verification import verify
+from exporters.errors import ExportError
 from exporters.pytorch import frontend
+from exporters.script import Target
 
 if TYPE_CHECKING:
     import os
@@ -77,25 +79,38 @@ def export(
         torch.Size([3, 2])
     """
     tell = progress or (lambda _: None)
-    tell("tracing")
-    traced = frontend.trace(
-        model,
-        args,
-        kwargs,
-        dynamic_shapes=dynamic_shapes,
-        examples=examples,
-        opset=opset,
-        output_names=output_names,
-        script=script,
-        unroll_limit=unroll_limit,
-        check=verify,
-    )
-    program = Program(traced.model, _signature(traced), _report(traced))
-    if verify:
+    targets: list[Target] = []
+    while True:
+        tell("tracing")
+        traced = frontend.trace(
+            model,
+            args,
+            kwargs,
+            dynamic_shapes=dynamic_shapes,
+            examples=examples,
+            opset=opset,
+            output_names=output_names,
+            script=script,
+            unroll_limit=unroll_limit,
+            targets=targets,
+            check=verify,
+        )
+        program = Program(traced.model, _signature(traced), _report(traced))
+        if not verify:
+            break
         tell("verifying on ONNX Runtime")
         started = time.perf_counter()
-        program.report.verified = verify_traced(traced, program)
+        try:
+            program.report.verified = verify_traced(traced, program)
+        except ExportError as frozen:  # unseen inputs showed what the worlds did not
+            known = {t.code for t in traced.targets}
+            target = frozen.target
+            if script != "auto" or not isinstance(target, Target) or target.code in known:
+                raise
+            targets = [*traced.targets, target]
+            continue
         program.report.seconds["verify"] = time.perf_counter() - started
+        break
     if path is not None:
         tell(f"saving {path}")
         started = time.perf_counter()

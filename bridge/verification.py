@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bridge.errors import BridgeError, ParityError
+from bridge.errors import BridgeError, ParityError, RunError
 from bridge.feeds import to_numpy
 from bridge.parity.checking import Trial, compare_outputs
 from bridge.parity.locating import locate_divergence
 from bridge.parity.sides import EagerSide
 from bridge.session import Session
-from exporters.errors import ExportError
+from exporters.errors import ExportError, ScriptError
 from exporters.pytorch import frontend
 from exporters.pytorch.inputs import world_leaves
 from exporters.tracing.worlds import candidate_sizes
@@ -49,9 +49,9 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
             continue
         try:
             rows += check.run(f"unseen inputs {_sizes(sizes)}", leaves, expected)
-        except ParityError as error:
+        except (ParityError, RunError) as error:
             reason = frontend.explain(traced, leaves, sizes)
-            if reason is not None:
+            if reason is not None and not isinstance(reason, ScriptError):
                 raise reason from error
             raise
     return rows

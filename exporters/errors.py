@@ -60,6 +60,7 @@ class ExportError(Exception):
         self.source = source
         self.hint = hint
         self.target: object = None  # the function whose compilation would help
+        self.optional: object = None  # its code, if the trace can go on without that
 
     def __str__(self) -> str:
         parts = [self.message]

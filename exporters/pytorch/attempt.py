@@ -34,6 +34,7 @@ from exporters.tracing.trace import Assumption, Interrupt, Trace
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from exporters.pytorch.scripting import Scripting
     from exporters.script import Target
     from exporters.tracing.worlds import Symbol
 
@@ -141,6 +142,7 @@ class Attempt:
         opset: ONNX opset of the graph.
         output_names: Names for the graph outputs.
         unroll_limit: Trip counts up to this are unrolled.
+        scripting: Which functions are compiled.
         keep: Called with every graph value and its tensors, see :class:`TorchTracer`.
     """
 
@@ -154,6 +156,7 @@ class Attempt:
         opset: int,
         output_names: Sequence[str] | None = None,
         unroll_limit: int = 128,
+        scripting: Scripting | None = None,
         keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
     ) -> None:
         self.model = model
@@ -163,6 +166,7 @@ class Attempt:
         self.opset = opset
         self.output_names = output_names
         self.unroll_limit = unroll_limit
+        self.scripting = scripting
         self.keep = keep
         self.modules = modules_of(model)
         self.named = named_tensors(self.modules)
@@ -206,6 +210,8 @@ class Attempt:
         started = time.perf_counter()
         trace = Trace(len(self.worlds), opset=self.opset, finder=self.finder())
         trace.unroll_limit = self.unroll_limit
+        if self.scripting is not None and self.scripting.automatic:
+            trace.settled = self.scripting.settled
         tracer = TorchTracer(trace, self.named)
         tracer.keep = self.keep
         if log_world is not None:
@@ -224,6 +230,7 @@ class Attempt:
             error = interrupt.error
             if interrupt.frame is not None:
                 error.target = target_of(interrupt.frame)
+                error.optional = interrupt.frame.f_code if interrupt.optional else None
             raise error from interrupt.__cause__
         except NameError as error:
             way, source = trace.unbound.get(error.name or "", (None, None))

@@ -13,12 +13,15 @@ from exporters.pytorch.attempt import Attempt, TracedModel, World
 from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.inputs import Arguments, bind, clone, world_leaves
 from exporters.pytorch.resizing import accepted_sizes, every_dim
+from exporters.pytorch.scripting import Scripting
 from exporters.pytorch.specialisation import differs, first_difference
-from exporters.script import Target, compiled, marked, nested_codes, target_of
+from exporters.script import compiled, nested_codes, target_of
 from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from exporters.script import Target
 
     import onnx_ir as ir
 
@@ -40,6 +43,7 @@ def trace(
     output_names: Sequence[str] | None = None,
     script: str = "auto",
     unroll_limit: int = 128,
+    targets: Iterable[Target] = (),
     check: bool = True,
     keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
 ) -> TracedModel:
@@ -59,6 +63,7 @@ def trace(
             knows; ``"explicit"`` only those marked with ``@bridge.script``.
         unroll_limit: Loops of more iterations, known when tracing, become ``Loop`` nodes in
             compiled functions.
+        targets: Functions to compile from the start.
         check: Whether to run eager code in the other worlds too, to see that the trace froze
             nothing that varies.
         keep: Called with every value of the graph and the tensor that it is in each world.
@@ -83,10 +88,12 @@ def trace(
             hint="leave dynamic_shapes out: the dims that differ between examples are dynamic",
         )
     others = [bind(model, *split_example(e)) for e in given]
+    scripting = Scripting(automatic=script == "auto", targets=targets)
     options: dict[str, Any] = {
         "opset": opset,
         "output_names": output_names,
         "unroll_limit": unroll_limit,
+        "scripting": scripting,
         "keep": keep,
     }
 
@@ -103,40 +110,13 @@ def trace(
             attempt, traced = _trace_resized(model, arguments, symbols, options)
         traced.seconds["total"] = time.perf_counter() - started
         if check:
-            _check_worlds(attempt, traced, scripted=bool(targets))
+            _check_worlds(attempt, traced, scripted=bool(scripting.targets))
         return traced
 
-    targets: dict[Any, Target] = {t.code: t for t in marked()}
-    return compiling(once, targets, automatic=script == "auto")
-
-
-def compiling(
-    once: Callable[[], TracedModel], targets: dict[Any, Target], *, automatic: bool
-) -> TracedModel:
-    """Trace, and trace anew with one more function compiled, until nothing asks any more."""
-    chosen: list[str] = []
-    while True:
-        made: set[Any] = set()
-        try:
-            with compiled(targets.values()) as replacements:
-                made = {c for code in replacements.values() for c in nested_codes(code)}
-                traced = once()
-            traced.scripted.extend(chosen)
-            traced.targets.extend(targets.values())
-            return traced
-        except ExportError as error:
-            target = error.target
-            if not automatic or not isinstance(target, Target):
-                raise
-            if target.code in made or target.code in targets:
-                raise
-            targets[target.code] = target
-            chosen.append(str(target))
-            try:
-                with compiled([target]):
-                    pass
-            except ScriptError as refusal:
-                raise refusal from error
+    traced = scripting.run(once)
+    traced.scripted.extend(scripting.chosen)
+    traced.targets.extend(scripting.targets.values())
+    return traced
 
 
 def _declared_symbols(arguments: Arguments, dynamic_shapes: Any) -> list[Symbol]:
@@ -170,13 +150,23 @@ def _specialisation(attempt: Attempt, traced: TracedModel, index: int) -> Export
     if len(chosen) == len(world.outputs) and not any(map(differs, world.outputs, chosen)):
         return None
     attempt.run(log_world=index)
-    return _with_target(first_difference(attempt.log, attempt.eager_calls(world.leaves)))
+    return _with_target(first_difference(attempt.log, attempt.eager_calls(world.leaves)), attempt)
 
 
-def _with_target(error: ExportError | None) -> ExportError | None:
-    """Say which function's compilation would help."""
-    if error is not None and error.source is not None and error.source.code is not None:
-        error.target = target_of(error.source.code)
+def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | None:
+    """Say which function's compilation would help, or that it did not."""
+    if error is None or error.source is None or error.source.code is None:
+        return error
+    target = target_of(error.source.code)
+    scripting = attempt.scripting
+    if scripting is not None and error.source.code in scripting.settled:
+        return ScriptError(
+            "the compiled control flow does not compute what eager code computes: a fault of the "
+            "compiler, or state that a function changes where it cannot be seen",
+            source=error.source,
+            hint="keep what the loop or branch changes in names, attributes and lists of its function",
+        )
+    error.target = target
     return error
 
 
@@ -184,8 +174,17 @@ def explain(traced: TracedModel, leaves: Sequence[Any], sizes: Mapping[str, int]
     """Where the trace froze something that is otherwise for the given inputs; None if nowhere."""
     worlds = [traced.worlds[0], World(list(leaves), [], dict(sizes))]
     opset = traced.model.opset_imports[""]
-    attempt = Attempt(traced.callable, traced.arguments, traced.symbols, worlds, opset=opset)
-    with compiled(traced.targets):
+    with compiled(traced.targets) as made:
+        scripting = Scripting(automatic=False)
+        scripting.settled |= {c for code in made.values() for c in nested_codes(code)}
+        attempt = Attempt(
+            traced.callable,
+            traced.arguments,
+            traced.symbols,
+            worlds,
+            opset=opset,
+            scripting=scripting,
+        )
         try:
             again = attempt.run()
         except ExportError as error:
@@ -298,5 +297,5 @@ def _why_frozen(attempt: Attempt, failure: WorldError) -> ExportError:
         eager = attempt.eager_calls(world.leaves)
         difference = first_difference(attempt.log, eager[: len(attempt.log) + 1])
         if difference is not None:
-            return _with_target(difference) or failure
+            return _with_target(difference, attempt) or failure
     return failure

@@ -176,6 +176,8 @@ def item(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     record = tracer.record(tensor)
     if record is None:
         return func(*args)
+    if record.data:
+        tracer.trace.number_taken()
     return traced_number(tracer, tensor, lambda t: t.item())
 
 
@@ -208,6 +210,8 @@ def tolist(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     if record is None:
         return func(*args)
 
+    if record.data:
+        tracer.trace.number_taken()
     length = sizes_of(tracer, tensor)[0] if tensor.dim() == 1 else 0
     if isinstance(length, TracedScalar):
         return _staged_numbers(tracer, tensor)

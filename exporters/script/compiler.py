@@ -56,9 +56,8 @@ def _definition(syntax: FunctionSyntax) -> ast.FunctionDef:
     node = syntax.node
     if isinstance(node, ast.Lambda):
         body: list[ast.stmt] = [ast.copy_location(ast.Return(node.body), node.body)]
-        name = "lambda_"
     else:
-        body, name = list(node.body), node.name
+        body = list(node.body)
     args = node.args
     for arg in (*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg):
         if arg is not None:
@@ -66,7 +65,8 @@ def _definition(syntax: FunctionSyntax) -> ast.FunctionDef:
     nothing = ast.Constant(None)
     args.defaults = [nothing for _ in args.defaults]
     args.kw_defaults = [None if d is None else nothing for d in args.kw_defaults]
-    function = ast.FunctionDef(name, args, body, [])
+    # Not under its own name, or calls of itself would mean this definition, not the function.
+    function = ast.FunctionDef(f"{PREFIX}function", args, body, [])
     if hasattr(ast, "TypeVar"):
         function.type_params = []  # type: ignore[attr-defined]
     return ast.fix_missing_locations(ast.copy_location(function, node))

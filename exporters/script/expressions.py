@@ -151,11 +151,9 @@ class ExpressionConverter(ast.NodeTransformer):
         try:
             if len(node.generators) > 1:
                 inner = ast.copy_location(ast.ListComp(node.elt, node.generators[1:]), node)
-                element = self._over(first.target, self._comprehension(inner, "comprehension"))
-                tests = [self._over(first.target, self.visit(t)) for t in first.ifs]
-                nested = staged_call("comprehension", items, element, *tests, at=node)
-                return staged_call("flattened", nested, at=node)
-            element = self._over(first.target, self.visit(node.elt))
+                element = self._over(first.target, self._comprehension(inner, "Nested"))
+            else:
+                element = self._over(first.target, self.visit(node.elt))
             tests = [self._over(first.target, self.visit(t)) for t in first.ifs]
         finally:
             self._in_comprehension -= 1

@@ -128,10 +128,13 @@ class StagedList(list[Any]):
     def _change(self, change: Any, item: Any = None) -> dict[int, list[Any]]:
         """The items in each active world after ``change(items, item, world)``."""
         worlds = dict(self.contents.worlds)
-        for w in self.trace.active:
+
+        def apply(w: int) -> None:
             items = list(worlds[w])
             change(items, self.trace.frontend.concrete(item, w), w)
             worlds[w] = items
+
+        self.trace.in_worlds(apply)
         return worlds
 
     def _put(self, worlds: dict[int, list[Any]], op_type: str, *inputs: Any) -> None:
@@ -163,9 +166,8 @@ class StagedList(list[Any]):
         trace = self.trace
         if isinstance(index, slice):
             raise TypeError("a list whose length depends on data cannot be sliced")
-        picked = {
-            w: self.contents.worlds[w][trace.number_in(index, w)] for w in trace.active
-        }
+        worlds = self.contents.worlds
+        picked = trace.in_worlds(lambda w: worlds[w][trace.number_in(index, w)])
         if not trace.recording:
             return picked[trace.active[0]]
         trace.moved()

@@ -13,7 +13,7 @@ from exporters.tracing.pytree import Tree, flatten
 from exporters.tracing.scalars import ScalarRecord, TracedScalar
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from exporters.tracing.source import Source
     from exporters.tracing.trace import Trace
@@ -153,11 +153,20 @@ class Ways:
         names: What to call each way: "the `if` branch".
         source: The statement, for errors.
         loose: Whether a number may meet an array of any rank (in loops, where shapes may change).
+        choose: Makes one object of several that are not values of the graph; None if there is no
+            such thing.
     """
 
     def __init__(
-        self, trace: Trace, names: Sequence[str], source: Source | None, *, loose: bool = False
+        self,
+        trace: Trace,
+        names: Sequence[str],
+        source: Source | None,
+        *,
+        loose: bool = False,
+        choose: Callable[[Sequence[Any]], Any] | None = None,
     ) -> None:
+        self.choose = choose
         self.trace = trace
         self.names = names
         self.source = source
@@ -182,6 +191,9 @@ class Ways:
             return Merged(label, Tree("leaf"), [Slot(list(values), wanted)])
         flats = [flatten_state(self.trace, v) for v in values]
         if any(not _alike(tree, flats[0][1]) for _, tree in flats[1:]):
+            objects = all(tree.kind == "static" and _is_object(tree.original) for _, tree in flats)
+            if objects and self.choose is not None:
+                return self.choose(values)
             self._mismatch(label, values)
         leaves: list[Any] = []
         for group in zip(*(leaves for leaves, _ in flats), strict=True):
@@ -241,6 +253,10 @@ def item_type(trace: Trace, lists: Sequence[list[Any]]) -> ItemType | None:
             kind = leaf_type(trace, leaves[0])
             found.add(ItemType(kind.dtype, kind.rank, kind.number))
     return found.pop() if len(found) == 1 else None
+
+
+def _is_object(x: Any) -> bool:
+    return callable(x) or isinstance(x, str) or hasattr(x, "map")
 
 
 def _alike(a: Tree, b: Tree) -> bool:

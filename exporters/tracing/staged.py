@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from exporters.tracing import scalars
 from exporters.tracing.lists import ScanList, StagedList
+from exporters.tracing.chosen import Chosen, pick
 from exporters.tracing.loops import Iterable, stage_loop
 from exporters.tracing.merging import UNBOUND, is_staged
 from exporters.tracing.scalars import TracedBool, TracedInt, TracedScalar
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "UNBOUND",
+    "Nested",
     "Operand",
     "Scope",
     "and_",
@@ -247,6 +249,9 @@ _COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": opera
 
 def compare(name: str, a: Any, b: Any) -> Any:
     """A comparison; of numbers it is a traced truth value, not asked of Python."""
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, Chosen) and name in ("eq", "ne"):
+            return one.map(lambda x: _COMPARE[name](x, other))
     if name in ("in", "not_in"):
         found = _contains(b, a)
         return found if name == "in" else not_(found)
@@ -277,6 +282,8 @@ def _contains(container: Any, x: Any) -> Any:
 def getitem(container: Any, index: Any) -> Any:
     """``container[index]``, where the index may be known at run time only."""
     trace = Trace.current()
+    if isinstance(index, Chosen):
+        return index.map(lambda key: container[key])
     if trace is None or not trace.live or not is_staged(trace, index):
         return container[index]
     if not trace.recording:
@@ -293,7 +300,7 @@ def getitem(container: Any, index: Any) -> Any:
         items = [container[i] for i in range(len(container))]
         keys = list(range(len(items)))
         index = trace.arithmetic("mod", index, len(items))  # from the end, too
-    return _pick(trace, index, keys, items)
+    return pick(trace, index, keys, items)
 
 
 def setitem(container: Any, index: Any, value: Any) -> None:
@@ -333,68 +340,20 @@ _UPDATES = {
 }  # fmt: skip
 
 
-def flattened(lists: list[Any]) -> list[Any]:
-    """The items of several lists in one."""
-    if not isinstance(lists, StagedList) and all(not isinstance(x, StagedList) for x in lists):
-        return [x for inner in lists for x in inner]
-    found: list[Any] = []
-    for inner in lists:
-        found = found + inner if not isinstance(inner, StagedList) or found else inner
-    return found
+class Nested:
+    """The inner ``for`` of a comprehension: ``[element(x) for ... for x in items if test(x)]``."""
+
+    def __init__(
+        self, items: Any, element: Callable[[Any], Any], *tests: Callable[[Any], Any]
+    ) -> None:
+        self.items = items
+        self.element = element
+        self.tests = tests
 
 
-def _pick(trace: Trace, index: Any, keys: list[Any], items: list[Any]) -> Any:
-    """One of several items, chosen at run time: by ``Gather`` if they stack, else by ``If``."""
-    gathered = trace.frontend.gather_items(items, index) if keys == list(range(len(items))) else None
-    if gathered is not None:
-        return gathered
-    if all(callable(x) for x in items):
-        return Chosen(index, keys, items)
-
-    def at(position: int) -> Any:
-        if position == len(items) - 1:
-            return items[position]
-        is_here = compare("eq", index, keys[position])
-        return if_(is_here, lambda: items[position], lambda: at(position + 1), _NO_SCOPE)
-
-    return at(0)
-
-
-class Chosen:
-    """One of several callables (layers), chosen at run time; calling it calls just that one.
-
-    Args:
-        index: A traced number.
-        keys: The number that stands for each.
-        options: The callables.
-    """
-
-    def __init__(self, index: Any, keys: list[Any], options: list[Any]) -> None:
-        self._index = index
-        self._keys = keys
-        self._options = options
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        scope = Scope((), lambda: (), lambda _: None, lambda: tuple(self._options))
-
-        def at(position: int) -> Any:
-            option = self._options[position]
-            if position == len(self._options) - 1:
-                return option(*args, **kwargs)
-            is_here = compare("eq", self._index, self._keys[position])
-            return if_(is_here, lambda: option(*args, **kwargs), lambda: at(position + 1), scope)
-
-        return at(0)
-
-    def __getattr__(self, name: str) -> Any:
-        values = [getattr(x, name) for x in self._options]
-        trace = recorded()
-        if trace is None:
-            return values[0]
-        return _pick(trace, self._index, self._keys, values)
-
-
-def comprehension(items: Any, element: Callable[[Any], Any], *tests: Callable[[Any], Any]) -> Any:
+def comprehension(
+    items: Any, element: Callable[[Any], Any], *tests: Callable[[Any], Any]
+) -> list[Any]:
     """``[element(x) for x in items if test(x)]``."""
     found: list[Any] = []
 
@@ -407,18 +366,25 @@ def comprehension(items: Any, element: Callable[[Any], Any], *tests: Callable[[A
 
     scope = Scope(("the comprehension",), get, put, lambda: (found, element))
 
-    def add(item: Any) -> None:
-        found.append(element(item))
+    def collect(level: Nested) -> None:
+        def add(item: Any) -> None:
+            value = level.element(item)
+            if isinstance(value, Nested):
+                collect(value)
+            else:
+                found.append(value)
 
-    def body(item: Any) -> None:
-        if not tests:
-            add(item)
-            return
-        first, *rest = tests
-        keep = and_(first(item), *(functools.partial(t, item) for t in rest))
-        if_(keep, functools.partial(add, item), _nothing, scope)
+        def body(item: Any) -> None:
+            if not level.tests:
+                add(item)
+                return
+            first, *rest = level.tests
+            keep = and_(first(item), *(functools.partial(t, item) for t in rest))
+            if_(keep, functools.partial(add, item), _nothing, scope)
 
-    for_(items, body, scope)
+        for_(level.items, body, scope)
+
+    collect(Nested(items, element, *tests))
     return found
 
 
@@ -679,14 +645,13 @@ def generator(items: Any, element: Callable[[Any], Any], *tests: Callable[[Any],
     if trace is not None and iterable(trace, items) is not None:
         return comprehension(items, element, *tests)
 
-    def lazily() -> Iterator[Any]:
-        for item in natively(items):
-            keep = True
-            for test in tests:
-                keep = test(item)
-                if not keep:
-                    break
-            if keep:
-                yield element(item)
+    def lazily(level: Nested) -> Iterator[Any]:
+        for item in natively(level.items):
+            if all(test(item) for test in level.tests):
+                value = level.element(item)
+                if isinstance(value, Nested):
+                    yield from lazily(value)
+                else:
+                    yield value
 
-    return lazily()
+    return lazily(Nested(items, element, *tests))

@@ -24,6 +24,7 @@ from exporters.tracing.merging import (
     make_leaf,
     static_dims,
 )
+from exporters.tracing.scalars import ScalarRecord, TracedBool
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
 if TYPE_CHECKING:
@@ -363,10 +364,20 @@ class _IfMerge:
         self.value = value
         self.outcomes = outcomes
         self.ways = Ways(
-            self.trace, ("the `if` branch", "the `else` branch"), staged.scope.source
+            self.trace,
+            ("the `if` branch", "the `else` branch"),
+            staged.scope.source,
+            choose=self._choose,
         )
         self.slots: list[Slot] = []
         self.values: list[tuple[ir.Value, ir.Value]] = []
+
+    def _choose(self, values: Sequence[Any]) -> Any:
+        """One of two layers, keys or functions, by the condition."""
+        from exporters.tracing.chosen import Chosen  # it stages branches itself
+
+        record = ScalarRecord(self.trace, dict(self.staged.truth), data=True, scalar=self.value)
+        return Chosen(TracedBool(record), [True, False], list(values))
 
     def apply(self) -> Any:
         trace, scope = self.trace, self.staged.scope

@@ -24,7 +24,7 @@ from exporters.tracing.scalars import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import FrameType
 
     from exporters.tracing.source import Source, SourceFinder
@@ -51,12 +51,16 @@ class Interrupt(BaseException):
     Attributes:
         error: What to tell the user if the trace cannot be taken up again.
         frame: Where Python asked, when compiling that function's control flow would help.
+        optional: Whether the trace could go on as well.
     """
 
-    def __init__(self, error: ExportError, frame: FrameType | None = None) -> None:
+    def __init__(
+        self, error: ExportError, frame: FrameType | None = None, *, optional: bool = False
+    ) -> None:
         super().__init__(str(error))
         self.error = error
         self.frame = frame
+        self.optional = optional
 
 
 class _Current(threading.local):
@@ -83,6 +87,7 @@ class Trace:
         logs: Logs of in-place writes, innermost last.
         unbound: Names that only one branch binds: which one, and where.
         unroll_limit: Trip counts up to this, known when tracing, are unrolled.
+        settled: Code that is compiled or cannot be; None where no code is compiled by itself.
         frontend: Knows the framework's arrays.
     """
 
@@ -94,6 +99,7 @@ class Trace:
         self.ghosts: frozenset[int] = frozenset()
         self.logs: list[MemoryLog] = []
         self.unroll_limit = 128
+        self.settled: set[Any] | None = None
         self.unbound: dict[str, tuple[str, Source | None]] = {}
         self.frontend: Any = None
         self.assumptions: list[Assumption] = []
@@ -418,7 +424,38 @@ class Trace:
             self.assumptions.append(assumption)
         return given[0]
 
+    def number_taken(self) -> None:
+        """Python takes a number that depends on data: compiled code follows where it goes.
+
+        Raises:
+            Interrupt: The code that takes it is not compiled yet.
+        """
+        if self.settled is None:
+            return
+        frame = self.finder.asking_frame()
+        if frame is None or frame.f_code in self.settled:
+            return
+        source, _ = self.position()
+        raise Interrupt(
+            DataDependentError("Python takes a number from a tensor's values", source=source),
+            frame,
+            optional=True,
+        )
+
     # Worlds that come along
+
+    def in_worlds(self, function: Callable[[int], Any]) -> dict[int, Any]:
+        """``function(world)`` in every active world; ghosts in which it fails are left behind."""
+        results: dict[int, Any] = {}
+        active = self.active
+        for position, world in enumerate(active):
+            try:
+                results[world] = function(world)
+            except Exception:
+                if world not in self.ghosts or not (results or position + 1 < len(active)):
+                    raise
+                self.leave_behind([world])
+        return results
 
     def leave_behind(self, worlds: Iterable[int]) -> None:
         """Go on without some ghosts."""

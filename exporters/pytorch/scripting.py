@@ -1,0 +1,74 @@
+"""Which functions are compiled: those that are marked, and those in which a trace had to stop."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from exporters.errors import ExportError, ScriptError
+from exporters.script import Target, compiled, marked, nested_codes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from types import CodeType
+
+__all__ = ["Scripting"]
+
+_T = TypeVar("_T")
+
+
+class Scripting:
+    """Traces anew, with one more function compiled, until nothing stops the trace any more.
+
+    Args:
+        automatic: Whether functions are compiled that are not marked.
+        targets: Functions to compile from the start, besides the marked ones.
+
+    Attributes:
+        targets: Functions that are compiled, by their code.
+        chosen: Names of those that are not marked.
+        settled: Code that is compiled, or that cannot be: no use in asking for it again.
+    """
+
+    def __init__(self, *, automatic: bool, targets: Iterable[Target] = ()) -> None:
+        self.automatic = automatic
+        self.targets: dict[CodeType, Target] = {t.code: t for t in (*marked(), *targets)}
+        self.chosen: list[str] = []
+        self.settled: set[Any] = set()
+
+    def run(self, once: Callable[[], _T]) -> _T:
+        """The result of ``once``, which traces with the chosen functions compiled.
+
+        Raises:
+            ExportError: The trace stops where compiling does not help, or is not asked for.
+        """
+        while True:
+            try:
+                with compiled(self.targets.values()) as made:
+                    self.settled |= {c for code in made.values() for c in nested_codes(code)}
+                    return once()
+            except ExportError as error:
+                if not self._take_up(error):
+                    raise
+
+    def _take_up(self, error: ExportError) -> bool:
+        """Whether another try may go further."""
+        target = error.target
+        if not self.automatic:
+            return False
+        known = not isinstance(target, Target) or target.code in self.settled
+        if known or target.code in self.targets:
+            if error.optional is None or error.optional in self.settled:
+                return False
+            self.settled.add(error.optional)  # go on without
+            return True
+        try:
+            with compiled([target]):
+                pass
+        except ScriptError as refusal:
+            if error.optional is None:
+                raise refusal from error
+            self.settled.add(error.optional)
+            return True
+        self.targets[target.code] = target
+        self.chosen.append(str(target))
+        return True

@@ -1,0 +1,84 @@
+"""Python objects of which only run time knows the one that is meant: layers, keys, functions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exporters.tracing.scalars import TracedBool, TracedScalar
+from exporters.tracing.staging import Scope, if_, recorded
+from exporters.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Chosen", "pick"]
+
+NO_SCOPE = Scope((), lambda: (), lambda _: None, lambda: ())
+
+
+class Chosen:
+    """One of several objects, chosen at run time; using it stages an ``If`` among them.
+
+    Args:
+        index: A traced number.
+        keys: The number that stands for each object.
+        options: The objects.
+    """
+
+    def __init__(self, index: Any, keys: list[Any], options: list[Any]) -> None:
+        self._index = index
+        self._keys = keys
+        self._options = options
+
+    def map(self, function: Callable[[Any], Any]) -> Any:
+        """``function`` of the chosen object."""
+        trace = Trace.current()
+        if trace is None or not trace.live or not trace.recording:
+            world = 0 if trace is None else trace.active[0]
+            number = self._index.record.worlds.get(world, self._keys[0])
+            return function(self._options[self._keys.index(number)])
+        scope = Scope((), lambda: (), lambda _: None, lambda: tuple(self._options))
+
+        def at(position: int) -> Any:
+            option = self._options[position]
+            if position == len(self._options) - 1:
+                return function(option)
+            here = is_key(trace, self._index, self._keys[position])
+            return if_(here, lambda: function(option), lambda: at(position + 1), scope)
+
+        return at(0)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.map(lambda option: option(*args, **kwargs))
+
+    def __getattr__(self, name: str) -> Any:
+        values = [getattr(x, name) for x in self._options]
+        trace = recorded()
+        if trace is None or all(v is values[0] for v in values):
+            return values[0]
+        return pick(trace, self._index, self._keys, values)
+
+
+def is_key(trace: Trace, index: Any, key: Any) -> Any:
+    """Whether a traced number is ``key``, as a traced truth value."""
+    if isinstance(index, TracedBool):
+        return index if key else trace.arithmetic("not", index)
+    return trace.arithmetic("eq", index, key)
+
+
+def pick(trace: Trace, index: TracedScalar, keys: list[Any], items: list[Any]) -> Any:
+    """One of several items, chosen at run time: by ``Gather`` if they stack, else by ``If``."""
+    if keys == list(range(len(items))):
+        gathered = trace.frontend.gather_items(items, index)
+        if gathered is not None:
+            return gathered
+    if all(callable(x) or isinstance(x, str) for x in items):
+        return Chosen(index, keys, items)
+
+    def at(position: int) -> Any:
+        if position == len(items) - 1:
+            return items[position]
+        here = is_key(trace, index, keys[position])
+        return if_(here, lambda: items[position], lambda: at(position + 1), NO_SCOPE)
+
+    return at(0)
