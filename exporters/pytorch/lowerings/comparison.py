@@ -206,16 +206,18 @@ for _op_type, _keys in _BITWISE.items():
 
 def _of_bits(op: Op, combine: Callable[..., ir.Value], *operands: ir.Value) -> ir.Value:
     """Combine numbers bit by bit, along a new last dim: before opset 18."""
-    dtype = operands[0].dtype
-    places = np.left_shift(np.uint64(1), np.arange(8 * dtype.itemsize, dtype=np.uint64))
-    unsigned = [op.cast(op.cast(x, ir.DataType.INT64), ir.DataType.UINT64) for x in operands]
-    bits = [
-        op.cast(op.Mod(op.Div(op.Unsqueeze(x, [-1]), places), np.uint64(2)), BOOL)
-        for x in unsigned
-    ]
-    signed = np.where(places == places[-1], -places.astype(np.int64), places.astype(np.int64))
-    chosen = op.Mul(op.cast(combine(*bits), ir.DataType.INT64), signed)
-    return op.cast(op.ReduceSum(chosen, [-1], keepdims=0), dtype)
+    lowest = np.iinfo(np.int64).min
+    places = np.left_shift(np.int64(1), np.arange(63, dtype=np.int64))
+    signs, bits = [], []
+    for x in operands:
+        wide = op.cast(x, ir.DataType.INT64)
+        signs.append(op.Less(wide, 0))
+        rest = op.Unsqueeze(op.Where(signs[-1], op.Sub(wide, lowest), wide), [-1])
+        bits.append(op.cast(op.Mod(op.Div(rest, places), 2), BOOL))
+    # ORT 1.32 CPU's ReduceSum adds INT64 in float64, its MatMul does not.
+    size = op.MatMul(op.cast(combine(*bits), ir.DataType.INT64), places)
+    total = op.Add(size, op.Where(combine(*signs), np.int64(lowest), 0))
+    return op.cast(total, operands[0].dtype)
 
 
 @lowers(torch.bitwise_not, prims.bitwise_not)

@@ -106,7 +106,7 @@ def _running_extreme(op: Op, x: ir.Value, dim: int, which: str) -> tuple[ir.Valu
         x = op.cast(x, ir.DataType.UINT8)
     if dtype == ir.DataType.INT16:
         x = op.cast(x, ir.DataType.INT32)
-    values = _running(op, x, axis, which, f"Reduce{which}", _worst(x.dtype, which))
+    values = _running(op, x, axis, which, f"Reduce{which}", worst(x.dtype, which))
     values.shape = x.shape.copy()
     met = op.Equal(x, values)
     if x.dtype.is_floating_point():
@@ -120,7 +120,7 @@ def _running_extreme(op: Op, x: ir.Value, dim: int, which: str) -> tuple[ir.Valu
     return op.cast(values, dtype), _running(op, found, axis, "Max", "ReduceMax", 0)
 
 
-def _worst(dtype: ir.DataType, which: str) -> Any:
+def worst(dtype: ir.DataType, which: str) -> Any:
     if dtype.is_floating_point():
         return -np.inf if which == "Max" else np.inf
     limits = np.iinfo(dtype.numpy())

@@ -175,7 +175,9 @@ def _cuts_short(x: ir.Value, axis: int, item: slice) -> bool:
     A single one is taken for granted.
     """
     start, stop = item.start or 0, item.stop
-    if isinstance(x.shape.dims[axis], int) or not (isinstance_static(start) and isinstance_static(stop)):
+    if isinstance(x.shape.dims[axis], int) or not (
+        isinstance_static(start) and isinstance_static(stop)
+    ):
         return False
     if stop is None:
         return start < -1

@@ -1,10 +1,9 @@
-"""Gather and scatter along a dim, masked selection, positions of what is not zero."""
+"""Gather and scatter along a dim."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
@@ -12,27 +11,28 @@ from exporters.pytorch.dtypes import promote
 from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.assignment import scatter_slices
-from exporters.pytorch.lowerings.dims import same_size, static_size
-from exporters.pytorch.lowerings.indexing import compress
-from exporters.pytorch.lowerings.shaping import broadcast_sizes, has_shape_of, rank
+from exporters.pytorch.lowerings.cumulative import positions_along, worst
+from exporters.pytorch.lowerings.dims import static_size
+from exporters.pytorch.lowerings.joining import join_back
+from exporters.pytorch.lowerings.reductions import reduce
+from exporters.pytorch.lowerings.shaping import (
+    at_least_1d,
+    broadcast_sizes,
+    has_shape_of,
+    permuted,
+    rank,
+)
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from exporters.tracing.graph import GraphBuilder as Op
 
-T: Any = torch.Tensor
 BOOL, INT64 = ir.DataType.BOOL, ir.DataType.INT64
 
 
 def _positions(op: Op, index: ir.Value) -> ir.Value:
     """An index tensor in a dtype that ONNX takes."""
     return index if index.dtype == ir.DataType.INT32 else op.cast(index, INT64)
-
-
-def _at_least_1d(op: Op, x: ir.Value) -> ir.Value:
-    return x if rank(x) else op.Reshape(x, [1])
 
 
 # Gather
@@ -45,7 +45,7 @@ def gather(
     """Lower to ``GatherElements-13``, which rejects rank 0."""
     if 0 in index.shape.dims:  # an empty index may have any rank
         return op.Expand(op.operand(0, input.dtype), op.shape(index))
-    x, places = _at_least_1d(op, input), _at_least_1d(op, _positions(op, index))
+    x, places = at_least_1d(op, input), at_least_1d(op, _positions(op, index))
     result = op.GatherElements(x, places, axis=dim % rank(x))
     return result if rank(index) else op.Reshape(result, [])
 
@@ -93,8 +93,6 @@ def _reduction(op: Op, name: str | None) -> str | None:
     found = _REDUCTIONS.get(name)
     if found is None:
         raise Unlowerable(f"ONNX scatters with no reduction {name!r}")
-    if found in ("max", "min") and op.opset < 18:
-        raise Unlowerable(f"ScatterElements reduces with {found} from opset 18 on")
     return found
 
 
@@ -104,15 +102,45 @@ def _scatter(
     """``ScatterElements-18``; an update may be larger than the index."""
     if 0 in index.shape.dims:
         return x
-    base, places = _at_least_1d(op, x), _at_least_1d(op, _positions(op, index))
-    update = _at_least_1d(op, op.cast(update, x.dtype))
+    base, places = at_least_1d(op, x), at_least_1d(op, _positions(op, index))
+    update = at_least_1d(op, op.cast(update, x.dtype))
     if not has_shape_of(update, places):
         count = rank(places)
         update = op.Slice(update, [0] * count, op.shape(places), list(range(count)))
-    result = kernels.scatter(
-        op, "ScatterElements", base, places, update, axis=dim % rank(base), reduction=reduction
-    )
+    axis = dim % rank(base)
+    if reduction in ("max", "min") and op.opset < 18:
+        result = _extreme_of_scattered(op, base, axis, places, update, reduction.capitalize())
+    else:
+        result = kernels.scatter(
+            op, "ScatterElements", base, places, update, axis=axis, reduction=reduction
+        )
     return result if rank(x) else op.Reshape(result, [])
+
+
+def _extreme_of_scattered(
+    op: Op, x: ir.Value, axis: int, places: ir.Value, update: ir.Value, which: str
+) -> ir.Value:
+    """Every place looks through all updates for its own: before opset 18."""
+    for other in range(rank(x)):
+        size, whole = static_size(places, other), static_size(x, other)
+        if other != axis and size is None:
+            raise Unlowerable("the extreme of scattered values of dynamic size, before opset 18")
+        if other != axis and size != whole:
+            part = op.Slice(x, [0], [size], [other])
+            part.shape = x.shape.copy()
+            part.shape[other] = size
+            written = _extreme_of_scattered(op, part, axis, places, update, which)
+            return join_back(op, x, written, other, 0, size)
+    if x.dtype == BOOL:
+        base, source = (op.cast(v, ir.DataType.UINT8) for v in (x, update))
+        return op.cast(_extreme_of_scattered(op, base, axis, places, source, which), BOOL)
+    last = [*(a for a in range(rank(x)) if a != axis), axis]
+    base, index, source = (permuted(op, v, last) for v in (x, places, update))
+    here = op.Equal(op.Unsqueeze(index, [-2]), op.Unsqueeze(positions_along(op, x, axis), [-1]))
+    mine = op.Where(here, op.Unsqueeze(source, [-2]), op.operand(worst(x.dtype, which), x.dtype))
+    mine.shape = ir.Shape([None] * (rank(x) + 1))
+    result = kernels.emit(op, which, base, reduce(op, f"Reduce{which}", mine, -1, False))
+    return permuted(op, result, [last.index(a) for a in range(rank(x))])
 
 
 @lowers(torch.scatter)
@@ -297,87 +325,3 @@ def put(
         reduction="add" if accumulate else None,
     )
     return op.Reshape(written, op.shape(input))
-
-
-# Masks
-
-
-def _spread_together(op: Op, *values: ir.Value) -> list[ir.Value]:
-    """Values broadcast against each other."""
-    target = broadcast_sizes(op, values)
-    result = []
-    for x in values:
-        fits = rank(x) == len(target) and all(
-            static_size(x, a) == s if isinstance(s, int) else same_size(x, a, values[0], a)
-            for a, s in enumerate(target)
-        )
-        result.append(x if fits or not target else op.Expand(x, target))
-    return result
-
-
-@lowers(torch.masked_select)
-def masked_select(op: Op, /, input: ir.Value, mask: ir.Value) -> ir.Value:
-    """Lower to ``Compress-11``."""
-    x, condition = _spread_together(op, input, mask)
-    if not rank(x):
-        x, condition = op.Reshape(x, [1]), op.Reshape(condition, [1])
-    result = compress(op, x, condition, 0)
-    result.shape = ir.Shape([None])
-    result.meta["unbacked"] = True
-    return result
-
-
-@lowers(torch.masked_scatter)
-def masked_scatter(op: Op, /, input: ir.Value, mask: ir.Value, source: ir.Value) -> ir.Value:
-    """The count of truths so far says which element of the source comes next."""
-    x, condition = _spread_together(op, input, mask)
-    flat = op.cast(op.Reshape(condition, [-1]), INT64)
-    turn = op.Max(op.Sub(op.CumSum(flat, np.asarray(0)), 1), 0)
-    chosen = op.Gather(op.Reshape(source, [-1]), op.Reshape(turn, op.shape(x)), axis=0)
-    chosen.shape = x.shape.copy()
-    return kernels.emit(op, "Where", condition, chosen, x)
-
-
-# Positions of what is not zero
-
-
-@lowers(torch.nonzero, torch.argwhere)
-def nonzero(op: Op, /, input: ir.Value, *, as_tuple: bool = False) -> Any:
-    """Lower to ``Transpose(NonZero-13)``, or to its rows."""
-    if as_tuple:
-        return nonzero_tuple(op, input)
-    x = _at_least_1d(op, input)
-    places = op.Transpose(kernels.emit(op, "NonZero", x), perm=[1, 0])
-    places.shape = ir.Shape([None, rank(input)])
-    if not rank(input):  # as many rows of no positions
-        places = op.Slice(places, [0], [0], [1])
-    places.meta["unbacked"] = True
-    return places
-
-
-@lowers(torch.where)
-def nonzero_tuple(op: Op, /, condition: ir.Value) -> list[ir.Value]:
-    """Lower to the rows of ``NonZero-13``."""
-    places = kernels.emit(op, "NonZero", _at_least_1d(op, condition))
-    rows = []
-    for axis in range(max(rank(condition), 1)):
-        row = op.Gather(places, axis, axis=0)
-        row.shape = ir.Shape([None])
-        row.meta["unbacked"] = True
-        row.meta["count"] = places
-        rows.append(row)
-    return rows
-
-
-@lowers(torch.nonzero_static)
-def nonzero_static(op: Op, /, input: ir.Value, *, size: int, fill_value: int = -1) -> ir.Value:
-    """The first ``size`` positions, or as many and padding."""
-    places = nonzero(op, input)
-    padding = op.Expand(op.operand(fill_value), [size, rank(input)])
-    return op.Slice(op.Concat(places, padding, axis=0), [0], [size], [0])
-
-
-@decomposes(torch.count_nonzero)
-def count_nonzero(input: torch.Tensor, dim: int | Sequence[int] | None = None) -> torch.Tensor:
-    truths = input if input.dtype == torch.bool else input != 0
-    return truths.sum() if dim is None else truths.sum(dim)

@@ -56,6 +56,11 @@ def broadcast_like(op: Op, x: ir.Value, like: ir.Value) -> ir.Value:
     return like_shape(op.Expand(x, op.shape(like)), like)
 
 
+def at_least_1d(op: Op, x: ir.Value) -> ir.Value:
+    """``x``, or the vector of its one element."""
+    return x if rank(x) else op.Reshape(x, [1])
+
+
 def like_shape(x: ir.Value, like: ir.Value) -> ir.Value:
     """Say of a value that it has the shape of another."""
     x.shape = like.shape.copy()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, TYPE_CHECKING
+import dataclasses
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
 from tests.pytorch.modules import module_failures
-from tests.pytorch.opinfo import OpCase, failures
+from tests.pytorch.opinfo import OpCase, failures, op_infos
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -17,6 +18,8 @@ f16, f32, f64 = torch.float16, torch.float32, torch.float64
 FLOATS = (f32, f64)
 ALL_FLOATS = (f32, f64, f16)
 OPSETS = (17, 18, 20, 21, 22, 24)
+ALL = (f32, f64, f16, torch.int64, torch.int32, torch.bool)
+SMALL_INTEGERS = (torch.uint8, torch.int8, torch.int16)
 
 
 def op_cases(names: str, dtypes: tuple[torch.dtype, ...] = FLOATS, **options: Any) -> list[OpCase]:
@@ -34,6 +37,38 @@ def rows(cases: Iterable[OpCase]) -> list[Any]:
             name = f"{case.name}-{str(dtype).removeprefix('torch.')}"
             found.append(pytest.param(case, dtype, id=name, marks=marks))
     return found
+
+
+def supported(case: OpCase, dtypes: Iterable[torch.dtype]) -> list[torch.dtype]:
+    """Those of the dtypes that eager has the operator for, on CPU."""
+    known = op_infos()[case.name].supported_dtypes("cpu")
+    return [d for d in dtypes if d in known]
+
+
+def supported_rows(cases: Iterable[OpCase]) -> list[Any]:
+    """As :func:`rows`, of the dtypes that eager supports."""
+    return rows(dataclasses.replace(c, dtypes=tuple(supported(c, c.dtypes))) for c in cases)
+
+
+def check_small_integers(case: OpCase) -> None:
+    """The first samples of the dtypes that are rarely met agree with eager."""
+    found = [
+        line
+        for dtype in supported(case, SMALL_INTEGERS)
+        for line in failures(case, dtype, first=3 * case.every)
+    ]
+    assert not found, "\n".join(found)
+
+
+def check_opsets(case: OpCase, opsets: Sequence[int] = OPSETS) -> None:
+    """The first samples of the first dtype agree with eager in all opsets."""
+    (dtype, *_) = supported(case, case.dtypes)
+    found = [
+        f"opset {opset}: {line}"
+        for opset in opsets
+        for line in failures(case, dtype, opset=opset, first=3 * case.every)
+    ]
+    assert not found, "\n".join(found)
 
 
 def opset_rows(cases: Iterable[OpCase], opsets: Sequence[int] = OPSETS) -> list[Any]:

@@ -1,0 +1,103 @@
+"""Selection by masks, positions of what is not zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from exporters.pytorch.lowerings import kernels
+from exporters.pytorch.lowerings.dims import same_size, static_size
+from exporters.pytorch.lowerings.indexing import compress
+from exporters.pytorch.lowerings.shaping import at_least_1d, broadcast_sizes, rank
+from exporters.pytorch.registry import decomposes, lowers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from exporters.tracing.graph import GraphBuilder as Op
+
+INT64 = ir.DataType.INT64
+
+
+def _spread_together(op: Op, *values: ir.Value) -> list[ir.Value]:
+    """Values broadcast against each other."""
+    target = broadcast_sizes(op, values)
+    result = []
+    for x in values:
+        fits = rank(x) == len(target) and all(
+            static_size(x, a) == s if isinstance(s, int) else same_size(x, a, values[0], a)
+            for a, s in enumerate(target)
+        )
+        result.append(x if fits or not target else op.Expand(x, target))
+    return result
+
+
+@lowers(torch.masked_select)
+def masked_select(op: Op, /, input: ir.Value, mask: ir.Value) -> ir.Value:
+    """Lower to ``Compress-11``."""
+    x, condition = _spread_together(op, input, mask)
+    if not rank(x):
+        x, condition = op.Reshape(x, [1]), op.Reshape(condition, [1])
+    result = compress(op, x, condition, 0)
+    result.shape = ir.Shape([None])
+    result.meta["unbacked"] = True
+    return result
+
+
+@lowers(torch.masked_scatter)
+def masked_scatter(op: Op, /, input: ir.Value, mask: ir.Value, source: ir.Value) -> ir.Value:
+    """The count of truths so far says which element of the source comes next."""
+    x, condition = _spread_together(op, input, mask)
+    flat = op.cast(op.Reshape(condition, [-1]), INT64)
+    turn = op.Max(op.Sub(op.CumSum(flat, np.asarray(0)), 1), 0)
+    chosen = op.Gather(op.Reshape(source, [-1]), op.Reshape(turn, op.shape(x)), axis=0)
+    chosen.shape = x.shape.copy()
+    return kernels.emit(op, "Where", condition, chosen, x)
+
+
+# Positions of what is not zero
+
+
+@lowers(torch.nonzero, torch.argwhere)
+def nonzero(op: Op, /, input: ir.Value, *, as_tuple: bool = False) -> Any:
+    """Lower to ``Transpose(NonZero-13)``, or to its rows."""
+    if as_tuple:
+        return nonzero_tuple(op, input)
+    x = at_least_1d(op, input)
+    places = op.Transpose(kernels.emit(op, "NonZero", x), perm=[1, 0])
+    places.shape = ir.Shape([None, rank(input)])
+    if not rank(input):  # as many rows of no positions
+        places = op.Slice(places, [0], [0], [1])
+    places.meta["unbacked"] = True
+    return places
+
+
+@lowers(torch.where)
+def nonzero_tuple(op: Op, /, condition: ir.Value) -> list[ir.Value]:
+    """Lower to the rows of ``NonZero-13``."""
+    places = kernels.emit(op, "NonZero", at_least_1d(op, condition))
+    rows = []
+    for axis in range(max(rank(condition), 1)):
+        row = op.Gather(places, axis, axis=0)
+        row.shape = ir.Shape([None])
+        row.meta["unbacked"] = True
+        row.meta["count"] = places
+        rows.append(row)
+    return rows
+
+
+@lowers(torch.nonzero_static)
+def nonzero_static(op: Op, /, input: ir.Value, *, size: int, fill_value: int = -1) -> ir.Value:
+    """The first ``size`` positions, or as many and padding."""
+    places = nonzero(op, input)
+    padding = op.Expand(op.operand(fill_value), [size, rank(input)])
+    return op.Slice(op.Concat(places, padding, axis=0), [0], [size], [0])
+
+
+@decomposes(torch.count_nonzero)
+def count_nonzero(input: torch.Tensor, dim: int | Sequence[int] | None = None) -> torch.Tensor:
+    truths = input if input.dtype == torch.bool else input != 0
+    return truths.sum() if dim is None else truths.sum(dim)
