@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import warnings
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ def module_infos() -> dict[str, Any]:
     """Torch's module database by name: ``nn.LSTM``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from torch.testing._internal.common_modules import module_db
+        from torch.testing._internal.common_modules import module_db  # noqa: TID251
 
     return {info.name: info for info in module_db}
 

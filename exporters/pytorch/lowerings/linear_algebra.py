@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import string
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -136,6 +137,17 @@ def addr(
 
 
 # Contractions
+
+
+@decomposes(torch.ops.aten.tensordot)
+def tensordot(input: torch.Tensor, other: torch.Tensor, dims_self: Any, dims_other: Any) -> T:
+    left = list(string.ascii_lowercase[: input.dim()])
+    right = list(string.ascii_uppercase[: other.dim()])
+    for i, j in zip(dims_self, dims_other, strict=True):
+        right[j] = left[i]
+    kept = [x for x in (*left, *right) if (x in left) != (x in right)]
+    y: T = torch.einsum(f"{''.join(left)},{''.join(right)}->{''.join(kept)}", input, other)
+    return y
 
 
 @decomposes(torch.bilinear)

@@ -32,7 +32,10 @@ CASES = op_cases(
     **SUMS,
 )
 MODULES = tuple(
-    f"nn.{lazy}Conv{kind}{n}d" for lazy in ("", "Lazy") for kind in ("", "Transpose") for n in (1, 2, 3)
+    f"nn.{lazy}Conv{kind}{n}d"
+    for lazy in ("", "Lazy")
+    for kind in ("", "Transpose")
+    for n in (1, 2, 3)
 )  # fmt: skip
 BATCH_AND_SIZES = {0: "b", 2: "h", 3: "w"}
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

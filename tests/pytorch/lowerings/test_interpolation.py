@@ -34,7 +34,8 @@ CASES = (
     *op_cases(RESIZES, (torch.float64,)),
     *op_cases(RESIZES, (f16,), rtol=5e-3, atol=5e-3, why="half precision"),
     *op_cases("_upsample_bilinear2d_aa", FLOATS, **WEIGHTS),
-    *op_cases("nn.functional.grid_sample grid_sampler_2d grid_sampler_3d", FLOATS, every=3, **WEIGHTS),
+    *op_cases("nn.functional.grid_sample grid_sampler_2d grid_sampler_3d", FLOATS, every=3,
+              **WEIGHTS),
     *op_cases("""
         nn.functional.pixel_shuffle nn.functional.pixel_unshuffle nn.functional.channel_shuffle
     """, (*FLOATS, f16, torch.uint8)),
@@ -56,7 +57,8 @@ def test_matches_eager_in_other_opsets(case: OpCase, opset: int) -> None:
 
 
 MODES = [
-    ("nearest", {}), ("nearest-exact", {}), ("bilinear", {}), ("bilinear", {"align_corners": True}),
+    ("nearest", {}), ("nearest-exact", {}), ("bilinear", {}),
+    ("bilinear", {"align_corners": True}),
     ("bicubic", {}), ("bicubic", {"align_corners": True}),
 ]  # fmt: skip
 

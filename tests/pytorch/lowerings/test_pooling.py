@@ -138,7 +138,8 @@ def test_output_size_that_is_a_size() -> None:
 
 
 @pytest.mark.parametrize("pool", [
-    nn.MaxPool2d(2), nn.AvgPool2d(3, 2, ceil_mode=True), nn.AdaptiveAvgPool2d(1), nn.LPPool2d(2, 2),
+    nn.MaxPool2d(2), nn.AvgPool2d(3, 2, ceil_mode=True), nn.AdaptiveAvgPool2d(1),
+    nn.LPPool2d(2, 2),
 ])  # fmt: skip
 def test_empty_batch(pool: nn.Module) -> None:
     check_call(
