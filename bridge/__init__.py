@@ -21,13 +21,14 @@ if TYPE_CHECKING:
         RunTimeoutError,
     )
     from bridge.exporting import TrainModeWarning, export
+    from bridge.loading import load
     from bridge.parity.checking import check
     from bridge.parity.comparison import Tolerance
     from bridge.parity.divergence import Divergence
     from bridge.parity.matrix import MatrixReport, check_matrix
     from bridge.parity.report import ParityReport
     from bridge.program import ExportReport, Program
-    from bridge.session import Session, load
+    from bridge.session import Session
     from bridge.tracing import TracedModule, trace
     from exporters.errors import ExportError
     from exporters.script import script
@@ -54,7 +55,7 @@ _HOMES = {
     "check": "bridge.parity.checking",
     "check_matrix": "bridge.parity.matrix",
     "export": "bridge.exporting",
-    "load": "bridge.session",
+    "load": "bridge.loading",
     "script": "exporters.script",
     "trace": "bridge.tracing",
 }

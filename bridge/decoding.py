@@ -116,9 +116,7 @@ class BoundSession:
         if on_device:
             from torch.utils.dlpack import from_dlpack
 
-            return {
-                n: from_dlpack(found[i].to_dlpack()) for i, n in enumerate(self.output_names)
-            }
+            return {n: from_dlpack(found[i].to_dlpack()) for i, n in enumerate(self.output_names)}
         types = {s.name: s.dtype for s in self.session.outputs}
         results = {n: value_to_numpy(found[i], types[n]) for i, n in enumerate(self.output_names)}
         if any(map(is_torch, feed.values())):

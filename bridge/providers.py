@@ -1,7 +1,8 @@
 """Execution providers as a contract: what was asked for is what runs, or an error says why not.
 
-A request is a string such as ``"cuda,cpu"``, ``"cuda:1"`` or
-``"tensorrt(trt_fp16_enable=1),cuda"``, a list of names and ``(name, options)`` pairs, or a policy:
+A request is a string such as ``"cuda,cpu"``, ``"cuda:1"``, ``"cuda>=0.95,cpu"`` (a promised share
+of the nodes) or ``"tensorrt(trt_fp16_enable=1),cuda"``, a list of names and ``(name, options)``
+pairs, or a policy:
 ``"fastest"`` measures every installed provider, ``"cuda-or-fail"`` is the same as ``"cuda"``.
 Where ``cpu`` is not in the list, a computation that would run on the CPU is an error; shapes may
 always be computed there.
@@ -31,7 +32,9 @@ _ALIASES = {"trt": "tensorrt", "directml": "dml", "nvidia": "cuda", "tensorrtrtx
 # Providers that need not be named in a request for everything to run where it was asked for.
 _DEVICE_OPTION = {"openvino": "device_type"}
 _ITEM = re.compile(
-    r"^(?P<name>[\w-]+)(?::(?P<device>[\w.]+))?(?:\((?P<options>.*)\))?$", re.DOTALL
+    r"^(?P<name>[\w-]+)(?::(?P<device>[\w.]+))?(?:\((?P<options>.*)\))?"
+    r"(?:>=(?P<share>[\d.]+))?$",
+    re.DOTALL,
 )
 _NOT_ASKED_FOR = (
     "AzureExecutionProvider",
@@ -46,10 +49,12 @@ class Provider:
     Attributes:
         name: ONNX Runtime's name: ``CUDAExecutionProvider``.
         options: Its options, as ONNX Runtime documents them.
+        share: Which share of the nodes it must take, those that only compute shapes not counted.
     """
 
     name: str
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    share: float = 0.0
 
     @property
     def label(self) -> str:
@@ -58,7 +63,8 @@ class Provider:
 
     def __str__(self) -> str:
         options = ", ".join(f"{k}={v}" for k, v in self.options.items())
-        return f"{self.label}({options})" if options else self.label
+        text = f"{self.label}({options})" if options else self.label
+        return f"{text}>={self.share:g}" if self.share else text
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -187,7 +193,7 @@ def _provider(item: Any, options: Mapping[str, Mapping[str, Any]]) -> Provider:
     if matched is None:
         raise ProviderError(
             f"{item!r} is no provider",
-            hint='write "cuda", "cuda:1" or "cuda(device_id=1, cudnn_conv_algo_search=HEURISTIC)"',
+            hint='write "cuda", "cuda:1", "cuda>=0.95" or "cuda(device_id=1, use_tf32=0)"',
         )
     name = _full_name(matched["name"])
     if matched["device"]:
@@ -199,7 +205,8 @@ def _provider(item: Any, options: Mapping[str, Mapping[str, Any]]) -> Provider:
             raise ProviderError(f"option {pair.strip()!r} of {item!r} has no value")
         given[key.strip()] = value.strip()
     given = {**options.get(name, {}), **given}
-    return Provider(name, {k: _option(v) for k, v in given.items()})
+    share = float(matched["share"] or 0)
+    return Provider(name, {k: _option(v) for k, v in given.items()}, share)
 
 
 def _option(value: Any) -> str:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from bridge.contracts import require_nodes
 from bridge.control import RunControl
 from bridge.decoding import BoundSession
-from bridge.errors import FeedError
+from bridge.errors import FeedError, ProviderError
 from bridge.feeds import (
     OrtValue,
     TensorSpec,
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from bridge.cuda_graphs import GraphBuckets
     from bridge.in_place import InPlaceSession
     from bridge.program import Program
+    from bridge.providers import Contract
 
-__all__ = ["Session", "Signature", "load", "to_numpy"]
+__all__ = ["Session", "Signature", "to_numpy"]
 
 
 class Session:
@@ -66,6 +68,7 @@ class Session:
         outputs: The declared outputs.
         signature: How inputs and outputs nest in eager code; None if the model does not say.
         settings: What the session was made with.
+        measured: Seconds per run by provider, where the fastest was chosen.
         control: The runs that are under way.
         graph_refusal: Why ONNX Runtime would not capture CUDA graphs of this model, None if it
             would or was not asked to.
@@ -89,7 +92,7 @@ class Session:
         settings: Settings | None = None,
     ) -> None:
         self.settings = settings or Settings(
-            resolve(providers),
+            _definite(resolve(providers)),
             threads=threads,
             optimization=optimization,
             config=config or {},
@@ -116,10 +119,12 @@ class Session:
         self.captures_graphs = self._on_device and self._made.settings.cuda_graphs
         self._bucket_sizes = cuda_graphs if isinstance(cuda_graphs, Mapping) else None
         self._buckets: GraphBuckets | None = None
+        self.measured: dict[str, float] = {}
         self._placement: Placement | None = None
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self.signature = _signature_of(model, self.runtime)
+        require_nodes(self)
 
     @property
     def providers(self) -> list[str]:
@@ -381,23 +386,10 @@ def _signature_of(model: Any, runtime: onnxruntime.InferenceSession) -> Signatur
         return None  # metadata is the file author's; a model without a signature runs as well
 
 
-def load(
-    path: str | os.PathLike[str] | ir.Model | bytes | Program,
-    *,
-    providers: Any = "cpu",
-    **options: Any,
-) -> Session:
-    """A session of a model file.
-
-    Args:
-        path: The ``.onnx`` file; a program or a model in memory will do too.
-        providers: ``"cpu"``, ``"cuda,cpu"``, ONNX Runtime's own names, or a policy; see
-            :mod:`bridge.providers`.
-        **options: Further options of :class:`Session`.
-
-    Raises:
-        ModelFileError: There is no such file, or it is no model.
-        ProviderError: A provider cannot be had as asked for.
-        RunError: ONNX Runtime refuses it.
-    """
-    return Session(path, providers=providers, **options)
+def _definite(contract: Contract) -> Contract:
+    if contract.fastest:
+        raise ProviderError(
+            "only bridge.load chooses the fastest provider",
+            hint='bridge.load(..., providers="fastest")',
+        )
+    return contract

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __all__ = ["Probe", "local_tolerance", "severity"]
 
 _CHUNK = 2**28  # bytes of values that one part takes and gives
-_LOCAL = 0.1  # of the tolerance for whole models: one kernel errs less than a chain of them
-_COARSE = 0.5  # ... but two half-precision kernels round as differently as two chains
+_LOCAL = 0.03  # of the tolerance for whole models; sound kernels stay below a fifth of this
+_COARSE = 0.25  # half-precision kernels round almost as differently as whole models
 
 
 def local_tolerance(dtype: np.dtype[Any]) -> Tolerance:
