@@ -34,6 +34,7 @@ from exporters.pytorch.lowerings import (
     slicing,
     sorting,
     special,
+    splitting,
     symbolic,
     vision,
 )
@@ -72,6 +73,7 @@ __all__ = [
     "slicing",
     "sorting",
     "special",
+    "splitting",
     "symbolic",
     "vision",
 ]

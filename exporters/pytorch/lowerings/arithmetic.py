@@ -60,7 +60,12 @@ def mul(op: Op, /, input: Any, other: Any) -> ir.Value:
     return op.And(x, y) if x.dtype == ir.DataType.BOOL else op.Mul(x, y)
 
 
-@lowers(torch.div, torch.divide, torch.true_divide)
+@lowers(torch.true_divide)
+def true_divide(op: Op, /, input: Any, other: Any) -> ir.Value:
+    return div(op, input, other)
+
+
+@lowers(torch.div, torch.divide)
 def div(op: Op, /, input: Any, other: Any, *, rounding_mode: str | None = None) -> ir.Value:
     """Lower to ``Div-14``; integers are divided as floats unless rounding is asked for."""
     if rounding_mode is None:

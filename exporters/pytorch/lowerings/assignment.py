@@ -25,7 +25,6 @@ from exporters.pytorch.lowerings.indexing import (
     positions_of,
     stacked,
 )
-from exporters.pytorch.lowerings.joining import join_back
 from exporters.pytorch.lowerings.shaping import (
     broadcast_like,
     like_shape,
@@ -34,6 +33,7 @@ from exporters.pytorch.lowerings.shaping import (
     with_dim,
 )
 from exporters.pytorch.lowerings.slicing import position
+from exporters.pytorch.lowerings.splitting import join_back
 from exporters.pytorch.registry import lowers
 from exporters.tracing.graph import INT64_MAX, isinstance_static, static_shape
 

@@ -70,7 +70,20 @@ def empty(op: Op, /, *size: int, dtype: torch.dtype | None = None, **_: object) 
     return filled(op, sequence_sizes(size), 0, _dtype(dtype))
 
 
-@lowers(torch.empty_strided, torch.empty_permuted, prims.empty_strided, prims.empty_permuted)
+@lowers(torch.empty_permuted, prims.empty_permuted)
+def empty_permuted(
+    op: Op,
+    /,
+    size: Sequence[int],
+    physical_layout: Sequence[int],
+    *,
+    dtype: torch.dtype | None = None,
+    **_: object,
+) -> ir.Value:
+    return filled(op, size, 0, _dtype(dtype))
+
+
+@lowers(torch.empty_strided, prims.empty_strided)
 def empty_strided(
     op: Op,
     /,

@@ -326,17 +326,17 @@ def index_select(op: Op, /, input: ir.Value, dim: int, index: ir.Value) -> ir.Va
 
 
 @lowers(torch.nn.functional.one_hot)
-def one_hot(op: Op, /, tensor: ir.Value, num_classes: Any = -1) -> ir.Value:
+def one_hot(op: Op, /, input: ir.Value, num_classes: Any = -1) -> ir.Value:
     """Lower to ``OneHot-11``; without a number of classes there are as many as needed."""
     if isinstance_static(num_classes) and num_classes == -1:
-        classes = op.Add(op.ReduceMax(tensor, keepdims=0), 1)
+        classes = op.Add(op.ReduceMax(input, keepdims=0), 1)
     else:
         classes = op.operand(num_classes, INT64)
-    flat = tensor if rank(tensor) else op.Reshape(tensor, [1])
+    flat = input if rank(input) else op.Reshape(input, [1])
     result = op.OneHot(flat, classes, np.asarray([0, 1]), axis=-1)
-    result = result if rank(tensor) else op.Squeeze(result, [0])
+    result = result if rank(input) else op.Squeeze(result, [0])
     known = num_classes if isinstance_static(num_classes) and num_classes != -1 else None
-    result.shape = ir.Shape([*tensor.shape.dims, known])
+    result.shape = ir.Shape([*input.shape.dims, known])
     result.meta["unbacked"] = known is None
     return result
 

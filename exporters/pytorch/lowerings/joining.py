@@ -1,8 +1,7 @@
-"""Tensors joined and taken apart: cat, stack, split, repeat, roll, flip."""
+"""Tensors joined, repeated, reordered: cat, stack, repeat, roll, flip."""
 
 from __future__ import annotations
 
-import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 from exporters.pytorch.dtypes import promoted_dtype
 from exporters.pytorch.handlers import sequence_sizes
 from exporters.pytorch.lowerings.shaping import atleast_2d, atleast_3d, expand_to, rank
-from exporters.pytorch.registry import Unlowerable, decomposes, lowers
+from exporters.pytorch.registry import decomposes, lowers
 from exporters.tracing.graph import INT64_MAX, isinstance_static
 
 if TYPE_CHECKING:
@@ -77,187 +76,6 @@ def cartesian_prod(*tensors: torch.Tensor) -> torch.Tensor:
 @decomposes(VF.cartesian_prod)
 def cartesian_prod_of_list(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
     return cartesian_prod(*tensors)
-
-
-# Pieces
-
-
-def join_back(
-    op: Op, base: ir.Value, piece: ir.Value, axis: int, start: Any, end: Any
-) -> ir.Value:
-    """``base`` with ``piece`` in place of what is between ``start`` and ``end`` on an axis."""
-    parts = [piece]
-    if not (isinstance_static(start) and start == 0):
-        parts.insert(0, op.Slice(base, [0], [start], [axis]))
-    total = base.shape.dims[axis]
-    if not (isinstance_static(end) and end in (INT64_MAX, total)):
-        parts.append(op.Slice(base, [end], [INT64_MAX], [axis]))
-    return op.Concat(*parts, axis=axis) if len(parts) > 1 else piece
-
-
-def _bounds(sizes: Sequence[Any]) -> list[Any]:
-    """Where pieces of these sizes begin and end."""
-    bounds: list[Any] = [0]
-    for size in sizes:
-        bounds.append(bounds[-1] + size)
-    return bounds
-
-
-def world_sizes(x: ir.Value, axis: int) -> tuple[int, ...]:
-    """The size of a dim in every world; one number when it is static."""
-    size = x.shape.dims[axis]
-    if isinstance(size, int):
-        return (size,)
-    known = x.meta.get("sizes")
-    if known is None:
-        raise Unlowerable(f"the size of dim {axis} is known at run time only")
-    return tuple(known[axis])
-
-
-def _piece_sizes(x: ir.Value, axis: int, size: Any) -> list[Any]:
-    """The sizes of ``torch.split``'s pieces; -1 is the last one's when it depends on the input."""
-    totals = world_sizes(x, axis)
-    steps = (
-        tuple(size.record.worlds.values()) if hasattr(size, "record") else (size,) * len(totals)
-    )
-    if len(totals) < len(steps):
-        totals = totals * len(steps)
-    counts = {max(1, -(-t // s)) if s else 1 for t, s in zip(totals, steps, strict=True)}
-    if len(counts) > 1:
-        raise Unlowerable(f"the number of pieces differs between sizes: {sorted(counts)}")
-    (count,) = counts
-    total = x.shape.dims[axis]
-    if isinstance(total, int) and isinstance_static(size):
-        return [min(size, total - i * size) for i in range(count)]
-    return [size] * (count - 1) + [-1]
-
-
-def _cut(op: Op, x: ir.Value, sizes: Sequence[Any], axis: int) -> list[ir.Value]:
-    """Lower to ``Split-13``, or to slices when the last size is the rest."""
-    if len(sizes) == 1:
-        return [x]
-    if not isinstance_static(sizes[-1]) or sizes[-1] != -1:
-        return list(op.Split(x, list(sizes), axis=axis, outputs=len(sizes)))
-    bounds = [*_bounds(sizes[:-1]), INT64_MAX]
-    return [op.Slice(x, [a], [b], [axis]) for a, b in itertools.pairwise(bounds)]
-
-
-def _split_back(
-    op: Op, base: ir.Value, view: ir.Value, piece: int, split_size: Any, dim: int = 0
-) -> ir.Value:
-    axis = dim % rank(base)
-    sizes = (
-        split_size
-        if isinstance(split_size, list | tuple)
-        else _piece_sizes(base, axis, split_size)
-    )
-    bounds = _bounds(sizes)
-    last = piece == len(sizes) - 1
-    return join_back(op, base, view, axis, bounds[piece], INT64_MAX if last else bounds[piece + 1])
-
-
-@lowers(
-    T.split, torch.functional.split, VF.split, torch.unsafe_split, torch.split_copy,
-    put_back=_split_back,
-)  # fmt: skip
-def split(op: Op, /, tensor: ir.Value, split_size: int, dim: int = 0) -> list[ir.Value]:
-    """Lower to ``Split-13``."""
-    axis = dim % rank(tensor)
-    return _cut(op, tensor, _piece_sizes(tensor, axis, split_size), axis)
-
-
-@lowers(
-    T.split, torch.functional.split, VF.split, torch.split_with_sizes,
-    torch.unsafe_split_with_sizes, torch.split_with_sizes_copy, put_back=_split_back,
-)  # fmt: skip
-def split_with_sizes(
-    op: Op, /, input: ir.Value, split_sizes: Sequence[int], dim: int = 0
-) -> list[ir.Value]:
-    """Lower to ``Split-13``."""
-    return _cut(op, input, split_sizes, dim % rank(input))
-
-
-def _chunk_back(
-    op: Op, base: ir.Value, view: ir.Value, piece: int, chunks: int, dim: int = 0
-) -> ir.Value:
-    axis = dim % rank(base)
-    total = base.shape.dims[axis]
-    size: Any = None
-    if isinstance(total, int):
-        size = max(1, -(-total // chunks))
-    else:
-        size = op.Div(op.Add(op.dim(base, axis), chunks - 1), chunks)
-    start = piece * size if isinstance(size, int) else op.Mul(size, piece)
-    end: Any = (piece + 1) * size if isinstance(size, int) else op.Mul(size, piece + 1)
-    if piece == chunks - 1:
-        end = INT64_MAX
-    return join_back(op, base, view, axis, start, end)
-
-
-@lowers(torch.chunk, torch.unsafe_chunk, put_back=_chunk_back)
-def chunk(op: Op, /, input: ir.Value, chunks: int, dim: int = 0) -> list[ir.Value]:
-    """Lower to ``Split-18``, which divides as torch does when told how many pieces are wanted."""
-    axis = dim % rank(input)
-    total = input.shape.dims[axis]
-    if isinstance(total, int):
-        return _cut(op, input, _piece_sizes(input, axis, max(1, -(-total // chunks))), axis)
-    counts = {max(1, -(-n // max(1, -(-n // chunks)))) for n in world_sizes(input, axis)}
-    if counts != {chunks}:
-        raise Unlowerable(f"{chunks} chunks are not to be had of every size")
-    if chunks == 1:
-        return [input]
-    if op.opset >= 18:
-        return list(op.Split(input, axis=axis, num_outputs=chunks, outputs=chunks))
-    size = op.Div(op.Add(op.dim(input, axis), chunks - 1), chunks)
-    bounds = [0, *(op.Mul(size, i) for i in range(1, chunks)), INT64_MAX]
-    return [op.Slice(input, [a], [b], [axis]) for a, b in itertools.pairwise(bounds)]
-
-
-def _tensor_split_sizes(x: ir.Value, given: Any, axis: int) -> list[Any]:
-    total = x.shape.dims[axis]
-    if not isinstance(total, int):
-        raise Unlowerable("pieces of a dynamic size")
-    if isinstance(given, int):
-        small, extra = divmod(total, given)
-        return [small + 1] * extra + [small] * (given - extra)
-    points = [min(p if p >= 0 else max(p + total, 0), total) for p in given]
-    return [max(b - a, 0) for a, b in zip([0, *points], [*points, total], strict=True)]
-
-
-def _tensor_split_back(
-    op: Op, base: ir.Value, view: ir.Value, piece: int, given: Any, dim: int = 0
-) -> ir.Value:
-    axis = dim % rank(base)
-    bounds = _bounds(_tensor_split_sizes(base, given, axis))
-    return join_back(op, base, view, axis, bounds[piece], bounds[piece + 1])
-
-
-@lowers(torch.tensor_split, put_back=_tensor_split_back)
-def tensor_split(
-    op: Op, /, input: ir.Value, indices_or_sections: int | Sequence[int], dim: int = 0
-) -> list[ir.Value]:
-    """Lower to ``Split-13``, to slices where the points of division are not in order."""
-    axis = dim % rank(input)
-    sizes = _tensor_split_sizes(input, indices_or_sections, axis)
-    if sum(sizes) == input.shape.dims[axis]:
-        return _cut(op, input, sizes, axis)
-    points = [0, *list(indices_or_sections), INT64_MAX]
-    return [op.Slice(input, [a], [b], [axis]) for a, b in itertools.pairwise(points)]
-
-
-def _unbind_back(op: Op, base: ir.Value, view: ir.Value, piece: int, dim: int = 0) -> ir.Value:
-    axis = dim % rank(base)
-    return join_back(op, base, op.Unsqueeze(view, [axis]), axis, piece, piece + 1)
-
-
-@lowers(torch.unbind, torch.unbind_copy, put_back=_unbind_back)
-def unbind(op: Op, /, input: ir.Value, dim: int = 0) -> list[ir.Value]:
-    """Lower to one ``Gather-13`` for each piece."""
-    axis = dim % rank(input)
-    count = input.shape.dims[axis]
-    if not isinstance(count, int):
-        raise Unlowerable("the number of pieces depends on the input's sizes")
-    return [op.Gather(input, i, axis=axis) for i in range(count)]
 
 
 # Repetition and order

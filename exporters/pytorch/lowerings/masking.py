@@ -61,7 +61,12 @@ def masked_scatter(op: Op, /, input: ir.Value, mask: ir.Value, source: ir.Value)
 # Positions of what is not zero
 
 
-@lowers(torch.nonzero, torch.argwhere)
+@lowers(torch.argwhere)
+def argwhere(op: Op, /, input: ir.Value) -> ir.Value:
+    return nonzero(op, input)
+
+
+@lowers(torch.nonzero)
 def nonzero(op: Op, /, input: ir.Value, *, as_tuple: bool = False) -> Any:
     """Lower to ``Transpose(NonZero-13)``, or to its rows."""
     if as_tuple:

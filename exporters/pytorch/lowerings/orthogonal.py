@@ -64,10 +64,10 @@ _FAMILIES: dict[str, tuple[Recurrence, float, float]] = {
 def _polynomials(
     recurrence: Recurrence, slope: float, offset: float, *, shifted: bool
 ) -> Callable[..., ir.Value]:
-    def lowering(op: Op, /, input: Any, n: Any) -> ir.Value:
-        dtype = promoted_dtype(input, n)
+    def lowering(op: Op, /, x: Any, n: Any) -> ir.Value:
+        dtype = promoted_dtype(x, n)
         result = dtype if dtype.is_floating_point() else ir.DataType.FLOAT
-        (x,) = promote(op, input, to=_DOUBLE)
+        (x,) = promote(op, x, to=_DOUBLE)
         if shifted:
             x = op.Sub(op.Mul(x, 2.0), 1.0)
         first = op.Add(op.Mul(x, float(slope)), float(offset))

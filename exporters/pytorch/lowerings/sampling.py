@@ -294,20 +294,34 @@ def _keeps_all(
     return not training or p == 0
 
 
-_DROPOUTS = (
-    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+def _trains_nothing(input: torch.Tensor, p: float, train: bool) -> bool:
+    return not train or p == 0
+
+
+@decomposes(
     torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout,
+    when=_trains_nothing,
 )  # fmt: skip
+def no_builtin_dropout(input: torch.Tensor, p: float, train: bool) -> torch.Tensor:
+    return input
 
 
-@decomposes(*_DROPOUTS, when=_keeps_all)
+@decomposes(
+    F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, F.feature_alpha_dropout,
+    when=_keeps_all,
+)  # fmt: skip
 def no_dropout(
     input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> torch.Tensor:
     return input
 
 
-@lowers(F.dropout, torch.dropout, random=True)
+@lowers(torch.dropout, random=True)
+def builtin_dropout(op: Op, /, input: ir.Value, p: float, train: bool) -> ir.Value:
+    return _dropped(op, input, p)[0]
+
+
+@lowers(F.dropout, random=True)
 def dropout(
     op: Op, /, input: ir.Value, p: float = 0.5, training: bool = True, inplace: bool = False
 ) -> ir.Value:

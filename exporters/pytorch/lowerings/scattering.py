@@ -13,7 +13,6 @@ from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.assignment import scatter_slices
 from exporters.pytorch.lowerings.cumulative import positions_along, worst
 from exporters.pytorch.lowerings.dims import static_size
-from exporters.pytorch.lowerings.joining import join_back
 from exporters.pytorch.lowerings.reductions import reduce
 from exporters.pytorch.lowerings.shaping import (
     at_least_1d,
@@ -22,6 +21,7 @@ from exporters.pytorch.lowerings.shaping import (
     permuted,
     rank,
 )
+from exporters.pytorch.lowerings.splitting import join_back
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:

@@ -76,7 +76,14 @@ def isin(
 # Distinct elements and counts
 
 
-@lowers(torch._unique2, torch.ops.aten._unique)
+@lowers(torch.ops.aten._unique)
+def unique_pair(
+    op: Op, /, self: ir.Value, sorted: object = True, return_inverse: bool = False
+) -> tuple[ir.Value, ...]:
+    return unique(op, self, sorted, return_inverse)[:2]
+
+
+@lowers(torch._unique2)
 def unique(
     op: Op,
     /,

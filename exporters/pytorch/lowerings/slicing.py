@@ -9,8 +9,8 @@ import onnx_ir as ir
 import torch
 
 from exporters.pytorch.lowerings import kernels
-from exporters.pytorch.lowerings.joining import join_back
 from exporters.pytorch.lowerings.shaping import permuted, rank, sizes_of
+from exporters.pytorch.lowerings.splitting import join_back
 from exporters.pytorch.registry import decomposes, handles, lowers
 from exporters.pytorch.tracer import plan
 from exporters.tracing.graph import INT64_MAX, isinstance_static
