@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.program import ExportReport, Program, count_ops
 from bridge.signature import Signature
-from bridge.verification import verify
+from bridge.verification import UnseenSizesError, verify
 from exporters.errors import ExportError
 from exporters.pytorch import frontend
 from exporters.script import Target
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from exporters.pytorch.frontend import TracedModel
 
 __all__ = ["TrainModeWarning", "export"]
+
+
+_MORE_WORLDS = 3  # worlds that verification may add
 
 
 class TrainModeWarning(UserWarning):
@@ -80,6 +83,7 @@ def export(
     """
     tell = progress or (lambda _: None)
     targets: list[Target] = []
+    more_sizes: list[dict[str, int]] = []
     while True:
         tell("tracing")
         traced = frontend.trace(
@@ -93,6 +97,7 @@ def export(
             script=script,
             unroll_limit=unroll_limit,
             targets=targets,
+            more_sizes=more_sizes,
             check=verify,
         )
         program = Program(traced.model, _signature(traced), _report(traced))
@@ -108,6 +113,12 @@ def export(
             if script != "auto" or not isinstance(target, Target) or target.code in known:
                 raise
             targets = [*traced.targets, target]
+            continue
+        except UnseenSizesError as unseen:
+            if len(more_sizes) == _MORE_WORLDS:
+                assert unseen.__cause__ is not None
+                raise unseen.__cause__ from None
+            more_sizes = [*more_sizes, unseen.sizes]
             continue
         program.report.seconds["verify"] = time.perf_counter() - started
         break

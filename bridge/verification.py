@@ -22,9 +22,25 @@ if TYPE_CHECKING:
 
     from bridge.parity.comparison import Comparison
     from bridge.program import Program
+    from exporters.tracing.worlds import Symbol
     from exporters.pytorch.frontend import TracedModel
 
-__all__ = ["verify"]
+__all__ = ["UnseenSizesError", "verify"]
+
+
+class UnseenSizesError(Exception):
+    """The graph is wrong at sizes that no world had, and right once a world has them.
+
+    Sizes that are equal in all worlds by coincidence (both padded to the same multiple) look
+    static; another world tells them apart.
+
+    Attributes:
+        sizes: The sizes, by dim.
+    """
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        super().__init__(str(sizes))
+        self.sizes = sizes
 
 
 def verify(traced: TracedModel, program: Program) -> list[Comparison]:
@@ -36,6 +52,7 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
     Raises:
         ParityError: An output differs; the message names the first node that goes wrong.
         SpecialisationError: It differs because the trace froze something that varies.
+        UnseenSizesError: It differs because the worlds' sizes happened to agree somewhere.
     """
     check = _Verification(traced, Session(program))
     rows: list[Comparison] = []
@@ -53,6 +70,8 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
             reason = frontend.explain(traced, leaves, sizes)
             if reason is not None and not isinstance(reason, ScriptError):
                 raise reason from error
+            if sizes and reason is None:
+                raise UnseenSizesError(sizes) from error
             raise
     return rows
 
@@ -106,21 +125,32 @@ class _Verification:
 
 
 def fresh_inputs(traced: TracedModel) -> Iterator[tuple[dict[str, int], list[Any]]]:
-    """Inputs that no world had: other values, and another size of each dynamic dim."""
-    example = traced.worlds[0]
-    moved = [_rolled(x) for x in example.leaves]
+    """Inputs that no world had: other values, and if there are dynamic dims, smaller and larger ones."""
+    moved = [_rolled(x) for x in traced.worlds[0].leaves]
     if not traced.symbols:
         yield {}, moved
         return
-    seen = {s.name: {w.sizes.get(s.name, s.size) for w in traced.worlds} for s in traced.symbols}
-    sizes = {}
-    for symbol in traced.symbols:
-        options = list(candidate_sizes(symbol))
-        if symbol.allows(1):
-            options.insert(0, 1)
-        unseen = [n for n in options if n not in seen[symbol.name]] or [symbol.size]
-        sizes[symbol.name] = unseen[0] if symbol.size < 16 else unseen[-1]
-    yield sizes, world_leaves(moved, traced.symbols, sizes)
+    for pick in (_smaller, _larger):
+        sizes = {s.name: pick(s, traced) for s in traced.symbols}
+        yield sizes, world_leaves(moved, traced.symbols, sizes)
+
+
+def _unseen(symbol: Symbol, traced: TracedModel) -> list[int]:
+    seen = {w.sizes.get(symbol.name, symbol.size) for w in traced.worlds}
+    options = [1, *candidate_sizes(symbol)] if symbol.allows(1) else [*candidate_sizes(symbol)]
+    return sorted({n for n in options if n not in seen}) or [symbol.size]
+
+
+def _smaller(symbol: Symbol, traced: TracedModel) -> int:
+    """1 for a dim that is small; for a large one another size below the example's."""
+    below = [n for n in _unseen(symbol, traced) if n <= symbol.size] or [symbol.size]
+    return below[0] if symbol.size < 16 else below[-1]
+
+
+def _larger(symbol: Symbol, traced: TracedModel) -> int:
+    """About twice the example's size: loops and windows that ran once run twice."""
+    above = [n for n in _unseen(symbol, traced) if n >= 2 * symbol.size]
+    return above[0] if above else symbol.size
 
 
 def _rolled(x: Any) -> Any:

@@ -44,6 +44,7 @@ def trace(
     script: str = "auto",
     unroll_limit: int = 128,
     targets: Iterable[Target] = (),
+    more_sizes: Sequence[Mapping[str, int]] = (),
     check: bool = True,
     keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
 ) -> TracedModel:
@@ -64,6 +65,7 @@ def trace(
         unroll_limit: Loops of more iterations, known when tracing, become ``Loop`` nodes in
             compiled functions.
         targets: Functions to compile from the start.
+        more_sizes: Sizes of the dynamic dims for further worlds.
         check: Whether to run eager code in the other worlds too, to see that the trace froze
             nothing that varies.
         keep: Called with every value of the graph and the tensor that it is in each world.
@@ -107,7 +109,9 @@ def trace(
                 raise _why_frozen(attempt, failure) from failure
         else:
             symbols = _declared_symbols(arguments, dynamic_shapes)
-            attempt, traced = _trace_resized(model, arguments, symbols, options)
+            attempt, traced = _trace_resized(
+                model, arguments, symbols, options, more_sizes
+            )
         traced.seconds["total"] = time.perf_counter() - started
         if check:
             _check_worlds(attempt, traced, scripted=bool(scripting.targets))
@@ -263,6 +267,7 @@ def _trace_resized(
     arguments: Arguments,
     symbols: list[Symbol],
     options: dict[str, Any],
+    more_sizes: Sequence[Mapping[str, int]],
 ) -> tuple[Attempt, TracedModel]:
     """Trace with a second world in which every declared dim has another size."""
 
@@ -271,6 +276,8 @@ def _trace_resized(
         if chosen:
             resized = world_leaves(arguments.leaves, chosen, sizes)
             worlds.append(World(resized, [], dict(sizes)))
+        for other in more_sizes:
+            worlds.append(World(world_leaves(arguments.leaves, chosen, other), [], dict(other)))
         return Attempt(model, arguments, chosen, worlds, **options)
 
     taken = {n for x in arguments.leaves if isinstance(x, torch.Tensor) for n in x.shape}

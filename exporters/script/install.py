@@ -17,6 +17,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from exporters.script.compiler import compile_code
+from exporters.tracing.source import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -42,7 +43,7 @@ class Target:
         self.functions = list(functions)
 
     def __str__(self) -> str:
-        return f"{self.code.co_qualname} ({self.code.co_filename}:{self.code.co_firstlineno})"
+        return f"{self.code.co_qualname} ({shorten(self.code.co_filename)}:{self.code.co_firstlineno})"
 
 
 def script(function: _F) -> _F:
