@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import onnx_ir as ir
 from optim_passes.values import constant
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from optim_passes.scopes import Names, Scope
 
@@ -91,6 +92,23 @@ class Builder:
             infer_types(node, self.opset)
         self.nodes.append(node)
         return node.outputs[0] if outputs == 1 else list(node.outputs)
+
+    @contextlib.contextmanager
+    def discarding(self) -> Iterator[None]:
+        """Forget the nodes made in this block if it fails: they would count as users."""
+        try:
+            yield
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Forget all nodes made so far."""
+        for node in self.nodes:
+            for index in range(len(node.inputs)):
+                node.replace_input_with(index, None)
+        self.nodes.clear()
+        self.initializers.clear()
 
     def ms(self, op_type: str, *inputs: Any, **options: Any) -> Any:
         """Add a node of ONNX Runtime's own domain."""

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
 from optim_passes.builder import Builder
-from optim_passes.scopes import Names, scopes
+from optim_passes.scopes import Names, captured, nested, scopes
 from optim_passes.values import is_scalar, rank, scalar, static_shape
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ __all__ = [
     "Refusal",
     "RefusedError",
     "commit",
+    "erase",
     "remove_unused",
     "replace_value",
     "require",
@@ -170,8 +171,10 @@ class NodePass(Pass):
 
     def _apply(self, node: ir.Node, scope: Scope, names: Names) -> bool:
         op = Builder(scope, names, [node])
-        made = self.rewrite(node, op)
+        with op.discarding():
+            made = self.rewrite(node, op)
         if made is None:
+            op.discard()
             return False
         values = [made] if isinstance(made, ir.Value) else list(made)
         commit(op, node, node.outputs, values, [node])
@@ -232,8 +235,9 @@ class Fusion(NodePass):
             origins = [node, *(n for n in match.nodes if n is not node)]
             op = Builder(scope, names, origins)
             try:
-                self.check(scope, **match.bindings)
-                made = self.fused(op, **match.bindings)
+                with op.discarding():
+                    self.check(scope, **match.bindings)
+                    made = self.fused(op, **match.bindings)
             except RefusedError as error:
                 refused = error
                 continue
@@ -286,7 +290,7 @@ def commit(
     for old, new in zip(old_values, new_values, strict=True):
         if new is not None and new is not old:
             replace_value(old, new, scope.body, anchor, rename=new.producer() in op.nodes)
-    remove_unused(scope.body, old_nodes)
+    remove_unused([*old_nodes, *op.nodes])
 
 
 def replace_value(
@@ -328,16 +332,32 @@ def _identity(value: ir.Value, body: ir.Graph, anchor: ir.Node) -> ir.Value:
     return node.outputs[0]
 
 
-def remove_unused(body: ir.Graph, nodes: Iterable[ir.Node]) -> None:
-    """Remove those of ``nodes`` that nothing uses, last ones first."""
-    left = set(nodes)
-    while left:
-        idle = [n for n in left if not any(v.uses() or v.is_graph_output() for v in n.outputs)]
-        if not idle:
-            return
-        for node in idle:
-            body.remove(node, safe=True)
-            left.remove(node)
+def remove_unused(nodes: Iterable[ir.Node]) -> None:
+    """Remove nodes that nothing uses, and what then nothing uses of what they read.
+
+    A dead node that stayed would count as a user of its operands, and keep fusions off.
+    """
+    pending = list(nodes)
+    while pending:
+        node = pending.pop()
+        body = node.graph
+        if body is None or any(v.uses() or v.is_graph_output() for v in node.outputs):
+            continue
+        operands = [v for v in node.inputs if v is not None]
+        for graph in nested(node):
+            operands += captured(graph)
+        erase(node)
+        pending += [p for v in operands if (p := v.producer()) is not None and p.graph is body]
+
+
+def erase(node: ir.Node) -> None:
+    """Take a node out of its body, and let its subgraphs use nothing any more."""
+    for graph in nested(node):
+        for inner in graph.all_nodes():
+            for index in range(len(inner.inputs)):
+                inner.replace_input_with(index, None)
+    assert node.graph is not None
+    node.graph.remove(node, safe=True)
 
 
 def require(fact: Any, reason: str, blocking: ir.Node | ir.Value | None = None) -> None:

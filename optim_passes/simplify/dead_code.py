@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from onnx_ir.passes.common import RemoveUnusedFunctionsPass, RemoveUnusedOpsetsPass
 
-from optim_passes.rewriting import Outcome, Pass
+from optim_passes.rewriting import Outcome, Pass, erase
 from optim_passes.scopes import nested
 from optim_passes.values import constant
 
@@ -44,7 +44,7 @@ class DeadCodePass(Pass):
         """Remove from one body, last nodes first."""
         for node in reversed(list(scope.body)):
             if not any(v.uses() or v.is_graph_output() for v in node.outputs):
-                scope.body.remove(node, safe=True)
+                erase(node)
                 outcome.rewrites += 1
             elif node.op_type == "If" and not node.domain:
                 outcome.rewrites += _drop_branch_outputs(node)

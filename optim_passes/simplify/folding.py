@@ -32,7 +32,7 @@ _QUANTIZED = frozenset({"DequantizeLinear", "DynamicQuantizeLinear", "QuantizeLi
 class ConstantFoldPass(Pass):
     """Computes nodes of constants.
 
-    The result of a fold is never larger than its operands, unless it is small. What is large is
+    The result of a fold is never larger than its operands or a few megabytes. What is large is
     computed when the model is written or loaded; until then it takes no memory.
 
     Args:
@@ -42,7 +42,7 @@ class ConstantFoldPass(Pass):
         limit: Bytes up to which a result may be larger than its operands.
     """
 
-    def __init__(self, *, large: bool = False, evaluate: Any = None, limit: int = 1 << 16) -> None:
+    def __init__(self, *, large: bool = False, evaluate: Any = None, limit: int = 1 << 22) -> None:
         super().__init__()
         self.large = large
         self.evaluate = evaluate or evaluate_by_reference

@@ -11,11 +11,10 @@ from optim_passes.simplify.duplicates import CommonSubexpressionPass
 from optim_passes.simplify.folding import ConstantFoldPass
 from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
-from optim_passes.simplify.reshapes import ReshapePass
+from optim_passes.simplify.rearrangements import RearrangementPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
-from optim_passes.simplify.transposes import TransposePass
 from tests.optim_passes.running import optimise, parse, reasons
 
 
@@ -194,16 +193,16 @@ def test_transposes_merge_and_cancel():
         { a = Transpose<perm=[0,2,1]>(x) b = Transpose<perm=[0,2,1]>(a) y = Relu(b)
           c = Transpose<perm=[1,0,2]>(x) z = Transpose<perm=[2,0,1]>(c) }"""
     )
-    counts, _ = optimise(model, TransposePass(), DeadCodePass())
+    counts, _ = optimise(model, RearrangementPass(), DeadCodePass())
     assert counts == {"Relu": 1, "Transpose": 1}
 
 
 def test_transpose_of_axes_of_size_one_is_a_reshape():
     model = parse("g (float[N,1,6] x) => (y) { y = Transpose<perm=[1,0,2]>(x) }")
-    counts, _ = optimise(model, TransposePass())
+    counts, _ = optimise(model, RearrangementPass())
     assert counts == {"Reshape": 1}
     model = parse("g (float[N,S,1] x) => (y) { y = Transpose<perm=[0,2,1]>(x) }")
-    counts, _ = optimise(model, TransposePass())
+    counts, _ = optimise(model, RearrangementPass())
     assert counts == {"Transpose": 1}
 
 
@@ -214,7 +213,7 @@ def test_reshape_chains_merge():
         { c = Reshape(x, a) d = Reshape(c, b) y = Relu(d)
           e = Unsqueeze(x, one) f = Flatten<axis=2>(e) z = Relu(f) }"""
     )
-    counts, _ = optimise(model, ReshapePass(), DeadCodePass())
+    counts, _ = optimise(model, RearrangementPass(), DeadCodePass())
     assert counts == {"Relu": 2, "Reshape": 1}
 
 

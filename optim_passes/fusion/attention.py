@@ -1,0 +1,317 @@
+"""Scaled dot-product attention written out becomes one ``Attention`` or ``MultiHeadAttention``."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from optim_passes.fusion.attention_layout import flat_heads
+from optim_passes.rewriting import NodePass, require
+from optim_passes.values import (
+    attribute,
+    constant,
+    dims,
+    floats_of,
+    norm_axis,
+    only_consumer,
+    producer,
+    rank,
+    same_dim,
+    same_shape,
+    scalar,
+)
+from optim_passes.views import permutation, view_of
+
+if TYPE_CHECKING:
+    from optim_passes.builder import Builder
+
+__all__ = ["AttentionFusionPass"]
+
+_DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
+_LARGE = 1 << 24  # elements of a constant mask that are worth looking at
+_FILL = -1e4  # scores at or below this contribute nothing to a softmax
+
+
+@dataclasses.dataclass(slots=True)
+class _Scores:
+    """What goes into the softmax: ``scale * query @ key.T + masks``."""
+
+    product: ir.Node
+    scale: float = 1.0
+    added: list[ir.Value] = dataclasses.field(default_factory=list)
+    allowed: list[tuple[ir.Value, bool]] = dataclasses.field(default_factory=list)
+    path: list[ir.Node] = dataclasses.field(default_factory=list)
+
+
+class AttentionFusionPass(NodePass):
+    """``softmax(scale * q @ k.T + mask) @ v`` becomes ``Attention`` (opset 23 and later).
+
+    Masks may be added or chosen by ``Where``; rows of NaN may be replaced by 0, as torch.onnx
+    writes it. With an older opset, ONNX Runtime's ``MultiHeadAttention`` is used if allowed.
+
+    Args:
+        contrib: Whether operators of ONNX Runtime's own domain may be used.
+    """
+
+    op_types: ClassVar[frozenset[str]] = frozenset({"MatMul"})
+
+    def __init__(self, *, contrib: bool = False) -> None:
+        super().__init__()
+        self.contrib = contrib
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The attention."""
+        weights, value = node.inputs
+        softmax, guarded = _softmax(weights)
+        if node.domain or softmax is None or value is None:
+            return None
+        size = rank(softmax.inputs[0])
+        if size is None or norm_axis(attribute(softmax, "axis", -1), size) != size - 1:
+            return None
+        scores = _scores(softmax.inputs[0])
+        if scores is None:
+            return None
+        require(op.opset >= 23 or self.contrib, f"opset {op.opset} has no Attention")
+        require(size in (3, 4), f"the scores have rank {size}", softmax)
+        require(value.dtype in _DTYPES, "the dtype has no kernel", value)
+        inside = [weights, *(n.outputs[0] for n in scores.path)]
+        for inner in inside if not guarded else inside[1:]:
+            alone = inner is not None and only_consumer(inner) is not None
+            require(alone, "the attention weights have another use", inner)
+        query, scale = _unscaled(scores.product.inputs[0], scores.scale)
+        key, scale = _key(scores.product.inputs[1], scale, op)
+        require(key is not None, "the second factor of the scores is no transposed key", node)
+        assert key is not None
+        operands = [query, key, value]
+        if size == 3:  # one batch of all the heads
+            operands = [op.Unsqueeze(x, [0]) for x in operands]
+        mask, causal = _mask(scores, operands, op, guarded=guarded, grouped=size == 3)
+        if op.opset >= 23:
+            y = op.node(
+                "Attention", *operands, mask, scale=scale, is_causal=int(causal) or None,
+                like=None if size == 3 else node.outputs[0],
+            )  # fmt: skip
+        else:
+            y = _multi_head(operands, mask, op, scale=scale, causal=causal, guarded=guarded)
+        return op.Squeeze(y, [0]) if size == 3 else y
+
+
+def _softmax(weights: ir.Value | None) -> tuple[ir.Node | None, bool]:
+    """The softmax that attention weights come from, and whether its NaNs are replaced by 0."""
+    node = producer(weights, "Softmax", "Where")
+    if node is None or node.op_type == "Softmax":
+        return node, False
+    condition, zero, kept = node.inputs
+    is_nan = producer(condition, "IsNaN")
+    if is_nan is None or scalar(zero) != 0 or is_nan.inputs[0] is not kept:
+        return None, False
+    return producer(kept, "Softmax"), True
+
+
+def _scores(value: ir.Value | None) -> _Scores | None:
+    """Follow the scores up to the product of queries and keys."""
+    node = producer(value, "MatMul", "Mul", "Div", "Add", "Where", "Reshape")
+    if node is None:
+        return None
+    if node.op_type == "Reshape":
+        return _windows(node)
+    if node.op_type == "MatMul":
+        return _Scores(node, path=[node])
+    if node.op_type in ("Mul", "Div"):
+        factor, x = scalar(node.inputs[1]), node.inputs[0]
+        if factor is None and node.op_type == "Mul":
+            factor, x = scalar(node.inputs[0]), node.inputs[1]
+        scores = None if not factor else _scores(x)
+        if scores is None or factor is None or scores.added or scores.allowed:
+            return None
+        scores.scale *= factor if node.op_type == "Mul" else 1 / factor
+        scores.path.append(node)
+        return scores
+    if node.op_type == "Where":
+        return _where(node)
+    for x, mask in (list(node.inputs), list(node.inputs)[::-1]):
+        scores = _scores(x)
+        if scores is not None and mask is not None:
+            scores.added.append(mask)
+            scores.path.append(node)
+            return scores
+    return None
+
+
+def _windows(node: ir.Node) -> _Scores | None:
+    """Scores to which a mask for each window was added while they had one dim more.
+
+    Swin counts the windows of all images as a batch; with one image that dim is 1.
+    """
+    add = producer(node.inputs[0], "Add")
+    if add is None:
+        return None
+    for x, mask in (list(add.inputs), list(add.inputs)[::-1]):
+        apart = producer(x, "Reshape")
+        if apart is None or mask is None or not same_shape(apart.inputs[0], node.outputs[0]):
+            continue
+        shape, size = dims(x), rank(mask)
+        if shape is None or shape[0] != 1 or size != len(shape) or len(shape) != 5:
+            continue
+        scores = _scores(apart.inputs[0])
+        if scores is not None:
+            scores.added.append(mask)
+            scores.path += [apart, add, node]
+            return scores
+    return None
+
+
+def _where(node: ir.Node) -> _Scores | None:
+    condition, first, second = node.inputs
+    for x, fill, allowed in ((first, second, True), (second, first, False)):
+        number = scalar(fill)
+        scores = None if number is None or number > _FILL else _scores(x)
+        if scores is not None and condition is not None:
+            scores.allowed.append((condition, allowed))
+            scores.path.append(node)
+            return scores
+    return None
+
+
+def _unscaled(value: ir.Value | None, scale: float) -> tuple[ir.Value, float]:
+    """A factor of the scores without a number that it is multiplied by."""
+    assert value is not None
+    node = producer(value, "Mul", "Div")
+    if node is None:
+        return value, scale
+    x, number = node.inputs
+    if node.op_type == "Mul" and scalar(number) is None:
+        x, number = number, x
+    factor = scalar(number)
+    if not factor or x is None or (rank(number) or 0) > (rank(x) or 0):
+        return value, scale
+    return x, scale * factor if node.op_type == "Mul" else scale / factor
+
+
+def _key(value: ir.Value | None, scale: float, op: Builder) -> tuple[ir.Value | None, float]:
+    """The keys, from the transposed keys; the Transpose goes away with the one before it."""
+    value, scale = _unscaled(value, scale)
+    size, view = rank(value), view_of(value)
+    if size is None or view is None or all(n.op_type != "Transpose" for n in view.nodes):
+        return None, scale
+    turned = [*range(size - 2), size - 1, size - 2]
+    last = view.nodes[-1]
+    before = permutation(last) if last.op_type == "Transpose" else None
+    if before is None:
+        return op.Transpose(value, perm=turned), scale
+    x, scale = _unscaled(last.inputs[0], scale)
+    both = [before[i] for i in turned]
+    return x if both == sorted(both) else op.Transpose(x, perm=both), scale
+
+
+def _mask(
+    scores: _Scores, operands: list[ir.Value], op: Builder, *, guarded: bool, grouped: bool
+) -> tuple[ir.Value | None, bool]:
+    """One mask of four dims that does not broadcast over queries and keys, or causal.
+
+    ONNX Runtime's kernel returns 0 where a row is masked everywhere, by -inf or by the lowest
+    number. Written out, the one is NaN and the other the mean of all values. So finite masks are
+    kept off the lowest number, unless NaN is replaced by 0 anyway.
+    """
+    query, key, _ = operands
+    masks = []
+    for condition, allowed in scores.allowed:
+        low = op.number(_lowest(query.dtype), query)
+        zero = op.number(0, query)
+        masks.append(op.Where(condition, *((zero, low) if allowed else (low, zero))))
+    masks += [op.Squeeze(m, [0]) if rank(m) == 5 else m for m in scores.added]
+    if not masks:
+        return None, False
+    if len(masks) == 1 and _is_causal(masks[0], query, key):
+        return None, True
+    total = masks[0]
+    for mask in masks[1:]:
+        total = op.Add(total, mask)
+    if not guarded and not _is_harmless(total):
+        total = op.Max(total, op.number(_lowest(query.dtype), query))
+    if grouped and rank(total) == 3:
+        total = op.Unsqueeze(total, [0])
+    return _full_size(total, query, key, op), False
+
+
+def _lowest(dtype: ir.DataType | None) -> float:
+    """Low enough to mask, and not the lowest number, which the kernel takes for -inf."""
+    assert dtype is not None
+    return float(ml_dtypes.finfo(dtype.numpy()).min) * 0.75
+
+
+def _is_harmless(mask: ir.Value) -> bool:
+    """Whether a constant mask leaves some key to every query."""
+    tensor = constant(mask)
+    if tensor is None or tensor.size > _LARGE:
+        return False
+    array = tensor.numpy().astype(np.float32)
+    return bool((array.max(-1) > _FILL).all())
+
+
+def _is_causal(mask: ir.Value, query: ir.Value, key: ir.Value) -> bool:
+    """Whether a constant mask hides exactly the keys that come after the query."""
+    array = floats_of(mask)
+    if array is None or array.ndim < 2 or array.size > _LARGE:
+        return False
+    rows, columns = array.shape[-2:]
+    if rows != columns or array.size != rows * columns or rows == 1:
+        return False
+    if not _sizes_are(query, rows) or not _sizes_are(key, rows):
+        return False
+    square = array.reshape(rows, columns).astype(np.float32)
+    seen = np.tri(rows, dtype=bool)
+    return bool((square[seen] == 0).all() and (square[~seen] <= _FILL).all())
+
+
+def _sizes_are(value: ir.Value, size: int) -> bool:
+    shape = dims(value)
+    return shape is not None and shape[-2] == size
+
+
+def _full_size(mask: ir.Value, query: ir.Value, key: ir.Value, op: Builder) -> ir.Value:
+    """The mask with all queries and all keys: the kernel does not broadcast over these."""
+    shape = dims(mask)
+    require(shape is not None, "the rank of the mask is not known", mask)
+    assert shape is not None
+    if len(shape) < 4:
+        mask = op.Unsqueeze(mask, list(range(4 - len(shape))))
+        shape = ((1,) * (4 - len(shape))) + shape
+    wanted = (dims(query) or (None,) * 4)[-2], (dims(key) or (None,) * 4)[-2]
+    if all(same_dim(a, b) for a, b in zip(shape[-2:], wanted, strict=True)):
+        return mask
+    if all(isinstance(n, int) for n in wanted):
+        return op.Expand(mask, [1, 1, *wanted])
+    sizes = [op.Shape(x, start=2, end=3) for x in (query, key)]
+    return op.Expand(mask, op.Concat(np.asarray([1, 1], np.int64), *sizes, axis=0))
+
+
+def _multi_head(
+    operands: list[ir.Value], mask: ir.Value | None, op: Builder, *,
+    scale: float, causal: bool, guarded: bool,
+) -> ir.Value:  # fmt: skip
+    """ONNX Runtime's operator, whose operands have the heads side by side in the last axis."""
+    require(not guarded or mask is None, "rows of NaN are 0 only in Attention of opset 23", mask)
+    heads = (dims(operands[0]) or (None,) * 4)[1]
+    require(isinstance(heads, int), "the number of heads is not static", operands[0])
+    flat = []
+    for x in operands:
+        shape = dims(x)
+        require(shape is not None and isinstance(shape[-1], int), "the head size varies", x)
+        assert shape is not None
+        joined = flat_heads(x, op)
+        if joined is None:
+            width = heads * shape[-1]  # type: ignore[operator]
+            joined = op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), [0, 0, width])
+        flat.append(joined)
+    query, key, value = flat
+    y = op.ms(
+        "MultiHeadAttention", query, key, value, None, None, mask, like=query, num_heads=heads,
+        scale=scale, unidirectional=int(causal) or None,
+    )  # fmt: skip
+    size = (dims(operands[2]) or (None,) * 4)[-1]
+    return op.Transpose(op.Reshape(y, [0, 0, heads, size]), perm=[0, 2, 1, 3])

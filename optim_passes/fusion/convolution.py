@@ -1,0 +1,101 @@
+"""Convolution, what is added to it, and its activation as one node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import onnx_ir as ir
+
+from optim_passes.rewriting import NodePass, require, require_dtype
+from optim_passes.values import (
+    attribute,
+    constant,
+    input_of,
+    is_op,
+    only_consumer,
+    producer,
+    same_shape,
+    scalar,
+)
+
+if TYPE_CHECKING:
+    from optim_passes.builder import Builder
+
+__all__ = ["ConvActivationPass"]
+
+FLOAT = ir.DataType.FLOAT
+
+
+class ConvActivationPass(NodePass):
+    """``act(Conv(x, W) + b + z)`` becomes one ``com.microsoft.FusedConv``.
+
+    For ONNX Runtime's CPU provider: float32, and the activations that its kernel has known since
+    version 1.15. The residual ``z`` has the result's shape.
+    """
+
+    op_types: ClassVar[frozenset[str]] = frozenset(
+        {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Add"}
+    )
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The fused convolution."""
+        if node.domain:
+            return None
+        if node.op_type == "Add":
+            return self._residual(node, op)
+        x = node.inputs[0]
+        conv = _convolution(x)
+        if conv is None or x is None or attribute(conv, "activation") is not None:
+            return None
+        require_dtype(x, FLOAT)
+        parameters = _parameters(node)
+        require(parameters is not None, "the activation's parameters are not constant", node)
+        require(only_consumer(x) is not None, "the convolution's result has another use", x)
+        made = op.ms("FusedConv", *conv.inputs, like=node.outputs[0])
+        attributes = made.producer().attributes
+        attributes.update(conv.attributes)
+        attributes.add(ir.AttrString("activation", node.op_type))
+        if parameters:
+            attributes.add(ir.AttrFloat32s("activation_params", parameters))
+        return made
+
+    def _residual(self, node: ir.Node, op: Builder) -> Any:
+        """Only where an activation follows: ONNX Runtime joins a bare Add as well."""
+        after = only_consumer(node.outputs[0])
+        if after is None or not is_op(after, "Relu"):
+            return None
+        first, second = node.inputs
+        for y, z in ((first, second), (second, first)):
+            conv = _convolution(y)
+            if conv is None or y is None or z is None or len(conv.inputs) > 3:
+                continue
+            if attribute(conv, "activation") is not None or only_consumer(y) is None:
+                continue
+            if y.dtype != FLOAT or constant(z) is not None or not same_shape(y, z):
+                continue
+            made = op.ms("FusedConv", *conv.inputs[:2], input_of(conv, 2), z, like=node.outputs[0])
+            made.producer().attributes.update(conv.attributes)
+            return made
+        return None
+
+
+def _convolution(x: ir.Value | None) -> ir.Node | None:
+    return producer(x, "Conv") or producer(x, "FusedConv", domain="com.microsoft")
+
+
+def _parameters(node: ir.Node) -> list[float] | None:
+    """The activation's parameters in the order in which FusedConv takes them."""
+    if node.op_type == "LeakyRelu":
+        return [attribute(node, "alpha", 0.01)]
+    if node.op_type == "HardSigmoid":
+        return [attribute(node, "alpha", 0.2), attribute(node, "beta", 0.5)]
+    if node.op_type != "Clip":
+        return []
+    bounds = []
+    for index, name, default in ((1, "min", -3.4028235e38), (2, "max", 3.4028235e38)):
+        given = input_of(node, index)
+        number = attribute(node, name, default) if given is None else scalar(given)
+        if number is None:
+            return None
+        bounds.append(float(number))
+    return bounds

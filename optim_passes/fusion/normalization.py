@@ -1,0 +1,183 @@
+"""Normalisation written out becomes ``LayerNormalization`` or ``RMSNormalization``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from optim_passes.rewriting import NodePass, require, require_opset
+from optim_passes.values import (
+    attribute,
+    constant,
+    dims,
+    input_of,
+    ints,
+    is_scalar,
+    norm_axis,
+    only_consumer,
+    producer,
+    rank,
+    scalar,
+)
+
+if TYPE_CHECKING:
+    from optim_passes.builder import Builder
+
+__all__ = ["NormAffinePass", "NormPass"]
+
+_DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+
+
+class NormPass(NodePass):
+    """``d / sqrt(mean(d ** 2) + epsilon)`` becomes a normalisation with a scale of ones.
+
+    With ``d = x - mean(x)`` it is ``LayerNormalization`` (opset 17), with ``d = x``
+    ``RMSNormalization`` (opset 23). The means are over the last axes, whose sizes are static.
+    """
+
+    op_types: ClassVar[frozenset[str]] = frozenset({"Div", "Mul"})
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The normalisation."""
+        if node.domain:
+            return None
+        d, deviation = node.inputs
+        root = producer(deviation, "Sqrt") if node.op_type == "Div" else None
+        if node.op_type == "Mul":
+            d, root = _reciprocal_root(node)
+        if d is None or root is None:
+            return None
+        found = _mean_square(root.inputs[0], d)
+        if found is None:
+            return None
+        axes, epsilon = found
+        x = _centred(d, axes)
+        centred = x is not None
+        x = x if x is not None else d
+        shape, size = dims(x), rank(x)
+        require(shape is not None and size is not None, "the rank is not known", x)
+        assert shape is not None
+        assert size is not None
+        first = min(axes)
+        require(sorted(axes) == list(range(first, size)), "the axes are not the last ones", node)
+        tail = shape[first:]
+        require(all(isinstance(n, int) for n in tail), "the size of the axes varies", x)
+        require(x.dtype in _DTYPES, "the dtype has no kernel", x)
+        require_opset(op, 17 if centred else 23)
+        ones = op.constant(np.ones([int(n) for n in tail], x.dtype.numpy()))  # type: ignore[union-attr, arg-type]
+        name = "LayerNormalization" if centred else "RMSNormalization"
+        return op.node(name, x, ones, axis=first - size, epsilon=float(epsilon))
+
+
+def _reciprocal_root(node: ir.Node) -> tuple[ir.Value | None, ir.Node | None]:
+    """``d`` and the Sqrt of ``d * (1 / sqrt(v))``."""
+    for d, factor in (list(node.inputs), list(node.inputs)[::-1]):
+        inverse = producer(factor, "Reciprocal", "Div", "Pow")
+        if inverse is None:
+            continue
+        if inverse.op_type == "Reciprocal":
+            return d, producer(inverse.inputs[0], "Sqrt")
+        if inverse.op_type == "Div" and scalar(inverse.inputs[0]) == 1:
+            return d, producer(inverse.inputs[1], "Sqrt")
+        if inverse.op_type == "Pow" and scalar(inverse.inputs[1]) == -0.5:
+            return d, inverse
+    return None, None
+
+
+def _mean_square(value: ir.Value | None, d: ir.Value) -> tuple[list[int], float] | None:
+    """Axes and epsilon of ``mean(d ** 2) + epsilon``."""
+    add = producer(value, "Add")
+    if add is None:
+        return None
+    for mean, number in (list(add.inputs), list(add.inputs)[::-1]):
+        epsilon = scalar(number)
+        axes = _mean_axes(mean)
+        if epsilon is None or axes is None or not is_scalar(number):
+            continue
+        assert mean is not None
+        reduce = mean.producer()
+        assert reduce is not None
+        if _is_square(reduce.inputs[0], d):
+            return axes, float(epsilon)
+    return None
+
+
+def _mean_axes(value: ir.Value | None) -> list[int] | None:
+    """The axes of a ReduceMean that keeps the rank."""
+    node = producer(value, "ReduceMean")
+    size = None if node is None else rank(node.inputs[0])
+    if node is None or size is None or not attribute(node, "keepdims", 1):
+        return None
+    axes = attribute(node, "axes") if len(node.inputs) < 2 else ints(node.inputs[1])
+    return None if not axes else [norm_axis(a, size) for a in axes]
+
+
+def _is_square(value: ir.Value | None, d: ir.Value) -> bool:
+    node = producer(value, "Pow", "Mul")
+    if node is None:
+        return False
+    if node.op_type == "Pow":
+        return _same(node.inputs[0], d) and scalar(node.inputs[1]) == 2
+    return node.inputs[0] is node.inputs[1] and _same(node.inputs[0], d)
+
+
+def _same(a: ir.Value | None, b: ir.Value) -> bool:
+    """Whether two values are one, or the same difference computed twice."""
+    first, second = producer(a, "Sub"), producer(b, "Sub")
+    if a is b or first is None or second is None:
+        return a is b
+    return list(first.inputs) == list(second.inputs)
+
+
+def _centred(d: ir.Value, axes: list[int]) -> ir.Value | None:
+    """``x`` where ``d`` is ``x - mean(x)`` over the same axes."""
+    node = producer(d, "Sub")
+    if node is None or _mean_axes(node.inputs[1]) != axes:
+        return None
+    reduce = producer(node.inputs[1], "ReduceMean")
+    assert reduce is not None
+    return node.inputs[0] if reduce.inputs[0] is node.inputs[0] else None
+
+
+class NormAffinePass(NodePass):
+    """A scale and a shift after a normalisation become its own."""
+
+    op_types: ClassVar[frozenset[str]] = frozenset({"Mul", "Add"})
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The normalisation with the scale or shift."""
+        if node.domain:
+            return None
+        for y, parameter in (list(node.inputs), list(node.inputs)[::-1]):
+            norm = producer(y, "LayerNormalization", "RMSNormalization")
+            if norm is None or y is None or parameter is None:
+                continue
+            if norm.op_type == "RMSNormalization" and node.op_type == "Add":
+                continue
+            taken = self._absorb(node, norm, parameter, op)
+            if taken is None:
+                continue
+            require(only_consumer(y) is not None, "the normalised value has another use", y)
+            return taken
+        return None
+
+    def _absorb(
+        self, node: ir.Node, norm: ir.Node, parameter: ir.Value, op: Builder
+    ) -> ir.Value | None:
+        scale, bias = norm.inputs[1], input_of(norm, 2)
+        if scale is None or dims(parameter) != dims(scale) or parameter.dtype != scale.dtype:
+            return None
+        if node.op_type == "Add":
+            if bias is not None:
+                return None
+            bias = parameter
+        else:
+            ones = constant(scale)
+            if ones is None or bias is not None or not bool(np.all(ones.numpy() == 1)):
+                return None
+            scale = parameter
+        made = op.node(norm.op_type, norm.inputs[0], scale, bias, like=node.outputs[0])
+        made.producer().attributes.update(norm.attributes)
+        return made

@@ -1,0 +1,157 @@
+"""The passes for each target, in order.
+
+Each comment says why a pass stands where it stands; where there is none, the order is free.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from optim_passes.fusion.attention import AttentionFusionPass
+from optim_passes.fusion.attention_layout import AttentionHeadsPass
+from optim_passes.fusion.batch_norm import BatchNormPass
+from optim_passes.fusion.convolution import ConvActivationPass
+from optim_passes.fusion.gelu import GeluPass, HardSwishPass
+from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
+from optim_passes.fusion.linear import (
+    GemmToMatMulPass,
+    PlainProductPass,
+    PostNormResidualPass,
+    ProductOrderPass,
+)
+from optim_passes.fusion.normalization import NormAffinePass, NormPass
+from optim_passes.fusion.packed_products import UnpackProductPass
+from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
+from optim_passes.fusion.row_gather import RowGatherPass
+from optim_passes.fusion.scaling import LayerScalePass
+from optim_passes.opsets import RaiseOpsetPass
+from optim_passes.pipeline import Repeat
+from optim_passes.simplify.branches import KnownBranchPass
+from optim_passes.simplify.casts import CastPass
+from optim_passes.simplify.constants import DeduplicateInitializersPass, LiftConstantsPass
+from optim_passes.simplify.dead_code import DeadCodePass
+from optim_passes.simplify.duplicates import CommonSubexpressionPass
+from optim_passes.simplify.folding import ConstantFoldPass
+from optim_passes.simplify.hoisting import SliceHoistPass
+from optim_passes.simplify.inference import InferShapesPass
+from optim_passes.simplify.inlining import InlineFunctionsPass
+from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
+from optim_passes.simplify.noops import NoOpPass
+from optim_passes.simplify.rearrangements import RearrangementPass
+from optim_passes.simplify.sequences import SequenceToScanPass
+from optim_passes.simplify.shapes import ShapeChainPass
+from optim_passes.simplify.slices import ConcatPass, SlicePass
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["CPU", "PORTABLE", "SIMPLIFY"]
+
+Passes = tuple["ir.passes.PassBase | Repeat", ...]
+
+_TIDY = Repeat(
+    NoOpPass(),
+    RearrangementPass(),
+    SlicePass(),
+    CommonSubexpressionPass(),
+    # The passes above ask whether a value has another user, and dead nodes are users.
+    DeadCodePass(),
+)
+
+SIMPLIFY: Passes = (
+    # Before everything: passes do not look across the call of a function.
+    InlineFunctionsPass(),
+    # Before everything: passes look for constants among the initializers.
+    LiftConstantsPass(),
+    # Before what asks for ranks and sizes.
+    InferShapesPass(),
+    Repeat(
+        NoOpPass(),
+        ConstantFoldPass(),
+        ShapeChainPass(),
+        # After folding, which finds out what conditions and trip counts are.
+        KnownBranchPass(),
+        UnrollPass(),
+        LoopInvariantPass(),
+        SequenceToScanPass(),
+        RearrangementPass(),
+        CastPass(),
+        SlicePass(),
+        ConcatPass(),
+        CommonSubexpressionPass(),
+        # Last: see _TIDY.
+        DeadCodePass(),
+    ),
+    # Once more, now that the targets of Reshape are constant.
+    InferShapesPass(),
+    # After folding, which makes equal constants.
+    DeduplicateInitializersPass(),
+)
+
+_STANDARD_FUSIONS: Passes = (
+    GeluPass(),
+    HardSwishPass(),
+    NormPass(),
+    # After NormPass, whose result it completes.
+    NormAffinePass(),
+    AttentionFusionPass(),
+    # After AttentionFusionPass: it removes what was repeated for it.
+    SharedHeadsPass(),
+    RotaryPass(),
+    BatchNormPass(),
+    LayerScalePass(),
+    # What fusions made of constants, such as masks.
+    ConstantFoldPass(),
+    _TIDY,
+)
+
+PORTABLE: Passes = (
+    *SIMPLIFY,
+    *_STANDARD_FUSIONS,
+    Repeat(SliceHoistPass(), *_TIDY.passes),
+    # Transposed and scaled weights; after fusions, which know a weight by its Transpose.
+    ConstantFoldPass(large=True),
+    DeadCodePass(),
+    DeduplicateInitializersPass(),
+)
+
+CPU: Passes = (
+    *SIMPLIFY,
+    # Before the fusions: Attention, RMSNormalization and RotaryEmbedding are opset 23.
+    RaiseOpsetPass(23),
+    GeluPass(contrib=True),
+    HardSwishPass(),
+    NormPass(),
+    NormAffinePass(),
+    AttentionFusionPass(contrib=True),
+    SharedHeadsPass(),
+    RotaryPass(),
+    BatchNormPass(),
+    LayerScalePass(),
+    ConstantFoldPass(),
+    Repeat(
+        GemmToMatMulPass(),
+        ProductOrderPass(),
+        RotaryHeadsPass(),
+        AttentionHeadsPass(),
+        # Cleans up between the rearrangements that these leave and those that they look for.
+        *_TIDY.passes,
+    ),
+    Repeat(SliceHoistPass(), *_TIDY.passes),
+    # After the attention has taken its heads from the slices of one product.
+    UnpackProductPass(),
+    Repeat(ProductOrderPass(), *_TIDY.passes),
+    # After _TIDY: it looks at what is left.
+    RowGatherPass(),
+    GroupNormPass(),
+    # After BatchNormPass and LayerScalePass, which can make more of it than a node.
+    ChannelAffinePass(),
+    ConvActivationPass(),
+    # After all that looks for MatMul and Add.
+    PlainProductPass(),
+    # After PlainProductPass: it turns the sign of a FusedMatMul.
+    PostNormResidualPass(),
+    ConstantFoldPass(large=True),
+    DeadCodePass(),
+    DeduplicateInitializersPass(),
+)
