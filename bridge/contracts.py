@@ -31,7 +31,7 @@ def require_nodes(session: Session) -> None:
     """
     contract = session.settings.contract
     accelerators = [p for p in contract.providers if p.name != CPU]
-    if not accelerators or assigned_nodes(session) is None:
+    if not accelerators or not contract.enforced or assigned_nodes(session) is None:
         return
     index = GraphIndex(open_model(session.source))
     found = placement(session, index, None, {})
@@ -41,7 +41,7 @@ def require_nodes(session: Session) -> None:
         on_cpu = [n for n in found.nodes.get("cpu", []) if n not in set(found.shape_nodes)]
         if on_cpu:
             raise ProviderError(
-                f"{len(on_cpu)} nodes would run on the CPU, which {str(contract)!r} does not allow: "
+                f"{len(on_cpu)} nodes would run on the CPU, which {first.label!r} alone forbids: "
                 f"{_told(on_cpu, index)}",
                 hint=f'{first.label} has no kernel for these; allow it with providers="'
                 f'{first.label},cpu", or export with an older opset',

@@ -16,7 +16,10 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["Diagnosis", "Environment", "Finding", "diagnose", "why_absent", "why_inactive"]
 
@@ -41,6 +44,12 @@ _PACKAGE_OF = {
     "MIGraphX": "onnxruntime-migraphx",
 }
 _SYSTEM_OF = {"CoreML": "Darwin", "Dml": "Windows"}
+# y = Relu(x), as a model file: what is needed to try a provider with.
+_SMALL_MODEL = (
+    "08083a350a0e0a0178120179220452656c753a001201675a0f0a0178120a0a08080112040a020801620f"
+    "0a0179120a0a08080112040a02080142040a00100d"
+)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 # What pip calls the libraries that the CUDA provider is linked to, without the CUDA version.
 _NVIDIA_PACKAGES = {
     "libcudnn": "nvidia-cudnn",
@@ -159,6 +168,19 @@ class Environment:
         done = self.run(code)
         return None if done.returncode == 0 else done.stderr.strip().split("\n")[-1]
 
+    def start_error(self, provider: str, options: Mapping[str, str]) -> str | None:
+        """What ONNX Runtime logs when it fails to start a provider."""
+        done = self.run(
+            "import onnxruntime as o\n"
+            f"o.InferenceSession(bytes.fromhex({_SMALL_MODEL!r}), "
+            f"providers=[({provider!r}, {dict(options)!r})], enable_fallback=0)"
+        )
+        lines = [_COLOURS.sub("", line) for line in done.stderr.splitlines()]
+        errors = [line for line in lines if "[E:" in line] or [x for x in lines if "Error" in x]
+        if not errors:
+            return None
+        return errors[-1].rpartition("[ERROR]")[2].rpartition("] ")[2].strip() or errors[-1]
+
     def system(self) -> str:
         """``Linux``, ``Darwin`` or ``Windows``."""
         return platform.system()
@@ -204,7 +226,11 @@ def _reinstall(package: str, installed: list[str]) -> str:
     return f"pip uninstall -y {' '.join(installed)} && {install}" if installed else install
 
 
-def why_inactive(provider: str, environment: Environment | None = None) -> tuple[str, str]:
+def why_inactive(
+    provider: str,
+    environment: Environment | None = None,
+    options: Mapping[str, str] | None = None,
+) -> tuple[str, str]:
     """Why a provider that the runtime has did not start, and what mends it."""
     environment = environment or Environment()
     kind = provider.removesuffix("ExecutionProvider")
@@ -214,8 +240,11 @@ def why_inactive(provider: str, environment: Environment | None = None) -> tuple
         return error, _library_remedy(found[1] if found else "", environment)
     if kind in ("CUDA", "Tensorrt") and not environment.has_nvidia_driver():
         return "there is no NVIDIA driver here", "install NVIDIA's driver, and check `nvidia-smi`"
+    logged = environment.start_error(provider, options or {})
+    if logged is not None:
+        return logged, "ask for a device that is there, or for another provider"
     return (
-        "its library loads, but ONNX Runtime went on without it; its log says why",
+        "its library loads, but ONNX Runtime went on without it",
         "set ONNX Runtime's log level to 1: Settings(log_level=1)",
     )
 
@@ -303,7 +332,7 @@ def _torch(environment: Environment) -> list[Finding]:
     if version is None:
         return [
             Finding(
-                "note", "torch", "is not installed: models can be run, but not exported from eager",
+                "note", "torch", "is not installed: models can be run, not exported from eager",
                 "pip install torch",
             )
         ]  # fmt: skip

@@ -74,10 +74,13 @@ class Contract:
     Attributes:
         providers: In order of preference. Empty for the policy ``"fastest"``.
         cpu_allowed: Whether the CPU may take what no other provider has a kernel for.
+        enforced: Whether it matters which nodes a provider takes; of small parts of a model,
+            providers take what they like.
     """
 
     providers: tuple[Provider, ...]
     cpu_allowed: bool
+    enforced: bool = True
 
     @property
     def fastest(self) -> bool:
@@ -99,7 +102,7 @@ class Contract:
                 from bridge.doctor import why_absent
 
                 reason, remedy = why_absent(provider.name)
-                told = ", ".join(Provider(n).label for n in installed)
+                told = ", ".join(Provider(n).label for n in installed if "Azure" not in n)
                 raise ProviderError(
                     f"provider {provider.label!r} is not there: {reason} (there are: {told})",
                     hint=remedy,
@@ -115,7 +118,7 @@ class Contract:
             if provider.name not in active:
                 from bridge.doctor import why_inactive
 
-                reason, remedy = why_inactive(provider.name)
+                reason, remedy = why_inactive(provider.name, options=provider.options)
                 raise ProviderError(
                     f"provider {provider.label!r} did not start: {reason}", hint=remedy
                 )

@@ -142,6 +142,7 @@ class Session:
         """Settings for running parts of the model as they are written, on the same providers."""
         return dataclasses.replace(
             self.settings,
+            contract=dataclasses.replace(self.settings.contract, enforced=False),
             optimization="none",
             profile_prefix=None,
             optimized_path=None,
