@@ -40,6 +40,7 @@ def export(
     opset: int | None = None,
     output_names: Sequence[str] | None = None,
     script: str = "auto",
+    state: str = "fold",
     unroll_limit: int = 128,
     external_data: bool | None = None,
     verify: bool = True,
@@ -61,6 +62,8 @@ def export(
         output_names: Names for the graph outputs, in order.
         script: ``"auto"`` compiles every function in which Python branches on what only run time
             knows; ``"explicit"`` only those marked with ``@bridge.script``.
+        state: ``"fold"`` keeps the buffers that forward writes to as they are at the export;
+            ``"io"`` makes them extra inputs, and outputs named ``buffer.out``.
         unroll_limit: Loops of more iterations, known when tracing, become ``Loop`` nodes in
             compiled functions.
         external_data: Whether weights go to a file of their own; None does so above 2 GB.
@@ -95,12 +98,13 @@ def export(
             opset=opset,
             output_names=output_names,
             script=script,
+            state=state,
             unroll_limit=unroll_limit,
             targets=targets,
             more_sizes=more_sizes,
             check=verify,
         )
-        program = Program(traced.model, _signature(traced), _report(traced))
+        program = Program(traced.model, _signature(traced), _report(traced), state=traced.state)
         if not verify:
             break
         tell("verifying on ONNX Runtime")
@@ -162,7 +166,7 @@ def _report(traced: TracedModel) -> ExportReport:
         )
         report.warnings.append(text)
         warnings.warn(text, TrainModeWarning, stacklevel=3)
-    if traced.mutated:
+    if traced.mutated and not traced.state:
         report.warnings.append(
             "forward writes to its state; the graph starts from the exported values every time"
         )

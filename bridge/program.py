@@ -12,7 +12,7 @@ from bridge.signature import Signature
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -77,9 +77,18 @@ class Program:
         model: The graph.
         signature: How its inputs and outputs nest in eager code.
         report: What the export assumed and measured.
+        state: Buffers that are extra inputs, with the values that the next call takes.
     """
 
-    def __init__(self, model: ir.Model, signature: Signature, report: ExportReport) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        signature: Signature,
+        report: ExportReport,
+        *,
+        state: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.state = dict(state or {})
         self.model = model
         self.signature = signature
         self.report = report
@@ -89,7 +98,13 @@ class Program:
         """Run on ONNX Runtime's CPU provider; takes and returns the eager structure."""
         if self._session is None:
             self._session = self.session()
-        return self._session(*args, **kwargs)
+        if not self.state:
+            return self._session(*args, **kwargs)
+        leaves = self.signature.flatten(args, kwargs)
+        feed = dict(zip(self._session.input_names, leaves, strict=False)) | self.state
+        results = self._session.run(feed)
+        self.state = {name: results.pop(f"{name}.out") for name in self.state}
+        return self.signature.restore(list(results.values()))
 
     def session(self, *, providers: str | Sequence[str] = "cpu") -> Session:
         """A session of its own on the given providers."""

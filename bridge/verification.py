@@ -85,6 +85,7 @@ class _Verification:
 
     def __init__(self, traced: TracedModel, session: Session) -> None:
         self.random = traced.random
+        self.state = traced.state
         self.inputs = traced.inputs
         self.session = session
         self.eager = EagerSide(traced.callable, session, traced.arguments)
@@ -95,9 +96,11 @@ class _Verification:
         Raises:
             ParityError: An output differs.
         """
-        names = self.session.input_names
+        names = [n for n in self.session.input_names if n not in self.state]
         feed = {n: to_numpy(leaves[i]) for n, i in zip(names, self.inputs, strict=True)}
-        results = self.session.run(feed)
+        feed |= {n: to_numpy(x) for n, x in self.state.items()}
+        outputs = self.session.output_names[: len(expected)]
+        results = self.session.run(feed, outputs=outputs)
         if self.random:
             return []
         wanted = dict(zip(results, map(to_numpy, expected), strict=True))

@@ -79,6 +79,8 @@ class TracedModel:
         symbols: The dynamic dims.
         assumptions: What Python asked and the trace took for granted.
         mutated: Parameters and buffers that forward writes to, by ``state_dict`` name.
+        state: The buffers that are extra inputs, with their values; output ``name.out`` has the
+            next ones.
         random: Whether the graph draws random numbers.
         training: Paths of modules that are in train mode.
         scripted: Functions that were compiled without being marked.
@@ -97,6 +99,7 @@ class TracedModel:
     symbols: list[Symbol]
     assumptions: list[Assumption]
     mutated: list[str]
+    state: dict[str, torch.Tensor]
     random: bool
     training: list[str]
     scripted: list[str]
@@ -143,6 +146,7 @@ class Attempt:
         output_names: Names for the graph outputs.
         unroll_limit: Trip counts up to this are unrolled.
         scripting: Which functions are compiled.
+        state: Buffers that become extra inputs and outputs, by ``state_dict`` name.
         keep: Called with every graph value and its tensors, see :class:`TorchTracer`.
     """
 
@@ -157,6 +161,7 @@ class Attempt:
         output_names: Sequence[str] | None = None,
         unroll_limit: int = 128,
         scripting: Scripting | None = None,
+        state: Sequence[str] = (),
         keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
     ) -> None:
         self.model = model
@@ -167,6 +172,7 @@ class Attempt:
         self.output_names = output_names
         self.unroll_limit = unroll_limit
         self.scripting = scripting
+        self.state = list(state)
         self.keep = keep
         self.modules = modules_of(model)
         self.named = named_tensors(self.modules)
@@ -226,6 +232,7 @@ class Attempt:
                 finally:
                     self.log = tracer.log
                     tracer.constants.restore()
+            traced.state.update({n: self.named[n].detach().clone() for n in self.state})
         except Interrupt as interrupt:
             error = interrupt.error
             if interrupt.frame is not None:
@@ -279,6 +286,10 @@ class Attempt:
                 handles.append(trace.number(record, kind))
             positions.append(index)
             graph_inputs.append(value)
+        for name in self.state:
+            value = ir.Value(name=trace.builder.unique_name(name))
+            tracer.promote(self.named[name], value)
+            graph_inputs.append(value)
         return handles, graph_inputs, positions
 
     def _leave(
@@ -312,6 +323,9 @@ class Attempt:
             )
         name = getattr(self.model, "__name__", type(self.model).__name__)
         names = self._output_names(tree, positions)
+        for buffer in self.state:
+            values.append(tracer.graph(self.named[buffer]))
+            names.append(f"{buffer}.out")
         model = build_model(tracer.trace, graph_inputs, values, names, name=name)
         model.metadata_props["bridge.signature"] = json.dumps(
             {
@@ -342,6 +356,7 @@ class Attempt:
             symbols=self.symbols,
             assumptions=tracer.trace.assumptions,
             mutated=tracer.mutated(self.named),
+            state={},
             random=bool(tracer.random),
             training=[
                 name or type(child).__name__

@@ -87,6 +87,10 @@ class Constants:
             flat = flat_bytes(tensor)
             self._saved[storage._cdata] = (flat, flat.clone())
 
+    def was_written(self, tensor: torch.Tensor) -> bool:
+        """Whether eager code has written to ``tensor`` since the trace began."""
+        return tensor.untyped_storage()._cdata in self._saved
+
     def kept(self, tensor: torch.Tensor) -> torch.Tensor:
         """``tensor``, or a copy if :meth:`restore` is going to change it."""
         return tensor.clone() if tensor.untyped_storage()._cdata in self._saved else tensor

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch._decomp import decomposition_table
+from torch._library.custom_ops import OPDEFS
 
 from exporters.pytorch.registry import aten_name
 
@@ -77,10 +78,21 @@ def _overload(name: str, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     return getattr(packet, chosen or "default", None)
 
 
+def _custom_operator(func: Any) -> Callable[..., Any] | None:
+    """The Python function behind an operator made with ``torch.library.custom_op``."""
+    packet = getattr(func, "overloadpacket", func)
+    name = getattr(packet, "_qualified_op_name", None)
+    definition = OPDEFS.get(name)
+    return None if definition is None else definition._init_fn
+
+
 def fallback(
     func: Any, args: Sequence[Any], kwargs: dict[str, Any]
 ) -> Callable[..., Any] | None:
     """Python code to trace instead of calling ``func`` with these arguments; None if there is none."""
+    custom = _custom_operator(func)
+    if custom is not None:
+        return custom
     body = inlined(func) if callable(func) and not isinstance(func, torch._ops.OpOverload) else None
     if body is not None:
         return body

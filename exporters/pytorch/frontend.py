@@ -42,6 +42,7 @@ def trace(
     opset: int | None = None,
     output_names: Sequence[str] | None = None,
     script: str = "auto",
+    state: str = "fold",
     unroll_limit: int = 128,
     targets: Iterable[Target] = (),
     more_sizes: Sequence[Mapping[str, int]] = (),
@@ -62,6 +63,8 @@ def trace(
         output_names: Names for the graph outputs, in order.
         script: ``"auto"`` compiles every function in which Python branches on what only run time
             knows; ``"explicit"`` only those marked with ``@bridge.script``.
+        state: ``"fold"`` keeps the buffers that forward writes to as they are at the export;
+            ``"io"`` makes them extra inputs, and outputs named ``buffer.out``.
         unroll_limit: Loops of more iterations, known when tracing, become ``Loop`` nodes in
             compiled functions.
         targets: Functions to compile from the start.
@@ -75,6 +78,8 @@ def trace(
     """
     if script not in ("auto", "explicit"):
         raise InputError(f"script is {script!r}; it is 'auto' or 'explicit'")
+    if state not in ("fold", "io"):
+        raise InputError(f"state is {state!r}; it is 'fold' or 'io'")
     opset = DEFAULT_OPSET if opset is None else opset
     if opset < _OLDEST_OPSET:
         raise InputError(f"opset {opset} is older than {_OLDEST_OPSET}, the oldest supported")
@@ -118,6 +123,9 @@ def trace(
         return traced
 
     traced = scripting.run(once)
+    if state == "io" and traced.mutated:
+        options["state"] = traced.mutated
+        traced = scripting.run(once)
     traced.scripted.extend(scripting.chosen)
     traced.targets.extend(scripting.targets.values())
     return traced

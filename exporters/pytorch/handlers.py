@@ -263,7 +263,21 @@ def clone(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     return results[tracer.trace.active[0]]
 
 
-@handles(T.grad.__set__, T.backward, T.__setstate__, T.share_memory_, T.pin_memory, T.register_post_accumulate_grad_hook)
+@handles(torch.autograd.grad, torch.autograd.backward, T.backward)
+def derivatives(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
+    if not any(tracer.record(x) for x in tracer.leaves(args, kwargs) if isinstance(x, T)):
+        return func(*args, **kwargs)
+    source, _ = tracer.trace.position()
+    raise Interrupt(
+        UntraceableError(
+            "derivatives are computed below Python, where the tracer sees nothing",
+            source=source,
+            hint="write the derivative out, or keep this part out of the exported function",
+        )
+    )
+
+
+@handles(T.grad.__set__, T.__setstate__, T.share_memory_, T.pin_memory, T.register_post_accumulate_grad_hook)
 def ignored(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     return args[0]
 

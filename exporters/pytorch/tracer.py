@@ -11,7 +11,7 @@ import onnx_ir as ir
 import torch
 from torch.overrides import TorchFunctionMode
 
-from exporters.errors import UnsupportedOpError, WorldError
+from exporters.errors import UnsupportedOpError, UntraceableError, WorldError
 from exporters.pytorch import autocast, registry
 from exporters.pytorch.composite import composition
 from exporters.pytorch.constants import Constants, flat_bytes
@@ -345,12 +345,24 @@ class TorchTracer(TorchFunctionMode):
             if (log.worlds is None or world in log.worlds) and key not in log.saved:
                 log.saved[key] = TensorMemory(tensor)
 
+    def _refuse_transforms(self) -> None:
+        source, _ = self.trace.position()
+        raise Interrupt(
+            UntraceableError(
+                "torch.func transforms (vmap, grad, jvp) are not traced",
+                source=source,
+                hint="write the function for whole batches, or keep it out of the exported model",
+            )
+        )
+
     def log_calls(self, world: int) -> None:
         """Note what every call of user code gives in one world."""
         self._log_world = world
 
     def dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Answer one call."""
+        if torch._C._functorch.maybe_current_level() is not None:
+            self._refuse_transforms()
         self.trace.moved()
         if args and isinstance(args[0], StagedList):
             return call_on_list(self, func, args[0], args[1:], kwargs)
@@ -831,20 +843,30 @@ class TorchTracer(TorchFunctionMode):
         return {w: known[w] for w in self.trace.active if w in known}
 
     def mutated(self, named: dict[str, torch.Tensor]) -> list[str]:
-        """The parameters and buffers that something traced was written into."""
-        return [n for n, t in named.items() if t.untyped_storage()._cdata in self.promoted]
+        """The parameters and buffers that something was written into."""
+        return [
+            name
+            for name, tensor in named.items()
+            if tensor.untyped_storage()._cdata in self.promoted or self.constants.was_written(tensor)
+        ]
 
     # Constants that start to vary
 
-    def promote(self, tensor: torch.Tensor) -> Record:
-        """Track a constant from now on, because something traced is written into it."""
+    def promote(self, tensor: torch.Tensor, value: ir.Value | None = None) -> Record:
+        """Track a constant from now on, because something traced is written into it.
+
+        Args:
+            tensor: The constant.
+            value: Its graph value, an initializer unless given.
+        """
         with torch._C.DisableTorchFunction():
             base = tensor if tensor._base is None else tensor._base
             nbytes = base.numel() * base.element_size()
             if base is not tensor and nbytes != base.untyped_storage().nbytes():
                 base = tensor
             if self.record(base) is None:
-                value = self.constants.value(base)
+                if value is None:
+                    value = self.constants.value(base)
                 self.constants.before_write(base)  # after the capture, which it copies
                 home = self.trace.active[0]
                 results = {
