@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from exporters.errors import UnsupportedOpError
+from tests.pytorch.lowerings.cases import (
+    FLOATS,
+    check_case,
+    check_opset,
+    f32,
+    f64,
+    op_cases,
+    op_types,
+    opset_rows,
+    rows,
+)
+from tests.pytorch.opinfo import OpCase, check_call
+
+STEPS = {"rtol": 1e-3, "atol": 1e-3, "why": "another order of elimination; conditions up to 100"}
+NAMES = """
+    cholesky cholesky_inverse cholesky_solve geqrf linalg.cholesky linalg.cholesky_ex linalg.cond
+    linalg.det linalg.eigvalsh linalg.householder_product linalg.inv linalg.inv_ex linalg.lu
+    linalg.lu_factor linalg.lu_factor_ex linalg.matrix_norm linalg.matrix_power
+    linalg.matrix_rank linalg.matrix_rank.hermitian linalg.norm linalg.pinv
+    linalg.pinv.hermitian linalg.pinv.singular linalg.qr linalg.slogdet linalg.solve
+    linalg.solve_ex linalg.tensorinv linalg.tensorsolve logdet lu lu_solve lu_unpack matrix_exp
+    norm.nuc pinverse qr triangular_solve
+"""
+MANY = (
+    "linalg.lu_solve linalg.norm.subgradients_at_zero linalg.solve_triangular linalg.svdvals ormqr"
+)
+CASES = (
+    *op_cases(NAMES, (f32,), **STEPS),
+    *op_cases(NAMES, (f64,), rtol=1e-6, atol=1e-6, why=STEPS["why"]),
+    *op_cases(MANY, (f32,), every=4, **STEPS),
+    *op_cases(MANY, (f64,), every=4, rtol=1e-6, atol=1e-6, why=STEPS["why"]),
+)
+
+
+def _whole_again(name: str) -> Any:
+    """The matrix from its parts: vectors may have either sign."""
+
+    def eigh(x: Any, **options: Any) -> Any:
+        values, vectors = torch.linalg.eigh(x, **options)
+        return values, vectors @ torch.diag_embed(values) @ vectors.mT, vectors.mT @ vectors
+
+    def svd(x: Any, **options: Any) -> Any:
+        left, values, right = torch.linalg.svd(x, **options)
+        k = values.shape[-1]
+        whole = (left[..., :k] * values[..., None, :]) @ right[..., :k, :]
+        return values, whole, left.mT @ left, right @ right.mT
+
+    return {"linalg.eigh": eigh, "linalg.svd": svd}[name]
+
+
+VECTORS = tuple(
+    OpCase(name, dtypes=FLOATS, call=_whole_again(name), rtol=1e-3, atol=1e-3, every=3,
+           why="rotations in another order")
+    for name in ("linalg.eigh", "linalg.svd")
+)  # fmt: skip
+UNSUPPORTED = ("linalg.eig", "linalg.eigvals", "linalg.ldl_factor", "linalg.ldl_solve")
+
+
+@pytest.mark.filterwarnings("ignore:torch.qr is deprecated")  # torch makes samples with it
+@pytest.mark.parametrize(("case", "dtype"), rows((*CASES, *VECTORS)))
+def test_matches_eager(case: OpCase, dtype: torch.dtype) -> None:
+    check_case(case, dtype)
+
+
+@pytest.mark.parametrize(
+    ("case", "opset"), opset_rows([c for c in CASES if f32 in c.dtypes], (17, 18))
+)
+def test_matches_eager_in_other_opsets(case: OpCase, opset: int) -> None:
+    check_opset(case, opset)
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_complex_results_and_pivoted_ldl_are_refused(name: str) -> None:
+    from tests.pytorch.opinfo import check_sample, samples
+
+    with pytest.raises(UnsupportedOpError):
+        check_sample(OpCase(name), next(samples(name, f32)))
+
+
+def _positive(x: torch.Tensor) -> torch.Tensor:
+    return x @ x.mT + torch.diag_embed(torch.arange(x.shape[-1]) + 1.0)
+
+
+def _random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, dtype=f64)
+
+
+CALLS = {
+    "inv": torch.linalg.inv,
+    "solve": lambda x: torch.linalg.solve(x, x.mT + 1),
+    "cholesky": torch.linalg.cholesky,
+    "qr": lambda x: torch.linalg.qr(x),
+    "slogdet": lambda x: torch.linalg.slogdet(x),
+    "det": torch.linalg.det,
+    "matrix_exp": lambda x: torch.linalg.matrix_exp(x / 10),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_dynamic_batch_and_size(name: str) -> None:
+    check_call(
+        lambda x: CALLS[name](_positive(x)),  # repeated rows alone would be singular
+        (_random(2, 4, 4),),
+        dynamic_shapes={"x": {0: "b", 1: "n", 2: "n"}},
+        others=[(_random(1, 6, 6),), (_random(3, 1, 1),)],
+        rtol=1e-7,
+        atol=1e-7,
+    )
+
+
+@pytest.mark.parametrize("name", ["eigh", "svd"])
+def test_larger_matrices(name: str) -> None:
+    x = torch.randn(20, 20, dtype=f64)
+    x = x + x.mT if name == "eigh" else x[:, :15]
+    check_call(_whole_again(f"linalg.{name}"), (x,), rtol=1e-9, atol=1e-9)
+
+
+def test_one_scan_per_factorization() -> None:
+    traced = check_call(torch.linalg.inv, (_positive(_random(8, 8)),), rtol=1e-7, atol=1e-7)
+    assert op_types(traced).count("Scan") == 4  # factors, exchanges, two triangles
+    assert len(op_types(traced)) < 60
+
+
+def test_determinant_is_one_node() -> None:
+    assert op_types(check_call(torch.linalg.det, (torch.randn(2, 4, 4),), rtol=1e-4)) == ["Det"]
+
+
+def test_too_many_columns_to_rotate() -> None:
+    with pytest.raises(UnsupportedOpError, match="too many to rotate"):
+        check_call(torch.linalg.eigvalsh, (torch.eye(65),))
