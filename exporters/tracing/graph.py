@@ -482,8 +482,12 @@ class GraphBuilder:
         # Beside a 0 that turns out to copy an empty dim, -1 would be ambiguous at run time.
         if len(unknown) == 1 and not any(isinstance_static(s) and s in (0, -1) for s in target):
             target[unknown[0]] = -1
-        allow_zero = not nonzero
-        if allow_zero:  # 0 must mean zero: an empty tensor is being made
+            unknown = []
+        exact = not any(isinstance_static(s) and s == -1 for s in target)
+        # A size that is computed may be 0: then 0 must mean zero, as where an empty tensor is made.
+        # (ORT 1.32 would also make -1 of a computed size beside a 0 that copies.)
+        allow_zero = exact and (bool(unknown) or not nonzero)
+        if allow_zero:
             target = list(sizes)
         return self.emit(
             "Reshape", x, [*target] if target else np.zeros([0], np.int64),

@@ -29,6 +29,7 @@ from exporters.pytorch.lowerings.shaping import (
     broadcast_like,
     like_shape,
     rank,
+    reshape_like,
     sizes_of,
     with_dim,
 )
@@ -202,40 +203,45 @@ def _assign_block(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> i
                 new = with_dim(op, new, rank(new) - after)
     new = _drop_leading(op, new, rank(x))
     cuts = [(a, *_limits(op, x, i, a)) for a, i in enumerate(items) if not is_full(i)]
-    lengths = {a: _length(first, stop, x.shape.dims[a]) for a, first, stop in cuts}
+    lengths = {
+        a: 1 if is_position(items[a]) else _length(first, stop, x, new, a)
+        for a, first, stop in cuts
+    }
     if 0 in lengths.values():
         return x
     return _block(op, x, cuts, _spread(op, x, cuts, lengths, new))
 
 
-def _length(first: Any, stop: Any, total: Any) -> int | None:
-    """How many places lie between two bounds, if that is static."""
-    if not (isinstance_static(first) and isinstance_static(stop)) or (first < 0) != (stop < 0):
-        if isinstance_static(first) and first < 0 and stop == INT64_MAX and isinstance(total, int):
-            return min(-first, total)
+def _length(first: Any, stop: Any, x: ir.Value, new: ir.Value, axis: int) -> int | None:
+    """How many places lie between two bounds, where that does not depend on the size."""
+    total = x.shape.dims[axis]
+    if not (isinstance_static(first) and isinstance_static(stop)):
         return None
-    if stop == INT64_MAX and not isinstance(total, int):
-        return None
-    return stop - first if stop != INT64_MAX else max(total - first, 0)
+    if isinstance(total, int):
+        return len(range(total)[first:stop])
+    wanted = stop - first if (first < 0) == (stop < 0) else -first if stop == INT64_MAX else None
+    # A dim that is too small for the slice is too small for a value of its length too.
+    given = static_size(new, axis) if rank(new) == rank(x) else None
+    return wanted if given == wanted and given != 1 else None
 
 
 def _spread(
     op: Op, x: ir.Value, cuts: Sequence[Any], lengths: dict[int, int | None], new: ir.Value
 ) -> ir.Value:
     """The assigned value in the shape of the block that it goes to."""
-    fits = rank(new) == rank(x) and all(
-        static_size(new, a) == lengths[a] if a in lengths else same_size(new, a, x, a)
-        for a in range(rank(x))
-    )
-    if fits and None not in lengths.values():
-        return new
-    if None not in lengths.values():
-        sizes = [lengths[a] if a in lengths else op.dim(x, a) for a in range(rank(x))]
-        spread = op.Expand(new, sizes)
-    else:
+    if None in lengths.values():
         axes = [a for a, _, _ in cuts]
         block = op.Slice(x, [c[1] for c in cuts], [c[2] for c in cuts], axes)
         spread = op.Expand(new, op.Shape(block))
+    else:
+        fits = rank(new) == rank(x) and all(
+            static_size(new, a) == lengths[a] if a in lengths else same_size(new, a, x, a)
+            for a in range(rank(x))
+        )
+        if fits:
+            return new
+        sizes = [lengths[a] if a in lengths else op.dim(x, a) for a in range(rank(x))]
+        spread = op.Expand(new, sizes)
     spread.shape = ir.Shape([lengths.get(a, d) for a, d in enumerate(x.shape.dims)])
     return spread
 
@@ -304,14 +310,12 @@ def _assign_positions(
     op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value, *, reduction: str | None = None
 ) -> ir.Value:
     """Write by flat position: indexing the positions themselves says where."""
-    shape = op.shape(x)
     static = static_shape(x)
     if static is None:
-        count = op.ReduceProd(shape, keepdims=0)
+        count = op.ReduceProd(op.shape(x), keepdims=0)
     else:
         count = op.constant(np.asarray(math.prod(static)))
-    grid = op.Reshape(op.Range(np.asarray(0), count, np.asarray(1)), shape)
-    grid.shape = x.shape.copy()
+    grid = reshape_like(op, op.Range(np.asarray(0), count, np.asarray(1)), x)
     places, arrays = basic(op, grid, items)
     if arrays:
         places = gather_at(op, places, arrays)
@@ -319,7 +323,7 @@ def _assign_positions(
     update = op.Reshape(op.Expand(update, op.Shape(places)), [-1])
     base, line = op.Reshape(x, [-1]), op.Reshape(places, [-1])
     flat = kernels.scatter(op, "ScatterElements", base, line, update, axis=0, reduction=reduction)
-    return op.Reshape(flat, shape)
+    return reshape_like(op, flat, x)
 
 
 @lowers(torch.index_put, torch.ops.aten._unsafe_index_put)

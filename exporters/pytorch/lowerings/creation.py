@@ -259,11 +259,12 @@ def linspace(
     if number(steps) == 1:
         return torch.as_tensor(start).reshape(1).to(dtype)
     first, last = (_wide(x, dtype) for x in (start, end))
-    stride = (last - first) / (steps - 1)
+    stride = (last - first) / torch.as_tensor(steps - 1).clamp(min=1)
     places = torch.arange(steps)
     fromstart = first + stride * places
     fromend = last - stride * (steps - 1 - places)
-    return torch.where(places < steps // 2, fromstart, fromend).to(dtype)
+    near_start = (places < steps // 2) | (places == 0)
+    return torch.where(near_start, fromstart, fromend).to(dtype)
 
 
 def _wide(x: Any, dtype: torch.dtype) -> torch.Tensor:

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 
 from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.dims import same_size, static_size
 from exporters.pytorch.lowerings.indexing import compress
-from exporters.pytorch.lowerings.shaping import at_least_1d, broadcast_sizes, rank
+from exporters.pytorch.lowerings.shaping import (
+    at_least_1d,
+    broadcast_sizes,
+    like_shape,
+    rank,
+    reshape_like,
+)
 from exporters.pytorch.registry import decomposes, lowers
 
 if TYPE_CHECKING:
@@ -49,13 +54,37 @@ def masked_select(op: Op, /, input: ir.Value, mask: ir.Value) -> ir.Value:
 
 @lowers(torch.masked_scatter)
 def masked_scatter(op: Op, /, input: ir.Value, mask: ir.Value, source: ir.Value) -> ir.Value:
-    """The count of truths so far says which element of the source comes next."""
+    """Scatter as much of the source as there are truths; whole rows by ``ScatterND-18``."""
+    rows = _rows_of(input, mask, source)
+    if rows is not None:
+        places = op.Transpose(op.NonZero(op.Squeeze(rows, [-1])), perm=[1, 0])
+        width = static_size(source, -1)
+        parts = op.Reshape(source, [-1, width]) if rank(source) != 2 else source
+        written = op.ScatterND(input, places, _first(op, parts, places))
+        return like_shape(written, input)
     x, condition = _spread_together(op, input, mask)
-    flat = op.cast(op.Reshape(condition, [-1]), INT64)
-    turn = op.Max(op.Sub(op.CumSum(flat, np.asarray(0)), 1), 0)
-    chosen = op.Gather(op.Reshape(source, [-1]), op.Reshape(turn, op.shape(x)), axis=0)
-    chosen.shape = x.shape.copy()
-    return kernels.emit(op, "Where", condition, chosen, x)
+    places = op.Reshape(op.NonZero(op.Reshape(condition, [-1])), [-1])
+    update = _first(op, op.Reshape(source, [-1]), places)
+    flat = op.ScatterElements(op.Reshape(x, [-1]), places, update, axis=0)
+    return reshape_like(op, flat, x)
+
+
+def _first(op: Op, x: ir.Value, like: ir.Value) -> ir.Value:
+    """As much of the first dim as another value has."""
+    return op.Slice(x, [0], op.Shape(like, start=0, end=1), [0])
+
+
+def _rows_of(x: ir.Value, mask: ir.Value, source: ir.Value) -> ir.Value | None:
+    """The mask before it was spread over the last dim, if it was."""
+    node = mask.producer()
+    narrow = node.inputs[0] if node is not None and node.op_type == "Expand" else mask
+    if narrow is None or narrow.shape is None or rank(narrow) != rank(x) or rank(x) < 2:
+        return None
+    width = static_size(x, -1)
+    fits = static_size(narrow, -1) == 1 and width not in (None, 0, 1)
+    fits = fits and rank(source) > 0 and static_size(source, -1) == width
+    last = rank(x) - 1
+    return narrow if fits and all(same_size(narrow, a, x, a) for a in range(last)) else None
 
 
 # Positions of what is not zero

@@ -20,6 +20,7 @@ from exporters.pytorch.lowerings.shaping import (
     has_shape_of,
     permuted,
     rank,
+    reshape_like,
 )
 from exporters.pytorch.lowerings.splitting import join_back
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
@@ -324,4 +325,4 @@ def put(
         axis=0,
         reduction="add" if accumulate else None,
     )
-    return op.Reshape(written, op.shape(input))
+    return reshape_like(op, written, input)

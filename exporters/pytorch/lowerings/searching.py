@@ -11,7 +11,7 @@ import torch
 from exporters.pytorch.dtypes import promote
 from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.reductions import reduce
-from exporters.pytorch.lowerings.shaping import rank
+from exporters.pytorch.lowerings.shaping import rank, reshape_like
 from exporters.pytorch.registry import decomposes, lowers
 from exporters.tracing.graph import INT64_MAX
 
@@ -95,7 +95,7 @@ def unique(
     """Lower to ``Unique-11``."""
     flat = op.Reshape(input, [-1])
     values, _, inverse, counts = kernels.emit(op, "Unique", flat, sorted=1, outputs=4)
-    return _distinct(values, op.Reshape(inverse, op.shape(input)), counts, 0, 1)
+    return _distinct(values, reshape_like(op, inverse, input), counts, 0, 1)
 
 
 @lowers(VF.unique_dim)
@@ -155,7 +155,7 @@ def unique_consecutive(
         op.Slice(starts, [1], [INT64_MAX]), op.Shape(x, start=axis, end=axis + 1), axis=0
     )
     if dim is None:
-        inverse = op.Reshape(inverse, op.shape(input))
+        inverse = reshape_like(op, inverse, input)
     return _distinct(values, inverse, op.Sub(ends, starts), axis, rank(x))
 
 

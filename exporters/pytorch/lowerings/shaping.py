@@ -77,11 +77,18 @@ def with_dim(op: Op, x: ir.Value, axis: int) -> ir.Value:
     return wide
 
 
+def reshape_like(op: Op, x: ir.Value, like: ir.Value) -> ir.Value:
+    """``Reshape-14`` to the shape of another value, where a 0 means an empty dim."""
+    static = static_shape(like)
+    may_be_empty = static is None or 0 in static
+    return like_shape(op.Reshape(x, op.shape(like), allowzero=1 if may_be_empty else None), like)
+
+
 # Reshapes
 
 
 def _reshape_back(op: Op, base: ir.Value, view: ir.Value, *_: object, **__: object) -> ir.Value:
-    return op.Reshape(view, op.shape(base))
+    return reshape_like(op, view, base)
 
 
 def reshape_to(op: Op, x: ir.Value, sizes: Sequence[Any]) -> ir.Value:
@@ -115,7 +122,7 @@ def reshape_method(op: Op, /, input: ir.Value, *shape: int) -> ir.Value:
 
 @lowers(T.view_as, T.reshape_as, put_back=_reshape_back)
 def view_as(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
-    return input if has_shape_of(input, other) else op.Reshape(input, op.shape(other))
+    return input if has_shape_of(input, other) else reshape_like(op, input, other)
 
 
 @lowers(torch.flatten, put_back=_reshape_back)
@@ -138,6 +145,8 @@ def join_dims(op: Op, x: ir.Value, sizes: Sequence[Any], start: int, end: int) -
         total: Any = math.prod(inner)
     elif all(isinstance(s, int) and s != 0 for s in outer):
         total = -1
+    elif len(outer) == 1:
+        return op.Flatten(x, axis=start or end + 1)
     else:
         total = op.ReduceProd(op.Shape(x, start=start, end=end + 1), keepdims=1)
     copied = [True] * start

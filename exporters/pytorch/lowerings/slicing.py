@@ -161,7 +161,7 @@ def diagonal(
 def linalg_diagonal(
     op: Op,
     /,
-    A: ir.Value,  # noqa: N803 (torch's name)
+    A: ir.Value,
     *,
     offset: int = 0,
     dim1: int = -2,

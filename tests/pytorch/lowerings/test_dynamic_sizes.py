@@ -1,0 +1,163 @@
+"""Exported with dynamic dims, run at sizes that the trace has not seen, 1 and 0 among them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.pytorch.opinfo import check_call
+
+# What is computed from x[n, m, 4], an index[n] below 3 and a mask[n, m].
+FUNCTIONS = """
+    x.reshape(x.shape[0], -1)
+    x.view(x.shape[0], x.shape[1], 2, 2)
+    x.view(-1, 4)
+    x.view(x.shape[0] * x.shape[1], 4)
+    x.reshape(-1)
+    x.flatten()
+    x.flatten(1)
+    x.flatten(0, 1)
+    x.unflatten(2, (2, -1))
+    x.transpose(0, 1).reshape(x.shape[1], -1)
+    x.permute(2, 0, 1)
+    x.unsqueeze(0).squeeze(0)
+    x.select(2, 0)
+    x.swapaxes(0, 1)
+    x.unsqueeze(1).expand(-1, 3, -1, -1)
+    x[:, :1].expand(-1, x.shape[1], -1)
+    x.unsqueeze(0).expand(2, *x.shape)
+    x.expand_as(torch.zeros(2, *x.shape))
+    x.repeat(2, 1, 1)
+    x.repeat(1, x.shape[0], 1)
+    x.tile(2, 1)
+    x.repeat_interleave(2, dim=1)
+    x.repeat_interleave(index, dim=0)
+    x.chunk(2, dim=2)
+    x.split(2, dim=2)
+    x.split([1, 3], dim=-1)
+    x.narrow(2, 1, 2)
+    x.narrow(0, 0, x.shape[0])
+    x[:, : x.shape[1] // 2]
+    torch.cat([x, x * 2], dim=1)
+    torch.cat([x, torch.zeros(1, x.shape[1], 4)], dim=0)
+    torch.stack([x, -x], dim=1)
+    torch.hstack([x, x])
+    x.roll(1, 1)
+    x.roll((1, -1), (0, 2))
+    x.roll(2)
+    x.flip(1)
+    x.flip([0, 2])
+    x.rot90(1, [0, 1])
+    x.tril()
+    x.transpose(1, 2).triu(1)
+    x.diagonal(0, 0, 1)
+    x.diagonal(1, 1, 2)
+    torch.diag_embed(x[:, :, 0])
+    x.unfold(1, 1, 1)
+    torch.arange(x.shape[1])
+    torch.arange(0, x.shape[1], 2, dtype=torch.float32)
+    torch.arange(x.shape[1]) * 0.5
+    torch.linspace(0, 1, x.shape[1] + 1)
+    torch.zeros(x.shape[0], 3)
+    torch.ones(x.shape[:2])
+    torch.full((x.shape[1],), 2.5)
+    torch.full_like(x, x.shape[1])
+    torch.empty_like(x).fill_(1)
+    torch.eye(x.shape[1])
+    x.new_zeros(x.shape[1], 2)
+    x.sum()
+    x.sum(1)
+    x.mean((1, 2))
+    x.sum(-1, keepdim=True) / x.shape[1]
+    x.var(2)
+    x.std((0, 2), unbiased=False)
+    x.amax(-1)
+    x.argmax(-1)
+    x.max(dim=2)
+    x.all(1)
+    mask.any(1)
+    x.logsumexp(1)
+    x.norm(dim=-1)
+    x.prod(1)
+    x.softmax(1)
+    x.log_softmax(-1)
+    x.cumsum(1)
+    x.cumprod(1)
+    x.cummax(1)
+    x.logcumsumexp(1)
+    x.diff(dim=2)
+    x.sort(dim=1, stable=True)
+    x.argsort(dim=2, descending=True)
+    x.topk(2, dim=-1)
+    x.topk(x.shape[1], dim=1).values
+    x.flatten(1).sort(-1).values
+    x.median(-1)
+    x.flatten(1).kthvalue(1).values
+    x.gather(2, index.view(-1, 1, 1).expand(-1, x.shape[1], 1))
+    x.scatter(2, index.view(-1, 1, 1).expand(-1, x.shape[1], 1), 1.0)
+    x.scatter_add(2, index.view(-1, 1, 1).expand(-1, x.shape[1], 1), x)
+    torch.zeros(3, 4).index_add(0, index, x.sum(1))
+    torch.zeros(3, x.shape[1], 4).index_put((index,), x, accumulate=True)
+    x.index_select(2, index)
+    x.masked_fill(mask.unsqueeze(-1), 0)
+    x.masked_select(mask.unsqueeze(-1))
+    x.masked_scatter(mask.unsqueeze(-1), x * 2)
+    x.masked_scatter(x > 0, x * 2)
+    x.masked_scatter(mask.unsqueeze(-1).expand_as(x), x.flatten(0, 1))
+    x[mask]
+    torch.where(mask.unsqueeze(-1), x, 0.0)
+    mask.nonzero()
+    mask.sum(1)
+    mask.cumsum(1)
+    torch.bucketize(x, torch.tensor([-1.0, 0.0, 1.0]))
+    torch.nn.functional.one_hot(index, 3)
+    torch.meshgrid(index, index, indexing="ij")
+    torch.broadcast_tensors(x, x[:, :1])
+    x + x[:1] * x[:, :1]
+    x * torch.arange(x.shape[1]).view(1, -1, 1)
+    x.to(torch.float64).clamp(min=0)
+    x @ x.transpose(1, 2)
+    torch.atan2(x, x[..., :1])
+    x.remainder(2)
+    x // 0.3
+    torch.lgamma(x)
+"""
+# Of nothing, ReduceMean makes 0 and torch NaN.
+MEANS = ("x.mean((1, 2))", "x.std((0, 2), unbiased=False)")
+
+
+def arguments(n: int, m: int) -> tuple[torch.Tensor, ...]:
+    torch.manual_seed(n * 10 + m)
+    x = torch.randn(n, m, 4)
+    return x, torch.randint(0, 3, (n,)), torch.rand(n, m) > 0.5
+
+
+def function(expression: str) -> Any:
+    scope: dict[str, Any] = {"torch": torch}
+    exec(f"def f(x, index, mask):\n return {expression}", scope)
+    return scope["f"]
+
+
+@pytest.mark.filterwarnings("ignore:.*degrees of freedom")
+@pytest.mark.parametrize("expression", [e.strip() for e in FUNCTIONS.splitlines() if e.strip()])
+def test_other_sizes_match_eager(expression: str) -> None:
+    f = function(expression)
+    others = []
+    for sizes in ((7, 6), (3, 1), (1, 3), (1, 1), (0, 3), (3, 0)):
+        if 0 in sizes and expression in MEANS:
+            continue
+        try:
+            f(*arguments(*sizes))
+        except (RuntimeError, IndexError):
+            continue  # not for these sizes
+        others.append(arguments(*sizes))
+    check_call(
+        f,
+        arguments(3, 5),
+        dynamic_shapes=({0: "n", 1: "m"}, {0: "n"}, {0: "n", 1: "m"}),
+        others=others,
+        rtol=1e-5,
+        atol=1e-5,
+    )
