@@ -11,12 +11,13 @@ import onnx
 import onnx_ir as ir
 
 from bridge.errors import ModelFileError
+from bridge.untrusted import check_bytes, check_path
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Sequence
 
-__all__ = ["check_file", "load_model", "proto_without", "save_model"]
+__all__ = ["load_model", "parse_model", "proto_without", "save_model"]
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
 _STREAMED = 1024  # bytes from which an initializer is written straight from its memory
@@ -100,7 +101,7 @@ def proto_without(model: ir.Model, names: Sequence[str], dropped: Sequence[str] 
     """
     values = [model.graph.initializers[n] for n in names]
     with _without(model, [*values, *(model.graph.initializers[n] for n in dropped)]):
-        proto: Any = ir.to_proto(model)
+        proto = _to_proto(model)
     for value in values:
         tensor = value.const_value
         assert tensor is not None
@@ -113,6 +114,19 @@ def proto_without(model: ir.Model, names: Sequence[str], dropped: Sequence[str] 
         stub.external_data.add(key="location", value="in memory")
     data: bytes = proto.SerializeToString()
     return data
+
+
+def _to_proto(model: ir.Model) -> Any:
+    """The model as ``onnx`` has it.
+
+    Raises:
+        ModelFileError: It is not sound: a name is missing, a type contradicts itself.
+    """
+    try:
+        return ir.to_proto(model)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ModelFileError(f"the model cannot be serialised: {cause}") from error
 
 
 def _varint(number: int) -> bytes:
@@ -134,7 +148,7 @@ def _write(model: ir.Model, file: BinaryIO) -> None:
         and v.const_value.dtype != ir.DataType.STRING
     ]
     with _without(model, streamed):
-        proto: Any = ir.to_proto(model)
+        proto = _to_proto(model)
     graph = proto.graph.SerializeToString()
     proto.ClearField("graph")
     headers = []
@@ -198,20 +212,25 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         ModelFileError: There is no such file, or it is not an ONNX model.
     """
     target = Path(path)
+    check_path(target)
     try:
         return ir.load(target)
-    except FileNotFoundError as error:
-        raise ModelFileError(f"there is no file {target}") from error
     except OSError as error:
         raise ModelFileError(f"cannot read {target}: {error.strerror or error}") from error
     except Exception as error:
         raise ModelFileError(f"{target} is not an ONNX model: {error}") from error
 
 
-def check_file(path: str | os.PathLike[str]) -> None:
-    """See that a file is there and holds a model that is safe to load.
+def parse_model(data: bytes) -> ir.Model:
+    """The model in bytes.
 
     Raises:
-        ModelFileError: It is not.
+        ModelFileError: They are not an ONNX model, or have their data elsewhere.
     """
-    load_model(path)
+    check_bytes(data)
+    try:
+        proto = onnx.ModelProto()
+        proto.ParseFromString(data)
+        return ir.from_proto(proto)
+    except Exception as error:
+        raise ModelFileError(f"the bytes are not an ONNX model: {error}") from error

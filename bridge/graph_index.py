@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import onnx
 import onnx_ir as ir
 
-from bridge.files import load_model
+from bridge.files import load_model, parse_model
 
 if TYPE_CHECKING:
     import os
@@ -69,9 +68,7 @@ def open_model(source: ir.Model | bytes | str | os.PathLike[str]) -> ir.Model:
     if isinstance(source, ir.Model):
         return source
     if isinstance(source, bytes):
-        proto = onnx.ModelProto()
-        proto.ParseFromString(source)
-        return ir.from_proto(proto)
+        return parse_model(source)
     return load_model(source)
 
 

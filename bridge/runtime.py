@@ -13,9 +13,10 @@ import onnx_ir as ir
 import onnxruntime
 
 from bridge.errors import ModelFileError, ProviderError, RunError
-from bridge.files import check_file, proto_without, save_model
+from bridge.files import proto_without, save_model
 from bridge.providers import CUDA_PROVIDERS
 from bridge.threads import default_threads, quota_is_tight
+from bridge.untrusted import check_bytes, check_path
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,10 +149,11 @@ class Runtime:
 
     def _source(self, model: Any, options: onnxruntime.SessionOptions) -> str | bytes:
         if isinstance(model, bytes):
+            check_bytes(model)
             return model
         if isinstance(model, ir.Model):
             return self._hand_over(model, options)
-        check_file(model)
+        check_path(model)
         return os.fspath(model)
 
     def _hand_over(self, model: ir.Model, options: onnxruntime.SessionOptions) -> str | bytes:

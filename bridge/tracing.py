@@ -51,7 +51,11 @@ class TracedModule(torch.nn.Module):
         if state != self._versions:
             self.program = self._make()
             self._versions = state
-        leaves = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        leaves = [
+            x
+            for x in torch.utils._pytree.tree_leaves((args, kwargs))
+            if isinstance(x, torch.Tensor)
+        ]
         wanted = [t for t in (*leaves, *self._tensors()) if t.requires_grad]
         if not (torch.is_grad_enabled() and wanted):
             return self.program(*args, **kwargs)
@@ -68,7 +72,9 @@ class _Recomputed(torch.autograd.Function):
         result = module.program(*args, **kwargs)
         flat, spec = torch.utils._pytree.tree_flatten(result)
         holder.append(spec)
-        ctx.mark_non_differentiable(*(t for t in flat if isinstance(t, torch.Tensor) and not t.is_floating_point()))
+        ctx.mark_non_differentiable(
+            *(t for t in flat if isinstance(t, torch.Tensor) and not t.is_floating_point())
+        )
         return tuple(flat)
 
     @staticmethod
@@ -84,7 +90,9 @@ class _Recomputed(torch.autograd.Function):
         ]
         wanted = [t for t in ctx.tensors if t.requires_grad]
         found = iter(
-            torch.autograd.grad([y for y, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True)
+            torch.autograd.grad(
+                [y for y, _ in pairs], wanted, [g for _, g in pairs], allow_unused=True
+            )
             if pairs
             else [None] * len(wanted)
         )
@@ -92,7 +100,9 @@ class _Recomputed(torch.autograd.Function):
 
 
 def _with_gradients(module: TracedModule, args: Any, kwargs: Any) -> Any:
-    leaves = [x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+    leaves = [
+        x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)
+    ]
     holder: list[Any] = []
     flat = _Recomputed.apply(module, (args, kwargs, holder), *leaves, *module._tensors())
     return torch.utils._pytree.tree_unflatten(list(flat), holder[0])
@@ -134,7 +144,12 @@ def trace(
             module.training = False
         try:
             return export(
-                model, args, kwargs=example_kwargs, dynamic_shapes=dynamic_shapes, examples=examples, **options
+                model,
+                args,
+                kwargs=example_kwargs,
+                dynamic_shapes=dynamic_shapes,
+                examples=examples,
+                **options,
             )
         finally:
             for module in training:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from bridge.parity.comparison import Comparison
     from bridge.program import Program
-    from exporters.tracing.worlds import Symbol
     from exporters.pytorch.frontend import TracedModel
+    from exporters.tracing.worlds import Symbol
 
 __all__ = ["UnseenSizesError", "verify"]
 

@@ -10,14 +10,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from optim_passes.values import constant
+from optim_passes.values import constant, is_known
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from optim_passes.scopes import Names, Scope
 
-__all__ = ["MICROSOFT", "Builder", "infer_types"]
+__all__ = ["MICROSOFT", "Builder", "infer_types", "refine_shape"]
 
 MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 
@@ -55,6 +55,7 @@ class Builder:
         domain: str = "",
         outputs: int = 1,
         like: ir.Value | None = None,
+        attributes_of: ir.Node | None = None,
         **attributes: Any,
     ) -> Any:
         """Add a node.
@@ -66,6 +67,7 @@ class Builder:
             outputs: How many outputs it has.
             like: A value with the first output's dtype and shape; without it, they are inferred
                 where the operator has a schema.
+            attributes_of: A node whose attributes it has too, where they are not given here.
             **attributes: Node attributes; None leaves one out.
 
         Returns:
@@ -84,6 +86,9 @@ class Builder:
             name=name,
             metadata_props=dict(self._metadata),
         )
+        for key, given in attributes_of.attributes.items() if attributes_of is not None else ():
+            if key not in attributes:
+                node.attributes[key] = given
         for index, value in enumerate(node.outputs):
             value.name = name if index == 0 else self._names.fresh(f"{name}:{index}")
         if like is not None:
@@ -185,8 +190,26 @@ def infer_types(node: ir.Node, opset: int) -> None:
             found = ir.from_proto(onnx.ValueInfoProto(name=value.name, type=inferred[value.name]))
             if value.type is None:
                 value.type = found.type
-            if value.shape is None:
-                value.shape = found.shape
+            if found.shape is not None:
+                refine_shape(value, found.shape.dims)
+
+
+def refine_shape(value: ir.Value, dims: Sequence[int | ir.SymbolicDim | str | None]) -> bool:
+    """Fill in what is known of a value's dims; say whether that was new."""
+    if value.shape is None:
+        value.shape = ir.Shape(dims)
+        return True
+    if value.is_graph_input() or value.is_graph_output() or len(value.shape.dims) != len(dims):
+        return False  # what the model says of its interface is the user's
+    merged: list[int | ir.SymbolicDim | str | None] = list(value.shape.dims)
+    for axis, (old, new) in enumerate(zip(value.shape.dims, dims, strict=True)):
+        name = new.value if isinstance(new, ir.SymbolicDim) else new
+        if not is_known(old) and name is not None:
+            merged[axis] = new
+    if merged == list(value.shape.dims):
+        return False
+    value.shape = ir.Shape(merged)
+    return True
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto:

@@ -142,13 +142,9 @@ def _with(node: ir.Node, op: Builder, inputs: list[Any], **changed: Any) -> list
     """The node with other inputs and some other attributes; None takes an attribute away."""
     made = op.node(
         node.op_type, *inputs, outputs=len(node.outputs), like=node.outputs[0],
-        **{k: v for k, v in changed.items() if v is not None},
+        attributes_of=node, **changed,
     )  # fmt: skip
-    values = [made] if isinstance(made, ir.Value) else list(made)
-    producer = values[0].producer()
-    assert producer is not None
-    producer.attributes.update({k: v for k, v in node.attributes.items() if k not in changed})
-    return values
+    return [made] if isinstance(made, ir.Value) else list(made)
 
 
 def _reduction(node: ir.Node, op: Builder) -> list[ir.Value]:

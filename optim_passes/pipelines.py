@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optim_passes.fusion.attention import AttentionFusionPass
-from optim_passes.fusion.attention_layout import AttentionHeadsPass
+from optim_passes.fusion.attention_layout import AttentionHeadsPass, LongAttentionPass
 from optim_passes.fusion.batch_norm import BatchNormPass
 from optim_passes.fusion.convolution import ConvActivationPass
 from optim_passes.fusion.gelu import GeluPass, HardSwishPass
@@ -141,6 +141,8 @@ CPU: Passes = (
     # After the attention has taken its heads from the slices of one product.
     UnpackProductPass(),
     Repeat(ProductOrderPass(), *_TIDY.passes),
+    # After AttentionHeadsPass and SliceHoistPass, which know Attention only.
+    LongAttentionPass(),
     # After _TIDY: it looks at what is left.
     RowGatherPass(),
     GroupNormPass(),

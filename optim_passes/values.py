@@ -14,6 +14,7 @@ __all__ = [
     "floats_of",
     "input_of",
     "ints",
+    "is_known",
     "is_op",
     "is_scalar",
     "norm_axis",
@@ -121,6 +122,11 @@ def same_dim(a: int | ir.SymbolicDim | None, b: int | ir.SymbolicDim | None) -> 
     if isinstance(a, int) or isinstance(b, int):
         return isinstance(a, int) and isinstance(b, int) and a == b
     return a is not None and b is not None and a.value is not None and a.value == b.value
+
+
+def is_known(dim: int | ir.SymbolicDim) -> bool:
+    """Whether a dim is a number or has a name; onnx's inference calls unknown ones unk__0."""
+    return isinstance(dim, int) or (dim.value is not None and not dim.value.startswith("unk__"))
 
 
 def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:

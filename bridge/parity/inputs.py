@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.errors import FeedError
 from bridge.feeds import to_numpy
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Case", "generate", "resized", "save_cases", "varied"]
 
+_LARGEST = 2**28  # elements of a made-up input
 _UNNAMED = 2  # the size of a dim without a name, and of one that nobody gave a size
 
 
@@ -41,6 +44,9 @@ def generate(
         specs: The inputs.
         sizes: The size of each symbol; 2 unless given.
         seed: Of the random numbers.
+
+    Raises:
+        FeedError: An input is declared with a size that no memory holds.
     """
     rng = np.random.default_rng(seed)
     feed: dict[str, Any] = {}
@@ -52,6 +58,11 @@ def generate(
             d if isinstance(d, int) else (sizes or {}).get(str(d), _UNNAMED)
             for d in spec.dims or ()
         ]
+        if any(d < 0 for d in shape) or math.prod(shape) > _LARGEST:
+            raise FeedError(
+                f"input {spec.name!r} is declared as {spec}, too much to make values up for",
+                hint="give values for it",
+            )
         dtype = spec.dtype.numpy()
         if spec.dtype.is_floating_point():
             feed[spec.name] = rng.standard_normal(shape).astype(dtype)

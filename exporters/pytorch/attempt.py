@@ -23,7 +23,8 @@ from exporters.pytorch.inputs import (
     world_leaves,
 )
 from exporters.pytorch.specialisation import Call, EagerLog
-from exporters.pytorch.tracer import TorchTracer, unsupported_error
+from exporters.pytorch.tracer import TorchTracer
+from exporters.pytorch.unsupported import unsupported_error
 from exporters.script import target_of
 from exporters.tracing.finish import build_model
 from exporters.tracing.pytree import Tree, flatten
@@ -43,7 +44,13 @@ __all__ = ["Attempt", "TracedModel", "World"]
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _PLUMBING = tuple(
     os.path.join(_TORCH, name)
-    for name in ("overrides.py", "_tensor.py", "_ops.py", "_jit_internal.py", "utils/_contextlib.py")
+    for name in (
+        "overrides.py",
+        "_tensor.py",
+        "_ops.py",
+        "_jit_internal.py",
+        "utils/_contextlib.py",
+    )
 )
 _NUMBERS = {bool: ir.DataType.BOOL, int: ir.DataType.INT64, float: ir.DataType.DOUBLE}
 
@@ -178,9 +185,7 @@ class Attempt:
         self.named = named_tensors(self.modules)
         self.log: list[Call] = []
 
-    def eager_error(
-        self, symbols: Sequence[Symbol], sizes: Mapping[str, int]
-    ) -> Exception | None:
+    def eager_error(self, symbols: Sequence[Symbol], sizes: Mapping[str, int]) -> Exception | None:
         """What eager raises for other sizes of some dims, None if it accepts them."""
         try:
             leaves = world_leaves(self.arguments.leaves, symbols, sizes)

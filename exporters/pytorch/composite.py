@@ -116,7 +116,9 @@ def _dynamic_sizes(tracer: TorchTracer, tensors: Sequence[Any]) -> dict[tuple[in
     return found
 
 
-def _rebuild(parts: Sequence[Any], known: dict[int, Any], sizes: dict[tuple[int, ...], Any]) -> Any:
+def _rebuild(
+    parts: Sequence[Any], known: dict[int, Any], sizes: dict[tuple[int, ...], Any]
+) -> Any:
     """One argument as the tracer's user would give it, from what it is in each world."""
     first = parts[0]
     if isinstance(first, torch.Tensor):

@@ -48,7 +48,9 @@ def promoted_dtype(*operands: Any) -> ir.DataType:
         return from_torch_dtype(dtype)
     dtype = torch.result_type(standins[0], standins[1])
     for x in standins[2:]:
-        dtype = torch.promote_types(dtype, x.dtype if isinstance(x, torch.Tensor) else torch.result_type(x, x))
+        dtype = torch.promote_types(
+            dtype, x.dtype if isinstance(x, torch.Tensor) else torch.result_type(x, x)
+        )
     return from_torch_dtype(dtype)
 
 

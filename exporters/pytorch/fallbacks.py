@@ -86,14 +86,14 @@ def _custom_operator(func: Any) -> Callable[..., Any] | None:
     return None if definition is None else definition._init_fn
 
 
-def fallback(
-    func: Any, args: Sequence[Any], kwargs: dict[str, Any]
-) -> Callable[..., Any] | None:
+def fallback(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Callable[..., Any] | None:
     """Python code to trace instead of calling ``func`` with these arguments; None if there is none."""
     custom = _custom_operator(func)
     if custom is not None:
         return custom
-    body = inlined(func) if callable(func) and not isinstance(func, torch._ops.OpOverload) else None
+    body = (
+        inlined(func) if callable(func) and not isinstance(func, torch._ops.OpOverload) else None
+    )
     if body is not None:
         return body
     if isinstance(func, torch._ops.OpOverload):

@@ -21,9 +21,9 @@ from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from exporters.script import Target
-
     import onnx_ir as ir
+
+    from exporters.script import Target
 
 __all__ = ["DEFAULT_OPSET", "TracedModel", "World", "explain", "trace"]
 
@@ -114,9 +114,7 @@ def trace(
                 raise _why_frozen(attempt, failure) from failure
         else:
             symbols = _declared_symbols(arguments, dynamic_shapes)
-            attempt, traced = _trace_resized(
-                model, arguments, symbols, options, more_sizes
-            )
+            attempt, traced = _trace_resized(model, arguments, symbols, options, more_sizes)
         traced.seconds["total"] = time.perf_counter() - started
         if check:
             _check_worlds(attempt, traced, scripted=bool(scripting.targets))
@@ -182,7 +180,9 @@ def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | N
     return error
 
 
-def explain(traced: TracedModel, leaves: Sequence[Any], sizes: Mapping[str, int]) -> ExportError | None:
+def explain(
+    traced: TracedModel, leaves: Sequence[Any], sizes: Mapping[str, int]
+) -> ExportError | None:
     """Where the trace froze something that is otherwise for the given inputs; None if nowhere."""
     worlds = [traced.worlds[0], World(list(leaves), [], dict(sizes))]
     opset = traced.model.opset_imports[""]
@@ -280,7 +280,9 @@ def _trace_resized(
     """Trace with a second world in which every declared dim has another size."""
 
     def attempt_with(chosen: list[Symbol], sizes: Mapping[str, int]) -> Attempt:
-        worlds = [World([clone(x) for x in arguments.leaves], [], {s.name: s.size for s in chosen})]
+        worlds = [
+            World([clone(x) for x in arguments.leaves], [], {s.name: s.size for s in chosen})
+        ]
         if chosen:
             resized = world_leaves(arguments.leaves, chosen, sizes)
             worlds.append(World(resized, [], dict(sizes)))

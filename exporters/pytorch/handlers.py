@@ -277,7 +277,13 @@ def derivatives(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     )
 
 
-@handles(T.grad.__set__, T.__setstate__, T.share_memory_, T.pin_memory, T.register_post_accumulate_grad_hook)
+@handles(
+    T.grad.__set__,
+    T.__setstate__,
+    T.share_memory_,
+    T.pin_memory,
+    T.register_post_accumulate_grad_hook,
+)
 def ignored(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     return args[0]
 
@@ -310,7 +316,9 @@ def set_data(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> None:
 
 @handles(T.set_, T.resize_, T.resize_as_)
 def reshapes_storage(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
-    if not any(isinstance(x, TracedScalar) or tracer.record(x) for x in tracer.leaves(args, kwargs)):
+    if not any(
+        isinstance(x, TracedScalar) or tracer.record(x) for x in tracer.leaves(args, kwargs)
+    ):
         tracer.constants.before_write(args[0])
         return func(*args, **kwargs)
     return leaves_the_trace(tracer, func, args, kwargs)

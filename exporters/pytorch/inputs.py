@@ -136,7 +136,9 @@ def resize(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     return x.index_select(axis, torch.arange(size, device=x.device) % before)
 
 
-def world_leaves(leaves: Sequence[Any], symbols: Sequence[Symbol], sizes: Mapping[str, int]) -> list[Any]:
+def world_leaves(
+    leaves: Sequence[Any], symbols: Sequence[Symbol], sizes: Mapping[str, int]
+) -> list[Any]:
     """Copies of the example's leaves in which each symbol has the given size."""
     copies = [clone(x) for x in leaves]
     for symbol in symbols:

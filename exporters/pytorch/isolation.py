@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["exporting", "is_opaque", "isolated"]
 
+
 def is_opaque(x: Any) -> bool:
     """Objects whose attributes are not Python's to restore."""
     return isinstance(x, torch.Tensor | torch.dtype | torch.device | torch.Generator)

@@ -42,11 +42,17 @@ def call_on_list(
     if name in ("tensor", "as_tensor"):
         with tracer:
             stacked = as_tensor(tracer, items)
-            dtype = kwargs.get("dtype") or (torch.get_default_dtype() if items.item.number is float else None)
+            dtype = kwargs.get("dtype") or (
+                torch.get_default_dtype() if items.item.number is float else None
+            )
             return stacked if dtype is None else stacked.to(dtype)
     if name in ("vstack", "hstack", "row_stack"):
         axis = 0 if name != "hstack" or items.item.rank < 2 else 1
-        return _joined(tracer, items, axis) if items.item.rank > 1 or name == "hstack" else as_tensor(tracer, items)
+        return (
+            _joined(tracer, items, axis)
+            if items.item.rank > 1 or name == "hstack"
+            else as_tensor(tracer, items)
+        )
     source, _ = tracer.trace.position()
     raise Interrupt(
         UntraceableError(

@@ -100,7 +100,7 @@ _DUNDERS = {
     "rshift": "bitwise_right_shift",
     **{
         name: name
-        for name in "abs add div eq ge getitem gt le lt matmul mul ne neg pow setitem sub".split()
+        for name in ["abs", "add", "div", "eq", "ge", "getitem", "gt", "le", "lt", "matmul", "mul", "ne", "neg", "pow", "setitem", "sub"]
     },
 }
 
@@ -131,12 +131,16 @@ def aten_name(func: Any) -> str | None:
     return name
 
 
-def _accepts(function: Callable[..., Any], skip: int) -> Callable[[Sequence[Any], dict[str, Any]], bool]:
+def _accepts(
+    function: Callable[..., Any], skip: int
+) -> Callable[[Sequence[Any], dict[str, Any]], bool]:
     """Whether a call's arguments fit a function's parameters, by number, name and kind."""
     parameters = list(inspect.signature(function).parameters.values())[skip:]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
     parameters = [p for p in parameters if p.kind is not p.VAR_KEYWORD]
-    positional = [p for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.KEYWORD_ONLY]
+    positional = [
+        p for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.KEYWORD_ONLY
+    ]
     variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     names = {p.name: p for p in parameters if p.kind is not p.VAR_POSITIONAL}
     required = {p.name for p in names.values() if p.default is p.empty}
@@ -147,7 +151,12 @@ def _accepts(function: Callable[..., Any], skip: int) -> Callable[[Sequence[Any]
         if annotation in ("ir.Value", "torch.Tensor"):
             return is_tensor
         if annotation in ("int", "bool", "float", "torch.dtype"):
-            wanted: Any = {"int": int, "bool": bool, "float": (int, float), "torch.dtype": torch.dtype}[annotation]
+            wanted: Any = {
+                "int": int,
+                "bool": bool,
+                "float": (int, float),
+                "torch.dtype": torch.dtype,
+            }[annotation]
             return isinstance(x, wanted)
         if annotation.startswith("Sequence["):
             return isinstance(x, list | tuple)
@@ -264,7 +273,9 @@ def closest(name: str) -> str | None:
     """The supported callable whose name is most like ``name``."""
     wanted = name.rpartition(".")[2].rstrip("_")
     known = {
-        str(k if isinstance(k, str) else getattr(k, "__name__", "")): torch.overrides.resolve_name(k)
+        str(k if isinstance(k, str) else getattr(k, "__name__", "")): torch.overrides.resolve_name(
+            k
+        )
         for k in _by_key
     }
     found = difflib.get_close_matches(wanted, [k for k in known if k], n=1, cutoff=0.6)

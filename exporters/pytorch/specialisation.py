@@ -47,7 +47,9 @@ def tensors_of(x: Any) -> tuple[torch.Tensor, ...]:
 def name_of(func: Any) -> str:
     """A torch callable's name."""
     name = getattr(func, "__name__", str(func))
-    return getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
+    return (
+        getattr(getattr(func, "__self__", None), "__name__", name) if name == "__get__" else name
+    )
 
 
 class EagerLog(TorchFunctionMode):
@@ -65,7 +67,9 @@ class EagerLog(TorchFunctionMode):
         found = tensors_of(result)
         if found:
             source, _ = self._finder.find()
-            self.calls.append(Call(name_of(func), source, tuple(t.detach().clone() for t in found)))
+            self.calls.append(
+                Call(name_of(func), source, tuple(t.detach().clone() for t in found))
+            )
         return result
 
 
@@ -77,7 +81,9 @@ def differs(a: Any, b: Any) -> bool:
         return True
     if a.dtype.is_floating_point or a.dtype.is_complex:
         wide = torch.complex128 if a.dtype.is_complex else torch.float64
-        return not torch.allclose(a.to(wide), b.to(wide), rtol=1e-3, atol=1e-4 * _scale(b), equal_nan=True)
+        return not torch.allclose(
+            a.to(wide), b.to(wide), rtol=1e-3, atol=1e-4 * _scale(b), equal_nan=True
+        )
     return not torch.equal(a, b)
 
 
@@ -149,8 +155,21 @@ def deciding_statement(traced: Source | None, eager: Source | None) -> Source | 
         tree = ast.parse("".join(lines))
     except SyntaxError:
         return None
-    kinds = (ast.For, ast.While, ast.If, ast.IfExp, ast.ListComp, ast.GeneratorExp, ast.DictComp, ast.SetComp)
-    around = [n for n in ast.walk(tree) if isinstance(n, kinds) and n.lineno <= anchor.line <= (n.end_lineno or n.lineno)]
+    kinds = (
+        ast.For,
+        ast.While,
+        ast.If,
+        ast.IfExp,
+        ast.ListComp,
+        ast.GeneratorExp,
+        ast.DictComp,
+        ast.SetComp,
+    )
+    around = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, kinds) and n.lineno <= anchor.line <= (n.end_lineno or n.lineno)
+    ]
     if not around:
         return None
     other = traced if anchor is eager else eager
@@ -159,7 +178,9 @@ def deciding_statement(traced: Source | None, eager: Source | None) -> Source | 
         split = [n for n in around if not n.lineno <= other.line <= (n.end_lineno or n.lineno)]
         if split:
             innermost = min(split, key=lambda n: (n.lineno, n.col_offset))
-    where = innermost.iter if isinstance(innermost, ast.For) else getattr(innermost, "test", innermost)
+    where = (
+        innermost.iter if isinstance(innermost, ast.For) else getattr(innermost, "test", innermost)
+    )
     return dataclasses.replace(
         anchor, line=where.lineno, column=where.col_offset, end_column=where.end_col_offset
     )

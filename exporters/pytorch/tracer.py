@@ -2,275 +2,60 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
-import weakref
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import torch
 from torch.overrides import TorchFunctionMode
 
-from exporters.errors import UnsupportedOpError, UntraceableError, WorldError
-from exporters.pytorch import autocast, registry
+from exporters.errors import UntraceableError, WorldError
+from exporters.pytorch import autocast
+from exporters.pytorch.arrays import StagedArrays, TensorMemory
 from exporters.pytorch.composite import composition
-from exporters.pytorch.constants import Constants, flat_bytes
-from exporters.pytorch.dtypes import from_torch_dtype, to_torch_dtype
+from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.fallbacks import fallback
-from exporters.pytorch.handlers import sizes_of, traced_number
-from exporters.pytorch.isolation import is_opaque
 from exporters.pytorch.lists import call_on_list
+from exporters.pytorch.plans import Plan, plan
 from exporters.pytorch.registry import Decomposition, Handler, Lowering, Unlowerable
 from exporters.pytorch.specialisation import Call, name_of, tensors_of
+from exporters.pytorch.unsupported import PLACEHOLDER_DOMAIN, UnsupportedCall, describe_arguments
+from exporters.pytorch.views import scatter_view
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import OuterWrite
 from exporters.tracing.record import Record, View
-from exporters.tracing.scalars import TracedScalar, plain
+from exporters.tracing.scalars import TracedScalar
 from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import onnx_ir as ir
+
     from exporters.tracing.source import Source
 
-__all__ = ["Plan", "TorchTracer", "UnsupportedCall"]
+__all__ = ["TorchTracer"]
 
 _MAX_NESTING = 12  # of torch code traced in place of calls: enough for torch's own layers
-PLACEHOLDER_DOMAIN = "bridge.unsupported"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class UnsupportedCall:
-    """A call that nothing could turn into nodes."""
-
-    function: str
-    arguments: str
-    reason: str | None
-    source: Source | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Plan:
-    """What is known of a torch callable before it is called.
-
-    Attributes:
-        query: It only asks for metadata.
-        writes: The name says that it writes to its first argument.
-        inplace_index: Position of a Python function's ``inplace`` parameter.
-        entries: What is registered for it, or for its functional form when it writes.
-        functional: The functional form of an in-place method.
-        assigns: It is ``x[index] = value``.
-    """
-
-    query: bool
-    writes: bool
-    inplace_index: int | None
-    entries: tuple[registry.Entry, ...]
-    functional: Callable[..., Any]
-    assigns: bool = False
-
-
-def plan(func: Any) -> Plan:
-    """Look up everything about ``func`` that does not depend on its arguments."""
-    if registry.is_query(func):
-        return Plan(True, False, None, (), func)
-    name = registry.aten_name(func)
-    writes = name is not None and name.endswith("_") and not name.endswith("__")
-    inplace_index = None
-    if name is None:
-        try:
-            parameters = list(inspect.signature(func).parameters)
-        except (TypeError, ValueError):
-            parameters = []
-        if "inplace" in parameters:
-            inplace_index = parameters.index("inplace")
-        plain = getattr(func, "__name__", "")
-        writes = plain.endswith("_") and not plain.startswith("_")
-    entries = registry.find(func)
-    functional = func
-    if writes:
-        functional = _functional(func)
-        if functional is not None:
-            entries = entries or registry.find(functional)
-    assigns = name == "setitem"
-    return Plan(False, writes or assigns, inplace_index, entries, functional, assigns)
-
-
-def _functional(func: Any) -> Any:
-    """``Tensor.add`` for ``Tensor.add_``; the callable itself when it has no functional form."""
-    name = registry.aten_name(func) or func.__name__
-    plain = name.rstrip("_")
-    if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-        packet = getattr(torch.ops.aten, plain, None)
-        return packet if packet is not None else func
-    for owner in (torch.Tensor, torch, torch.nn.functional):
-        found = getattr(owner, plain, None)
-        if found is not None and callable(found):
-            return found
-    return func
-
-
-class TorchTracer(TorchFunctionMode):
+class TorchTracer(StagedArrays, TorchFunctionMode):
     """Sees every call that eager Python makes on tensors.
 
     Args:
         trace: The framework-neutral trace that is filled.
         named: Parameters and buffers by ``state_dict`` name.
-
-    Attributes:
-        keep: Called with every graph value that stands for a tensor, and the tensor in each world;
-            later calls may write to it.
     """
 
     def __init__(self, trace: Trace, named: dict[str, torch.Tensor]) -> None:
-        super().__init__()
-        self.trace = trace
+        super().__init__(trace, named)
         trace.frontend = self
-        self.op = trace.builder
-        self.constants = Constants(trace, named)
         self.unsupported: list[UnsupportedCall] = []
         self.random: list[Source | None] = []
-        self.promoted: dict[int, tuple[torch.Tensor, Record]] = {}
         self._plans: dict[Any, Plan] = {}
         self._composing: list[Callable[..., Any]] = []
         self._fresh: set[int] = set()  # storages of constants made inside of branches and loops
-        self.keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None
-        self._concretes: dict[int, weakref.ref[torch.Tensor]] = {}  # by storage
         self.log: list[Call] = []
         self._log_world: int | None = None
         self._logging = False  # inside a call of the user's: what it is made of is not noted
-
-    # Handles
-
-    def record(self, tensor: torch.Tensor) -> Record | None:
-        """What is known of ``tensor``; None for a constant."""
-        found = self.trace.record(tensor)
-        if found is None and self.promoted:
-            with torch._C.DisableTorchFunction():
-                owner = self.promoted.get(tensor.untyped_storage()._cdata)
-                if owner is not None:
-                    return self.adopt(tensor, *owner)
-        return found
-
-    def track(
-        self,
-        results: dict[int, torch.Tensor],
-        value: ir.Value,
-        *,
-        data: bool = True,
-        unbacked: bool = False,
-        dims: Sequence[int | None] | None = None,
-    ) -> Record:
-        """Make the first active world's tensor the handle of ``value``."""
-        home = self.trace.active[0]
-        handle = results[home]
-        self.describe(value, results, unbacked=unbacked, dims=dims)
-        others = {w: t for w, t in results.items() if w != home}
-        record = Record(value, home, others, data=data, unbacked=unbacked, memory=self.trace.new_memory())
-        self.trace.attach(handle, record)
-        with torch._C.DisableTorchFunction():
-            for concrete in results.values():
-                if concrete.layout is torch.strided:
-                    key = concrete.untyped_storage()._cdata
-                    known = self._concretes.get(key)
-                    if known is None or known() is None:
-                        self._concretes[key] = weakref.ref(concrete)
-        if self.keep is not None:
-            self.keep(value, results)
-        return record
-
-    def describe(
-        self,
-        value: ir.Value,
-        results: dict[int, torch.Tensor],
-        *,
-        unbacked: bool = False,
-        dims: Sequence[int | None] | None = None,
-    ) -> None:
-        """Set the value's dtype and shape from its concrete results."""
-        if value.const_value is not None or value.meta.get("sizes") is not None:
-            return  # known already: a constant, or another handle's value
-        first = results[min(results)]
-        ranks = {t.dim() for t in results.values()}
-        if len(ranks) > 1:
-            self._reject_ranks(results)
-        self.trace.describe(
-            value,
-            from_torch_dtype(first.dtype),
-            {w: tuple(t.shape) for w, t in results.items()},
-            unbacked=unbacked,
-            dims=dims,
-        )
-
-    def _reject_ranks(self, results: dict[int, torch.Tensor]) -> None:
-        source, _ = self.trace.position()
-        shapes = ", ".join(str(list(t.shape)) for t in results.values())
-        raise Interrupt(
-            WorldError(
-                f"the number of dims depends on the input's sizes: {shapes}",
-                source=source,
-                hint="name the dim to squeeze, or give an example whose dynamic dims are all above 1",
-            )
-        )
-
-    def concrete(self, x: Any, world: int) -> Any:
-        """``x`` as it is in one world: handles become tensors, traced numbers bare numbers."""
-        if isinstance(x, torch.Tensor):
-            record = self.record(x)
-            return x if record is None or record.home == world else record.worlds[world]
-        if isinstance(x, TracedScalar):
-            return x.record.worlds[world]
-        if isinstance(x, StagedList):
-            return list(x.contents.worlds[world])
-        if isinstance(x, tuple | list):
-            items = [self.concrete(i, world) for i in x]
-            if type(x) in (tuple, list):
-                return type(x)(items)
-            if isinstance(x, torch.Size):
-                return torch.Size(items)
-            return type(x)(*items) if hasattr(x, "_fields") else type(x)(items)
-        if isinstance(x, dict):
-            return {k: self.concrete(v, world) for k, v in x.items()}
-        if isinstance(x, slice):
-            return slice(*(self.concrete(i, world) for i in (x.start, x.stop, x.step)))
-        return x
-
-    def graph(self, x: Any) -> Any:
-        """``x`` as the graph has it: tensors become values; numbers stay, traced or not."""
-        if isinstance(x, torch.Tensor):
-            record = self.record(x)
-            return self.constants.value(x) if record is None else self.trace.read(record)
-        if isinstance(x, tuple | list):
-            if isinstance(x, torch.Size) or not x:
-                return list(x)
-            return [self.graph(i) for i in x] if isinstance(x, list) else tuple(self.graph(i) for i in x)
-        if isinstance(x, dict):
-            return {k: self.graph(v) for k, v in x.items()}
-        if isinstance(x, slice):
-            return slice(self.graph(x.start), self.graph(x.stop), self.graph(x.step))
-        return x
-
-    def leaves(self, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Any]:
-        """The tensors and traced numbers among a call's arguments."""
-        found: list[Any] = []
-
-        def visit(x: Any) -> None:
-            if isinstance(x, torch.Tensor | TracedScalar):
-                found.append(x)
-            elif isinstance(x, tuple | list):
-                for i in x:
-                    visit(i)
-            elif isinstance(x, dict):
-                for i in x.values():
-                    visit(i)
-            elif isinstance(x, slice):
-                visit((x.start, x.stop, x.step))
-
-        for x in args:
-            visit(x)
-        for x in kwargs.values():
-            visit(x)
-        return found
 
     # Calls
 
@@ -310,7 +95,9 @@ class TorchTracer(TorchFunctionMode):
 
     def _note_fresh(self, result: Any, arguments: Sequence[Any]) -> None:
         """Remember the constants that are made inside of a branch or a loop."""
-        found = {t.untyped_storage()._cdata for t in tensors_of(result) if t.layout is torch.strided}
+        found = {
+            t.untyped_storage()._cdata for t in tensors_of(result) if t.layout is torch.strided
+        }
         if found:
             self._fresh |= found - {
                 t.untyped_storage()._cdata for t in arguments if isinstance(t, torch.Tensor)
@@ -425,7 +212,7 @@ class TorchTracer(TorchFunctionMode):
             if entry.random:
                 self.random.append(self.trace.position()[0])
             if target:
-                self._write(target, emitted)
+                self.write(target, emitted)
                 result = results[self.trace.active[0]]
                 same = self._argument_returned(result, target)
                 return result if same is None else same
@@ -599,123 +386,19 @@ class TorchTracer(TorchFunctionMode):
 
     # Results
 
-    # What staged control flow asks of a framework
-
-    def is_array(self, x: Any) -> bool:
-        """Whether ``x`` can be a tensor of the graph."""
-        return isinstance(x, torch.Tensor)
-
-    def is_handle(self, x: Any) -> bool:
-        """Whether ``x`` is a tensor whose values only run time knows."""
-        return isinstance(x, torch.Tensor) and self.record(x) is not None
-
-    def is_opaque(self, x: Any) -> bool:
-        """Whether ``x`` has no contents that Python code changes."""
-        return is_opaque(x)
-
-    def type_of(self, x: torch.Tensor) -> tuple[ir.DataType, list[Any]]:
-        """Element type and sizes, dynamic ones by name."""
-        with torch._C.DisableTorchFunction():
-            dtype, shape = from_torch_dtype(x.dtype), list(x.shape)
-        record = self.record(x)
-        if record is not None and record.value.shape is not None:
-            dims = record.value.shape.dims
-            sizes = record.value.meta.get("sizes") or [None] * len(dims)
-            shape = [
-                d if isinstance(d, int) else (s and self.trace.symbol(s)) or "?"
-                for d, s in zip(dims, sizes, strict=True)
-            ]
-        return dtype, shape
-
-    def truth(self, x: Any, world: int) -> bool:
-        """Whether ``x`` is true in one world."""
-        with torch._C.DisableTorchFunction():
-            return bool(self.concrete(x, world))
-
-    def shape_of(self, x: torch.Tensor) -> tuple[int, ...]:
-        """A concrete tensor's shape."""
-        with torch._C.DisableTorchFunction():
-            return tuple(x.shape)
-
-    def length(self, x: torch.Tensor) -> Any:
-        """The size of the first dim: an int where it is static."""
-        with torch._C.DisableTorchFunction():
-            return sizes_of(self, x)[0]
-
-    def to_number(self, x: torch.Tensor) -> Any:
-        """A one-element handle as a traced number."""
-        with torch._C.DisableTorchFunction():
-            return traced_number(self, x, torch.Tensor.item)
-
-    def any_equal(self, x: torch.Tensor, element: Any) -> Any:
-        """Whether ``element`` is among the values of ``x``."""
-        return (x == element).any().item()
-
-    def reduce(self, x: torch.Tensor, name: str) -> Any:
-        """Python's ``min(x)`` or ``max(x)`` of a rank-1 tensor."""
-        return getattr(x, name)()
-
-    def gather_items(self, items: Sequence[Any], index: Any) -> Any:
-        """``items[index]`` by stacking, None if they do not stack."""
-        if all(isinstance(x, torch.Tensor) for x in items):
-            types = [self.type_of(x) for x in items]
-            static = all(isinstance(n, int) for _, shape in types for n in shape)
-            alike = all(t == types[0] for t in types)
-            return torch.stack(list(items))[index] if static and alike else None
-        kinds = {type(plain(x)) for x in items}
-        if len(kinds) == 1 and kinds <= {int, float, bool}:
-            dtype = {int: torch.int64, float: torch.float64, bool: torch.bool}[kinds.pop()]
-            return torch.tensor(list(items), dtype=dtype)[index].item()
-        return None
-
-    def truth(self, x: Any, world: int) -> bool:
-        """Whether ``x`` is true in one world."""
-        with torch._C.DisableTorchFunction():
-            return bool(self.concrete(x, world))
-
-    def from_number(self, number: Any, dtype: ir.DataType) -> torch.Tensor:
-        """A rank-0 tensor of a Python number."""
-        with torch._C.DisableTorchFunction():
-            return torch.tensor(number, dtype=to_torch_dtype(dtype))
-
-    def zeros_like(self, x: Any) -> Any:
-        """A constant of the type of ``x``: what is never read."""
-        if not isinstance(x, torch.Tensor):
-            return type(plain(x))(0)
-        with torch._C.DisableTorchFunction():
-            return torch.zeros_like(x)
-
-    def item_value(self, item: Any, wanted: Any) -> ir.Value:
-        """A list's item as a graph value."""
-        if isinstance(item, torch.Tensor):
-            value: ir.Value = self.graph(item)
-            return value
-        return self.op.operand(item, wanted.dtype)
-
-    def track_value(
-        self,
-        worlds: dict[int, torch.Tensor],
-        value: ir.Value,
-        *,
-        dims: Sequence[int | None] | None = None,
-        data: bool = True,
-        unbacked: bool = False,
-    ) -> torch.Tensor:
-        """A new handle of a value whose concrete results exist already."""
-        with torch._C.DisableTorchFunction():
-            aliases = {w: t.detach() for w, t in worlds.items()}
-        self.track(aliases, value, data=data, unbacked=unbacked, dims=dims)
-        return aliases[self.trace.active[0]]
-
     def _require_equal_lengths(self, results: dict[int, Any], tracked: Sequence[Any]) -> None:
         """A call that gives several tensors must give as many in every world."""
         if isinstance(results[self.trace.active[0]], tuple | list):
             lengths = {w: len(r) for w, r in results.items()}
             if len(set(lengths.values())) > 1:
                 data, unbacked = self._taint(tracked)
-                self.trace.decide(lengths, data=data and unbacked, asked="the number of results of")
+                self.trace.decide(
+                    lengths, data=data and unbacked, asked="the number of results of"
+                )
 
-    def _track_all(self, results: dict[int, Any], emitted: Any, *, data: bool, unbacked: bool) -> None:
+    def _track_all(
+        self, results: dict[int, Any], emitted: Any, *, data: bool, unbacked: bool
+    ) -> None:
         """Track every tensor in a nest of results, taking values from the iterator ``emitted``."""
         first = results[self.trace.active[0]]
         if isinstance(first, torch.Tensor):
@@ -747,7 +430,9 @@ class TorchTracer(TorchFunctionMode):
                 if value is None or not isinstance(result[index], torch.Tensor):
                     continue
                 parts = {w: r[index] for w, r in results.items()}
-                self._result(entry, args, values, parts, value, index, data=data, unbacked=unbacked)
+                self._result(
+                    entry, args, values, parts, value, index, data=data, unbacked=unbacked
+                )
         return result
 
     def _result(
@@ -810,184 +495,3 @@ class TorchTracer(TorchFunctionMode):
         record.memory = base.memory
         record.seen = base.memory.writes
         record.view = View(base, emit_again, put_back)
-
-    def _write(self, target: list[torch.Tensor], emitted: Any) -> None:
-        """Let each written tensor hold the value that its functional form computed."""
-        values = list(emitted) if isinstance(emitted, tuple | list) else [emitted]
-        for tensor, value in zip(target, values, strict=False):
-            record = self.record(tensor)
-            assert record is not None
-            results = self.worlds(tensor)
-            wanted = from_torch_dtype(tensor.dtype)
-            value = self.op.cast(value, wanted)
-            if _is_smaller(value.shape, record.value.shape):
-                value = self._broadcast(value, self.trace.read(record))
-            self.describe(value, results, unbacked=record.unbacked)
-            self.trace.write(record, value)
-            if self.keep is not None:
-                self.keep(value, results)
-
-    def _broadcast(self, value: ir.Value, like: ir.Value) -> ir.Value:
-        if value.shape is None or like.shape is None:
-            return value
-        if len(value.shape.dims) > len(like.shape.dims):  # out= was resized
-            return value
-        return self.op.Expand(value, self.op.shape(like))
-
-    def worlds(self, tensor: torch.Tensor) -> dict[int, torch.Tensor]:
-        """The tensor in every active world that knows it."""
-        record = self.record(tensor)
-        if record is None:
-            return dict.fromkeys(self.trace.active, tensor)
-        known = {record.home: tensor, **record.worlds}
-        return {w: known[w] for w in self.trace.active if w in known}
-
-    def mutated(self, named: dict[str, torch.Tensor]) -> list[str]:
-        """The parameters and buffers that something was written into."""
-        return [
-            name
-            for name, tensor in named.items()
-            if tensor.untyped_storage()._cdata in self.promoted or self.constants.was_written(tensor)
-        ]
-
-    # Constants that start to vary
-
-    def promote(self, tensor: torch.Tensor, value: ir.Value | None = None) -> Record:
-        """Track a constant from now on, because something traced is written into it.
-
-        Args:
-            tensor: The constant.
-            value: Its graph value, an initializer unless given.
-        """
-        with torch._C.DisableTorchFunction():
-            base = tensor if tensor._base is None else tensor._base
-            nbytes = base.numel() * base.element_size()
-            if base is not tensor and nbytes != base.untyped_storage().nbytes():
-                base = tensor
-            if self.record(base) is None:
-                if value is None:
-                    value = self.constants.value(base)
-                self.constants.before_write(base)  # after the capture, which it copies
-                home = self.trace.active[0]
-                results = {
-                    w: base if w == home else base.detach().clone()
-                    for w in range(self.trace.world_count)
-                }
-                record = self.track(results, value, data=False)
-                record.memory.depth = 0  # it was there before any branch or loop
-                self.promoted[base.untyped_storage()._cdata] = (base, record)
-            found = self.record(tensor)
-        assert found is not None
-        return found
-
-    def adopt(self, tensor: torch.Tensor, base: torch.Tensor, owner: Record) -> Record:
-        """Track a tensor that shares the storage of a promoted one."""
-        with torch._C.DisableTorchFunction():
-            geometry = (
-                tensor.size(),
-                tensor.stride(),
-                tensor.storage_offset() - base.storage_offset(),
-            )
-            places = torch.arange(base.numel()).as_strided(*geometry).numpy().copy()
-            others = {w: t.as_strided(*geometry) for w, t in owner.worlds.items()}
-        op = self.op
-
-        def replay(value: ir.Value) -> ir.Value:
-            cut: ir.Value = op.Gather(op.Reshape(value, [-1]), places)
-            return cut
-
-        def put_back(value: ir.Value, view: ir.Value) -> ir.Value:
-            flat = op.ScatterElements(
-                op.Reshape(value, [-1]), places.reshape(-1), op.Reshape(view, [-1]), axis=0
-            )
-            whole: ir.Value = op.Reshape(flat, op.shape(value))
-            return whole
-
-        value = replay(self.trace.read(owner))
-        record = Record(value, owner.home, others, data=owner.data, memory=owner.memory,
-                        view=View(owner, replay, put_back))
-        self.describe(value, {owner.home: tensor, **others})
-        self.trace.attach(tensor, record)
-        return record
-
-
-class TensorMemory:
-    """A tensor's storage with the bytes it held before the first write.
-
-    Args:
-        tensor: Any tensor on that storage.
-    """
-
-    def __init__(self, tensor: torch.Tensor) -> None:
-        with torch._C.DisableTorchFunction():
-            self._flat = flat_bytes(tensor)
-            self._other = self._flat.clone()
-
-    def swap(self) -> None:
-        """Exchange the saved bytes and the current ones."""
-        with torch._C.DisableTorchFunction(), torch.no_grad():
-            now = self._flat.clone()
-            self._flat.copy_(self._other)
-            self._other = now
-
-
-def _is_smaller(shape: ir.Shape | None, target: ir.Shape | None) -> bool:
-    """Whether a result must be broadcast to what it is written to; unknown sizes are the same."""
-    if shape is None or target is None:
-        return False
-    if len(shape.dims) != len(target.dims):
-        return True
-    sizes = zip(shape.dims, target.dims, strict=True)
-    return any(isinstance(a, int) and a != b for a, b in sizes)
-
-
-def scatter_view(
-    op: Any, base: ir.Value, view: ir.Value, replay: Callable[[ir.Value], ir.Value]
-) -> ir.Value:
-    """Write a view back into its base by position: the view of the positions says where."""
-    shape = op.shape(base)
-    count = op.ReduceProd(shape, keepdims=0)
-    positions = op.Reshape(op.Range(0, count, 1), shape)
-    positions.shape = base.shape
-    positions.meta["sizes"] = base.meta.get("sizes")
-    places = op.Reshape(replay(positions), [-1])
-    flat = op.ScatterElements(op.Reshape(base, [-1]), places, op.Reshape(view, [-1]), axis=0)
-    result: ir.Value = op.Reshape(flat, shape)
-    return result
-
-
-def describe_arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> str:
-    """A call's arguments as ``float32[2, 3], dim=1``."""
-
-    def one(x: Any) -> str:
-        if isinstance(x, torch.Tensor):
-            return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}"
-        if isinstance(x, tuple | list):
-            inside = ", ".join(one(i) for i in x)
-            return f"[{inside}]" if isinstance(x, list) else f"({inside})"
-        return repr(x) if isinstance(x, int | float | str | None) else str(x)
-
-    return ", ".join([*(one(x) for x in args), *(f"{k}={one(v)}" for k, v in kwargs.items())])
-
-
-def unsupported_error(calls: Sequence[UnsupportedCall]) -> UnsupportedOpError:
-    """One error that lists every unsupported call, each distinct one once."""
-    lines: list[str] = []
-    seen: set[Any] = set()
-    for call in calls:
-        if (call.function, call.source) in seen:
-            continue
-        seen.add((call.function, call.source))
-        lines.append(f"no ONNX lowering for {call.function}({call.arguments})")
-        if call.reason:
-            lines.append(f"  {call.reason}")
-        if call.source is not None:
-            lines.append(f"  at {call.source}")
-            lines.append(call.source.excerpt())
-    first = calls[0].function
-    closest = registry.closest(first)
-    near = f"; the closest supported call is {closest}" if closest else ""
-    return UnsupportedOpError(
-        "\n".join(lines),
-        hint=f"register one with `@lowers({first})`, see docs/how-to/add-an-op{near}",
-    )

@@ -6,8 +6,8 @@ place in the function.
 """
 
 from __future__ import annotations
-
 import __future__
+
 import ast
 import functools
 from types import CodeType
@@ -78,7 +78,9 @@ def _wrapped(function: ast.FunctionDef, code: CodeType) -> ast.Module:
     if free:
         keep = ast.If(ast.Constant(0), [ast.Expr(ast.Name(n, ast.Load())) for n in free], [])
         first = function.body[0]
-        position = 1 if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else 0
+        position = (
+            1 if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else 0
+        )
         function.body.insert(position, ast.fix_missing_locations(ast.copy_location(keep, first)))
     owned: list[ast.stmt] = []
     if free:
@@ -139,13 +141,11 @@ class _Mangled(ast.NodeTransformer):
         private = name.startswith("__") and not name.endswith("__") and "." not in name
         return f"_{self._owner}{name}" if private and self._owner else name
 
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:  # noqa: N802 (ast's names, here and below)
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
         self.generic_visit(node)
         node.attr = self._mangle(node.attr)
         return node
 
-    def visit_Name(self, node: ast.Name) -> ast.AST:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> ast.AST:
         node.id = self._mangle(node.id)
         return node
-
-

@@ -21,8 +21,7 @@ _COMPARISONS = {
     ast.In: "in", ast.NotIn: "not_in",
 }  # fmt: skip
 _BUILTINS = frozenset(
-    "abs all any bool divmod enumerate float int isinstance len list max min print range reversed "
-    "round sum zip".split()
+    ["abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "print", "range", "reversed", "round", "sum", "zip"]
 )
 _MATH = frozenset(name for name in dir(math) if not name.startswith("_"))
 
@@ -52,7 +51,9 @@ class ExpressionConverter(ast.NodeTransformer):
         first_parameter: Name of the function's first parameter, for ``super()``.
     """
 
-    def __init__(self, hoist: Callable[[ast.expr], tuple[str, ast.expr]], first_parameter: str | None) -> None:
+    def __init__(
+        self, hoist: Callable[[ast.expr], tuple[str, ast.expr]], first_parameter: str | None
+    ) -> None:
         self._hoist = hoist
         self._first = first_parameter
         self._count = 0
@@ -73,22 +74,22 @@ class ExpressionConverter(ast.NodeTransformer):
 
     # Operators
 
-    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:  # noqa: N802 (ast's names, here and below)
+    def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
         values = [self.visit(v) for v in node.values]
         name = "and_" if isinstance(node.op, ast.And) else "or_"
         return staged_call(name, values[0], *(self.lazy(v) for v in values[1:]), at=node)
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:  # noqa: N802
+    def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         operand = self.visit(node.operand)
         if isinstance(node.op, ast.Not):
             return staged_call("not_", operand, at=node)
         return ast.copy_location(ast.UnaryOp(node.op, operand), node)
 
-    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:  # noqa: N802
+    def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         then, orelse = self.lazy(self.visit(node.body)), self.lazy(self.visit(node.orelse))
         return staged_call("ifexp", self.visit(node.test), then, orelse, at=node)
 
-    def visit_Compare(self, node: ast.Compare) -> ast.expr:  # noqa: N802
+    def visit_Compare(self, node: ast.Compare) -> ast.expr:
         operands = [self.visit(x) for x in (node.left, *node.comparators)]
         if len(node.ops) == 1:
             return self._comparison(node, node.ops[0], *operands)
@@ -107,10 +108,12 @@ class ExpressionConverter(ast.NodeTransformer):
     def _comparison(self, at: ast.AST, op: ast.cmpop, left: ast.expr, right: ast.expr) -> ast.expr:
         name = _COMPARISONS.get(type(op))
         if name is None:  # `is` asks for identity, which Python knows
-            return ast.fix_missing_locations(ast.copy_location(ast.Compare(left, [op], [right]), at))
+            return ast.fix_missing_locations(
+                ast.copy_location(ast.Compare(left, [op], [right]), at)
+            )
         return staged_call("compare", ast.Constant(name), left, right, at=at)
 
-    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:  # noqa: N802
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         value, index = self.visit(node.value), self.visit(node.slice)
         if isinstance(node.ctx, ast.Load) and not _is_plain_index(node.slice):
             return staged_call("getitem", value, index, at=node)
@@ -118,7 +121,7 @@ class ExpressionConverter(ast.NodeTransformer):
 
     # Calls
 
-    def visit_Call(self, node: ast.Call) -> ast.expr:  # noqa: N802
+    def visit_Call(self, node: ast.Call) -> ast.expr:
         function = node.func
         is_super = isinstance(function, ast.Name) and function.id == "super"
         if is_super and not node.args and self._first is not None:
@@ -126,20 +129,24 @@ class ExpressionConverter(ast.NodeTransformer):
                 ast.Name("__class__", ast.Load()),
                 ast.Name(self._first, ast.Load()),
             ]
-            return ast.fix_missing_locations(ast.copy_location(ast.Call(function, arguments, []), node))
+            return ast.fix_missing_locations(
+                ast.copy_location(ast.Call(function, arguments, []), node)
+            )
         args = [self.visit(a) for a in node.args]
         keywords = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
         converted = self.visit(function)
         if _may_be_builtin(function):
             converted = staged_call("call", converted, at=function)
-        return ast.fix_missing_locations(ast.copy_location(ast.Call(converted, args, keywords), node))
+        return ast.fix_missing_locations(
+            ast.copy_location(ast.Call(converted, args, keywords), node)
+        )
 
     # Comprehensions
 
-    def visit_ListComp(self, node: ast.ListComp) -> ast.expr:  # noqa: N802
+    def visit_ListComp(self, node: ast.ListComp) -> ast.expr:
         return self._comprehension(node, "comprehension")
 
-    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.expr:  # noqa: N802
+    def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.expr:
         return self._comprehension(node, "generator")
 
     def _comprehension(self, node: ast.ListComp | ast.GeneratorExp, operator: str) -> ast.expr:
@@ -164,7 +171,7 @@ class ExpressionConverter(ast.NodeTransformer):
         function = _function_of(target, body)
         return ast.fix_missing_locations(ast.copy_location(function, body))
 
-    def visit_Lambda(self, node: ast.Lambda) -> ast.expr:  # noqa: N802
+    def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         return ast.copy_location(ast.Lambda(node.args, self.visit(node.body)), node)
 
 
@@ -187,7 +194,9 @@ def _function_of(target: ast.expr, body: ast.expr) -> ast.Lambda:
         call = ast.Call(ast.Lambda(_parameters(*names), body), [whole], [])
         return ast.Lambda(_parameters(f"{PREFIX}items"), call)
     # a starred target: let a comprehension over one item take it apart
-    generator = ast.comprehension(target, ast.List([ast.Name(f"{PREFIX}items", ast.Load())], ast.Load()), [], 0)
+    generator = ast.comprehension(
+        target, ast.List([ast.Name(f"{PREFIX}items", ast.Load())], ast.Load()), [], 0
+    )
     picked = ast.Subscript(ast.ListComp(body, [generator]), ast.Constant(0), ast.Load())
     return ast.Lambda(_parameters(f"{PREFIX}items"), picked)
 
@@ -201,11 +210,11 @@ def _is_plain_index(index: ast.expr) -> bool:
 
 def _may_be_builtin(function: ast.expr) -> bool:
     if isinstance(function, ast.Name):
-        return function.id in _BUILTINS or (function.id in _MATH and not hasattr(builtins, function.id))
+        return function.id in _BUILTINS or (
+            function.id in _MATH and not hasattr(builtins, function.id)
+        )
     return (
         isinstance(function, ast.Attribute)
         and isinstance(function.value, ast.Name)
         and function.attr in _MATH
     )
-
-

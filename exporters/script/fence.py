@@ -42,7 +42,7 @@ class _Fence(ast.NodeVisitor):
             )
         super().visit(node)
 
-    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:  # noqa: N802 (ast's name)
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
         """Nested functions are judged when they are compiled themselves."""
 
     visit_AsyncFunctionDef = visit_Lambda = visit_ClassDef = visit_FunctionDef  # type: ignore[assignment]  # noqa: N815

@@ -63,7 +63,9 @@ def script(function: _F) -> _F:
         target = forward
     plain = inspect.unwrap(getattr(target, "__func__", target))
     if not isinstance(plain, types.FunctionType):
-        raise TypeError(f"script takes a function, a method or a module, not {type(function).__name__}")
+        raise TypeError(
+            f"script takes a function, a method or a module, not {type(function).__name__}"
+        )
     _marks[plain.__code__] = weakref.ref(plain)
     return function
 
@@ -93,7 +95,9 @@ def target_of(where: FrameType | CodeType) -> Target | None:
         where: A frame, or just its code.
     """
     if isinstance(where, types.CodeType):
-        modules = [m for m in sys.modules.values() if getattr(m, "__file__", None) == where.co_filename]
+        modules = [
+            m for m in sys.modules.values() if getattr(m, "__file__", None) == where.co_filename
+        ]
         namespace = modules[0].__dict__ if modules else {}
         functions = list(_functions_of(where, namespace, None))
         return Target(where, functions) if functions else None

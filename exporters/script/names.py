@@ -10,11 +10,20 @@ from exporters.script.structure import breaks_by
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["bound_names", "captured_names", "live_before", "mutated_lists", "read_names", "shared_names"]
+__all__ = [
+    "bound_names",
+    "captured_names",
+    "live_before",
+    "mutated_lists",
+    "read_names",
+    "shared_names",
+]
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_LIST_METHODS = frozenset({"append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort"})
+_LIST_METHODS = frozenset(
+    {"append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort"}
+)
 
 
 class _Names(ast.NodeVisitor):
@@ -24,13 +33,13 @@ class _Names(ast.NodeVisitor):
         self.bound: set[str] = set()
         self.read: set[str] = set()
 
-    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802 (ast's names, here and below)
+    def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load):
             self.read.add(node.id)
         else:
             self.bound.add(node.id)
 
-    def visit_AugAssign(self, node: ast.AugAssign) -> None:  # noqa: N802
+    def visit_AugAssign(self, node: ast.AugAssign) -> None:
         if isinstance(node.target, ast.Name):
             self.read.add(node.target.id)
         self.generic_visit(node)
@@ -44,7 +53,7 @@ class _Names(ast.NodeVisitor):
 
     visit_FunctionDef = visit_AsyncFunctionDef = _function  # noqa: N815
 
-    def visit_Lambda(self, node: ast.Lambda) -> None:  # noqa: N802
+    def visit_Lambda(self, node: ast.Lambda) -> None:
         for x in (*node.args.defaults, *node.args.kw_defaults):
             if x is not None:
                 self.visit(x)
@@ -59,7 +68,7 @@ class _Names(ast.NodeVisitor):
         outer = _declared(body)
         self.read |= (inner.read - own) - (inner.bound - outer) | (inner.read & outer)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> None:  # noqa: N802
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
         self.bound.add(node.name)
         inner = _Names()
         for x in (*node.bases, *node.decorator_list):
@@ -81,7 +90,7 @@ class _Names(ast.NodeVisitor):
 
     visit_ListComp = visit_SetComp = visit_DictComp = visit_GeneratorExp = _comprehension  # noqa: N815
 
-    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:  # noqa: N802
+    def visit_ExceptHandler(self, node: ast.ExceptHandler) -> None:
         if node.name is not None:
             self.bound.add(node.name)
         self.generic_visit(node)
@@ -89,14 +98,14 @@ class _Names(ast.NodeVisitor):
     def visit_alias(self, node: ast.alias) -> None:
         self.bound.add((node.asname or node.name).partition(".")[0])
 
-    def visit_MatchAs(self, node: ast.MatchAs) -> None:  # noqa: N802
+    def visit_MatchAs(self, node: ast.MatchAs) -> None:
         if node.name is not None:
             self.bound.add(node.name)
         self.generic_visit(node)
 
     visit_MatchStar = visit_MatchAs  # type: ignore[assignment]  # noqa: N815
 
-    def visit_MatchMapping(self, node: ast.MatchMapping) -> None:  # noqa: N802
+    def visit_MatchMapping(self, node: ast.MatchMapping) -> None:
         if node.rest is not None:
             self.bound.add(node.rest)
         self.generic_visit(node)

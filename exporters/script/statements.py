@@ -71,7 +71,9 @@ class StatementConverter:
         """The function's new body."""
         doc = self.node.body[:1] if ast.get_docstring(self.node, clean=False) is not None else []
         body = self.block(structure(self.node.body), set())
-        locals_ = sorted((self.bound | self.made) - self.parameters - self.globals - _declared_outer(self.node))
+        locals_ = sorted(
+            (self.bound | self.made) - self.parameters - self.globals - _declared_outer(self.node)
+        )
         if locals_:  # every name is the function's own, also where only a nested function binds it
             targets: list[ast.expr] = [ast.Name(n, ast.Store()) for n in locals_]
             never = ast.If(ast.Constant(0), [ast.Assign(targets, ast.Constant(None))], [])
@@ -110,7 +112,9 @@ class StatementConverter:
         if isinstance(s, ast.For):
             return self._for(s, after)
         if isinstance(s, ast.With):
-            items = [ast.withitem(self.expression(i.context_expr), i.optional_vars) for i in s.items]
+            items = [
+                ast.withitem(self.expression(i.context_expr), i.optional_vars) for i in s.items
+            ]
             return [_at(s, ast.With(items, self.block(s.body, after)))]
         if isinstance(s, ast.Try):
             return [self._try(s, after)]
@@ -122,7 +126,9 @@ class StatementConverter:
             return [s]
         if isinstance(s, ast.Assert):
             message = self.expression(s.msg) if s.msg is not None else ast.Constant(None)
-            call = staged_call("assert_", self.expression(s.test), self.expressions.lazy(message), at=s)
+            call = staged_call(
+                "assert_", self.expression(s.test), self.expressions.lazy(message), at=s
+            )
             return [_at(s, ast.Expr(call))]
         if isinstance(s, ast.Assign) and len(s.targets) == 1 and _is_run_time_place(s.targets[0]):
             return [self._set_item(s, s.targets[0], self.expression(s.value))]  # type: ignore[arg-type]
@@ -132,7 +138,9 @@ class StatementConverter:
             if isinstance(value, ast.expr):
                 setattr(s, field, self.expression(value))
             elif isinstance(value, list):
-                setattr(s, field, [self.expression(v) if isinstance(v, ast.expr) else v for v in value])
+                setattr(
+                    s, field, [self.expression(v) if isinstance(v, ast.expr) else v for v in value]
+                )
         return [s]
 
     def expression(self, node: ast.expr) -> ast.expr:
@@ -183,7 +191,12 @@ class StatementConverter:
         self.hoisted = before
         body = self._body(body_name, s.body, after | live, bound, s)
         call = staged_call("while_", _load(test_name, s), _load(body_name, s), scope, at=s.test)
-        return [_function(test_name, test_body, s.test), body, *scope_parts, _at(s.test, ast.Expr(call))]
+        return [
+            _function(test_name, test_body, s.test),
+            body,
+            *scope_parts,
+            _at(s.test, ast.Expr(call)),
+        ]
 
     def _for(self, s: ast.For, after: set[str]) -> list[ast.stmt]:
         live = live_before([s], after)
@@ -207,7 +220,8 @@ class StatementConverter:
         body = self.block(s.body, everything)
         self.fenced = before
         handlers = [
-            _at(h, ast.ExceptHandler(h.type, h.name, self.block(h.body, everything))) for h in s.handlers
+            _at(h, ast.ExceptHandler(h.type, h.name, self.block(h.body, everything)))
+            for h in s.handlers
         ]
         return _at(
             s,
@@ -223,7 +237,9 @@ class StatementConverter:
         """Cases of plain values become comparisons; patterns of structure stay Python's."""
         if not all(_is_value_pattern(c.pattern) for c in s.cases):
             subject = self.expression(s.subject)
-            cases = [ast.match_case(c.pattern, c.guard, self.block(c.body, after)) for c in s.cases]
+            cases = [
+                ast.match_case(c.pattern, c.guard, self.block(c.body, after)) for c in s.cases
+            ]
             return [_at(s, ast.Match(subject, cases))]
         name = self.name("subject")
         self.made.add(name)
@@ -281,7 +297,12 @@ class StatementConverter:
         self.hoisted = before
         self.made.update(bound)
         place = statements[0] if statements else at
-        return _function(name, [*self._declare(sorted(bound), at), *(inner or [_at(at, ast.Pass())])], place, *parameters)
+        return _function(
+            name,
+            [*self._declare(sorted(bound), at), *(inner or [_at(at, ast.Pass())])],
+            place,
+            *parameters,
+        )
 
     def _declare(self, names: Sequence[str], at: ast.AST) -> list[ast.stmt]:
         """``nonlocal`` and ``global`` for names that a nested function binds for the function."""
@@ -346,8 +367,12 @@ class _Renamed(ast.NodeTransformer):
     def __init__(self, old: str, new: str) -> None:
         self._old, self._new = old, new
 
-    def visit_Name(self, node: ast.Name) -> ast.Name:  # noqa: N802 (ast's name)
-        return ast.copy_location(ast.Name(self._new, node.ctx), node) if node.id == self._old else node
+    def visit_Name(self, node: ast.Name) -> ast.Name:
+        return (
+            ast.copy_location(ast.Name(self._new, node.ctx), node)
+            if node.id == self._old
+            else node
+        )
 
 
 def _bound_value(name: str) -> ast.expr:
@@ -439,7 +464,9 @@ def _declared_outer(node: ast.FunctionDef) -> set[str]:
         child = pending.pop()
         if isinstance(child, ast.Nonlocal):
             found.update(child.names)
-        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+        elif not isinstance(
+            child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
+        ):
             pending += list(ast.iter_child_nodes(child))
     return found
 
@@ -450,7 +477,9 @@ def _is_generator(node: ast.FunctionDef) -> bool:
         child = pending.pop()
         if isinstance(child, ast.Yield | ast.YieldFrom):
             return True
-        if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef):
+        if not isinstance(
+            child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
+        ):
             pending += list(ast.iter_child_nodes(child))
     return False
 

@@ -77,7 +77,9 @@ class _Structurer:
 
     # Jumps
 
-    def _jump(self, jump: ast.Return | ast.Break | ast.Continue, context: _Context) -> list[ast.stmt]:
+    def _jump(
+        self, jump: ast.Return | ast.Break | ast.Continue, context: _Context
+    ) -> list[ast.stmt]:
         if isinstance(jump, ast.Return):
             if context.returned is None:
                 return [jump]
@@ -112,7 +114,12 @@ class _Structurer:
 
     def _compound(self, s: ast.stmt, rest: list[ast.stmt], context: _Context) -> list[ast.stmt]:
         """A statement that may jump from its middle: flags say afterwards whether it did."""
-        if context.returned is None and not rest and always_jumps([s]) and isinstance(s, ast.With | ast.Match):
+        if (
+            context.returned is None
+            and not rest
+            and always_jumps([s])
+            and isinstance(s, ast.With | ast.Match)
+        ):
             return [self._inside(s, context)]
         before: list[ast.stmt] = []
         after: list[ast.stmt] = []
@@ -137,7 +144,9 @@ class _Structurer:
             test: ast.expr = _load(flags[0], s)
             if len(flags) > 1:
                 test = _like(s, ast.BoolOp(ast.Or(), [_load(f, s) for f in flags]))
-            guard = _like(s, ast.If(_like(s, ast.UnaryOp(ast.Not(), test)), self.block(rest, context), []))
+            guard = _like(
+                s, ast.If(_like(s, ast.UnaryOp(ast.Not(), test)), self.block(rest, context), [])
+            )
             return [*before, changed, guard]
         return [*before, changed, *self.block(rest, context)]
 
@@ -146,11 +155,15 @@ class _Structurer:
         if isinstance(s, ast.With):
             return _like(s, ast.With(s.items, self.block(s.body, context)))
         if isinstance(s, ast.Match):
-            cases = [ast.match_case(c.pattern, c.guard, self.block(c.body, context) or [_pass(s)]) for c in s.cases]
+            cases = [
+                ast.match_case(c.pattern, c.guard, self.block(c.body, context) or [_pass(s)])
+                for c in s.cases
+            ]
             return _like(s, ast.Match(s.subject, cases))
         assert isinstance(s, ast.Try)
         handlers = [
-            _like(h, ast.ExceptHandler(h.type, h.name, self.block(h.body, context) or [_pass(h)])) for h in s.handlers
+            _like(h, ast.ExceptHandler(h.type, h.name, self.block(h.body, context) or [_pass(h)]))
+            for h in s.handlers
         ]
         return _like(
             s,
@@ -174,7 +187,9 @@ class _Structurer:
         before: list[ast.stmt] = []
         after: list[ast.stmt] = []
         returns = any(_returns(b) for b in s.body)
-        endless = isinstance(s, ast.While) and isinstance(s.test, ast.Constant) and bool(s.test.value)
+        endless = (
+            isinstance(s, ast.While) and isinstance(s.test, ast.Constant) and bool(s.test.value)
+        )
         if returns:
             if context.returned is None:
                 flag, value = self.name("returned"), self.name("value")
@@ -240,7 +255,10 @@ def always_jumps(statements: Sequence[ast.stmt]) -> bool:
     if isinstance(last, ast.With):
         return always_jumps(last.body)
     if isinstance(last, _Match):
-        complete = any(isinstance(c.pattern, ast.MatchAs) and c.pattern.pattern is None and c.guard is None for c in last.cases)
+        complete = any(
+            isinstance(c.pattern, ast.MatchAs) and c.pattern.pattern is None and c.guard is None
+            for c in last.cases
+        )
         return complete and all(always_jumps(c.body) for c in last.cases)
     return False
 
@@ -250,7 +268,9 @@ def _jumps(statement: ast.stmt) -> bool:
     pending: list[tuple[ast.AST, bool]] = [(statement, False)]
     while pending:
         node, in_loop = pending.pop()
-        if isinstance(node, ast.Return) or (isinstance(node, ast.Break | ast.Continue) and not in_loop):
+        if isinstance(node, ast.Return) or (
+            isinstance(node, ast.Break | ast.Continue) and not in_loop
+        ):
             return True
         for child in ast.iter_child_nodes(node):
             if not isinstance(child, _FUNCTIONS):
@@ -262,7 +282,9 @@ def _returns(statement: ast.AST) -> bool:
     """Whether a statement holds a ``return`` of its own function."""
     if isinstance(statement, ast.Return):
         return True
-    return any(_returns(c) for c in ast.iter_child_nodes(statement) if not isinstance(c, _FUNCTIONS))
+    return any(
+        _returns(c) for c in ast.iter_child_nodes(statement) if not isinstance(c, _FUNCTIONS)
+    )
 
 
 def _breaks(loop: ast.For | ast.While) -> bool:

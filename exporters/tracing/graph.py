@@ -91,9 +91,7 @@ def schema_of(op_type: str, opset: int, domain: str) -> _Schema:
         onnx.defs.SchemaError: The opset has no such operator: a bug in a lowering.
     """
     schema = onnx.defs.get_schema(op_type, opset, domain)
-    allowed = {
-        c.type_param_str: frozenset(c.allowed_type_strs) for c in schema.type_constraints
-    }
+    allowed = {c.type_param_str: frozenset(c.allowed_type_strs) for c in schema.type_constraints}
 
     def formals(parameters: Sequence[Any]) -> tuple[_Formal, ...]:
         return tuple(
@@ -385,7 +383,9 @@ class GraphBuilder:
         constant = x.const_value
         if constant is not None and constant.size <= _SMALL_CONSTANT:
             return self.constant(constant.numpy().astype(dtype.numpy()))
-        return self.once(("cast", x, dtype), lambda block: self.emit("Cast", x, to=dtype, block=block), x)
+        return self.once(
+            ("cast", x, dtype), lambda block: self.emit("Cast", x, to=dtype, block=block), x
+        )
 
     def once(self, key: Any, make: Any, *operands: ir.Value) -> ir.Value:
         """``make(block)``, or what it made before where that is still in scope.
@@ -465,7 +465,9 @@ class GraphBuilder:
         value.shape = ir.Shape([len(sizes)])
         return value
 
-    def reshape(self, x: ir.Value, sizes: Sequence[Any], *, copied: Sequence[bool] = ()) -> ir.Value:
+    def reshape(
+        self, x: ir.Value, sizes: Sequence[Any], *, copied: Sequence[bool] = ()
+    ) -> ir.Value:
         """``Reshape`` with 0 ("as in ``x``") and -1 ("the rest") wherever they say the same.
 
         Args:
@@ -490,7 +492,9 @@ class GraphBuilder:
         if allow_zero:
             target = list(sizes)
         return self.emit(
-            "Reshape", x, [*target] if target else np.zeros([0], np.int64),
+            "Reshape",
+            x,
+            [*target] if target else np.zeros([0], np.int64),
             allowzero=1 if allow_zero else None,
         )
 
@@ -548,5 +552,7 @@ def _number(x: complex, dtype: ir.DataType | None) -> np.ndarray[Any, Any]:
             return np.asarray(info.max if x > 0 else info.min, numpy_dtype)
         x = int(x)
     if isinstance(x, int) and not isinstance(x, bool) and numpy_dtype.kind in "iu":
-        return np.asarray(x & ((1 << (8 * numpy_dtype.itemsize)) - 1), np.uint64).astype(numpy_dtype)
+        return np.asarray(x & ((1 << (8 * numpy_dtype.itemsize)) - 1), np.uint64).astype(
+            numpy_dtype
+        )
     return np.asarray(x).astype(numpy_dtype)

@@ -18,16 +18,10 @@ __all__ = ["broadcast_dims", "infer_shape"]
 Dims = list[int | None]
 
 _ELEMENTWISE = frozenset(
-    "Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift BitwiseAnd BitwiseNot BitwiseOr "
-    "BitwiseXor Cast CastLike Ceil Celu Clip Cos Cosh Div Elu Equal Erf Exp Floor Gelu Greater "
-    "GreaterOrEqual HardSigmoid HardSwish Hardmax Identity IsInf IsNaN LeakyRelu Less "
-    "LessOrEqual Log LogSoftmax Max Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round "
-    "Selu Sigmoid Sign Sin Sinh Softmax Softplus Softsign Sqrt Sub Tan Tanh ThresholdedRelu "
-    "Where Xor CumSum".split()
+    ["Abs", "Acos", "Acosh", "Add", "And", "Asin", "Asinh", "Atan", "Atanh", "BitShift", "BitwiseAnd", "BitwiseNot", "BitwiseOr", "BitwiseXor", "Cast", "CastLike", "Ceil", "Celu", "Clip", "Cos", "Cosh", "Div", "Elu", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "HardSigmoid", "HardSwish", "Hardmax", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "LogSoftmax", "Max", "Min", "Mish", "Mod", "Mul", "Neg", "Not", "Or", "PRelu", "Pow", "Reciprocal", "Relu", "Round", "Selu", "Sigmoid", "Sign", "Sin", "Sinh", "Softmax", "Softplus", "Softsign", "Sqrt", "Sub", "Tan", "Tanh", "ThresholdedRelu", "Where", "Xor", "CumSum"]
 )
 _REDUCTIONS = frozenset(
-    "ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd "
-    "ReduceSum ReduceSumSquare".split()
+    ["ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSum", "ReduceSumSquare"]
 )
 
 
@@ -69,7 +63,11 @@ def infer_shape(
         sizes = _ints(operands[1])
         if sizes is not None:
             return [
-                s if s > 0 else first[i] if s == 0 and first is not None and i < len(first) else None
+                s
+                if s > 0
+                else first[i]
+                if s == 0 and first is not None and i < len(first)
+                else None
                 for i, s in enumerate(sizes)
             ]
         length = _dims(operands[1])
@@ -82,7 +80,9 @@ def infer_shape(
                 return [*sizes]
             return None if first is None else broadcast_dims([first, [*sizes]])
         if length and length[0] is not None:
-            rank = length[0] if first is None or op_type != "Expand" else max(len(first), length[0])
+            rank = (
+                length[0] if first is None or op_type != "Expand" else max(len(first), length[0])
+            )
             return [None] * rank
         return None
     if op_type == "Range":
@@ -138,8 +138,11 @@ def _infer_from_first(
         second = _dims(operands[1])
         if second is None or rank < 2 or len(second) < 2:
             return None
-        return [*broadcast_dims([first[:-2], second[:-2]] if rank > 2 or len(second) > 2 else [[]]),
-                first[-2], second[-1]]
+        return [
+            *broadcast_dims([first[:-2], second[:-2]] if rank > 2 or len(second) > 2 else [[]]),
+            first[-2],
+            second[-1],
+        ]
     if op_type in ("ScatterND", "ScatterElements", "LayerNormalization", "BatchNormalization"):
         return first
     if op_type == "GatherElements":

@@ -182,7 +182,9 @@ class StagedList(list[Any]):
             return trace.frontend.track_value(picked, value, unbacked=True)
         value.shape = ir.Shape([])
         scalar = op.cast(value, _NUMBERS[self.item.number])
-        return trace.number(ScalarRecord(trace, picked, data=True, scalar=scalar), self.item.number)
+        return trace.number(
+            ScalarRecord(trace, picked, data=True, scalar=scalar), self.item.number
+        )
 
     def append(self, item: Any) -> None:
         """Add an item at the end."""
@@ -222,7 +224,9 @@ class StagedList(list[Any]):
         """Take an item out."""
         item = self[index]
         number = self.trace.number_in
-        self._put(self._change(lambda items, _, w: items.pop(number(index, w))), "SequenceErase", index)
+        self._put(
+            self._change(lambda items, _, w: items.pop(number(index, w))), "SequenceErase", index
+        )
         return item
 
     def clear(self) -> None:

@@ -45,7 +45,6 @@ from exporters.tracing.staging import (
     seal,
     worlds_of,
 )
-
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
@@ -169,7 +168,10 @@ class _StagedLoop:
         self.test = test
         self.over = over
         self.ways = Ways(
-            trace, ("zero iterations", "an iteration", *["an iteration"] * 8), scope.source, loose=True
+            trace,
+            ("zero iterations", "an iteration", *["an iteration"] * 8),
+            scope.source,
+            loose=True,
         )
         self.names = scope.get()
         self.trips: dict[int, int] = {}
@@ -249,7 +251,11 @@ class _StagedLoop:
                 trips = 0
                 limit = self._limit(world, forced=forced)
                 while limit is None or trips < limit:
-                    if not forced and self.test is not None and not condition_in(trace, self.test(), world):
+                    if (
+                        not forced
+                        and self.test is not None
+                        and not condition_in(trace, self.test(), world)
+                    ):
                         break
                     if self.over is None:
                         self.body()
@@ -336,10 +342,15 @@ class _Watch:
         """The names and places through which a list that grew or shrank is reached."""
         found = [
             Reference(name, index)
-            for index, (name, x) in enumerate(zip(self.loop.scope.names, self.loop.names, strict=True))
+            for index, (name, x) in enumerate(
+                zip(self.loop.scope.names, self.loop.names, strict=True)
+            )
             if x is change.container
         ]
-        found += [Reference(label, None, c, k) for c, k, label in self.snapshot.places_of(change.container)]
+        found += [
+            Reference(label, None, c, k)
+            for c, k, label in self.snapshot.places_of(change.container)
+        ]
         if not found:
             raise_unowned(change.label, self.loop.scope)
         return found
@@ -387,7 +398,10 @@ class _Watch:
         types = [leaf_type(self.trace, x) for x in leaves]
         for known in seen.values:
             known_leaves, known_tree = flatten_state(self.trace, known)
-            if known_tree.describe() == tree.describe() and [leaf_type(self.trace, x) for x in known_leaves] == types:
+            if (
+                known_tree.describe() == tree.describe()
+                and [leaf_type(self.trace, x) for x in known_leaves] == types
+            ):
                 break
         else:
             if len(seen.values) < 4:
@@ -404,7 +418,9 @@ class _Watch:
             return True
         return same(self.loop._bare(start, self.world), value)
 
-    def _note_list(self, reference: Reference, seen: Seen, start: list[Any], value: list[Any]) -> None:
+    def _note_list(
+        self, reference: Reference, seen: Seen, start: list[Any], value: list[Any]
+    ) -> None:
         before = self.lengths.get(reference.identity, len(start))
         gained = len(value) - before
         self.lengths[reference.identity] = len(value)
@@ -417,7 +433,9 @@ class _Watch:
 class _Recording:
     """Records the body once, with the state that the replays showed."""
 
-    def __init__(self, loop: _StagedLoop, memories: dict[int, Record], unscanned: set[Any]) -> None:
+    def __init__(
+        self, loop: _StagedLoop, memories: dict[int, Record], unscanned: set[Any]
+    ) -> None:
         self.loop = loop
         self.trace = loop.trace
         self.memories = memories
@@ -471,7 +489,9 @@ class _Recording:
             return None
         shapes = {s for leaf in seen.shapes for per_world in leaf.values() for s in per_world}
         ranks = {len(s) for s in shapes}
-        per_world = [set().union(*(leaf.get(w, set()) for leaf in seen.shapes)) for w in self.loop.trips]
+        per_world = [
+            set().union(*(leaf.get(w, set()) for leaf in seen.shapes)) for w in self.loop.trips
+        ]
         if len(ranks) > 1 or any(len(s) > 1 for s in per_world):
             return None
         return item_type(self.trace, [seen.start, *seen.values])
@@ -494,7 +514,9 @@ class _Recording:
 
     def _prepare(self, block: Block) -> None:
         trace, builder = self.trace, self.trace.builder
-        self.number = self._input("iteration", LeafType("number", ir.DataType.INT64, 0, int), block)
+        self.number = self._input(
+            "iteration", LeafType("number", ir.DataType.INT64, 0, int), block
+        )
         keep = self._input("condition", LeafType("number", ir.DataType.BOOL, 0, bool), block)
         block.inputs = [self.number, keep]
         names = list(self.loop.names)
@@ -510,8 +532,11 @@ class _Recording:
         self.loop.scope.set(tuple(names))
         for record in self.memories.values():
             before = trace.read(record)
-            value = ir.Value(name=builder.unique_name(f"{before.name}_in"), type=before.type,
-                             shape=None if before.shape is None else before.shape.copy())
+            value = ir.Value(
+                name=builder.unique_name(f"{before.name}_in"),
+                type=before.type,
+                shape=None if before.shape is None else before.shape.copy(),
+            )
             value.meta.update(before.meta)
             value.meta["block"] = block
             block.inputs.append(value)
@@ -565,7 +590,9 @@ class _Recording:
         index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
         if index >= len(seen.shapes):
             return []
-        return [s for shapes in seen.shapes[index].values() for s in shapes if len(s) == slot.type.rank]
+        return [
+            s for shapes in seen.shapes[index].values() for s in shapes if len(s) == slot.type.rank
+        ]
 
     def _body(self) -> None:
         loop, trace = self.loop, self.trace
@@ -588,7 +615,9 @@ class _Recording:
         if loop.test is not None:
             again = loop.test()
             staged = is_staged(trace, again)
-            self.condition = condition_value(trace, again) if staged else trace.builder.operand(bool(again))
+            self.condition = (
+                condition_value(trace, again) if staged else trace.builder.operand(bool(again))
+            )
         for reference, _, merged in self.carried:
             after = self._after(reference, outcome)
             leaves, tree = flatten_state(trace, after)
@@ -619,7 +648,10 @@ class _Recording:
         result: list[ir.Value] = []
         for value in values:
             own = seal(self.trace, value, block)
-            if any(own is v for v in (*result, *self.outputs[: len(result)])) or own in block.inputs:
+            if (
+                any(own is v for v in (*result, *self.outputs[: len(result)]))
+                or own in block.inputs
+            ):
                 own = self.trace.builder.emit("Identity", value, block=block)
                 own.type, own.shape = value.type, value.shape
             result.append(own)
@@ -629,12 +661,18 @@ class _Recording:
         if reference.name is not None:
             return outcome.values[reference.name]
         container = reference.container
-        return container.get(reference.key, UNBOUND) if isinstance(container, dict) else container[reference.key]
+        return (
+            container.get(reference.key, UNBOUND)
+            if isinstance(container, dict)
+            else container[reference.key]
+        )
 
     def _require_known_state(self, outcome: Outcome) -> None:
         """Whatever the body changes must have been seen to change in the replays."""
         known = {r.identity for r, *_ in (*self.carried, *self.scans)}
-        for index, (name, before) in enumerate(zip(self.loop.scope.names, self.loop.names, strict=True)):
+        for index, (name, before) in enumerate(
+            zip(self.loop.scope.names, self.loop.names, strict=True)
+        ):
             if index in known:
                 continue
             after = outcome.values[index]
@@ -644,7 +682,11 @@ class _Recording:
                 raise _Again
 
     def _require_type(self, reference: Reference, slot: Slot, leaf: Any) -> None:
-        found = leaf_type(self.trace, leaf) if slot.type.kind != "list" or isinstance(leaf, StagedList) else slot.type
+        found = (
+            leaf_type(self.trace, leaf)
+            if slot.type.kind != "list" or isinstance(leaf, StagedList)
+            else slot.type
+        )
         number_to_array = slot.type.kind == "array" and found.kind == "number"
         wider = slot.type.kind == "number" and found.kind == "number"
         if found != slot.type and not number_to_array and not wider:
@@ -667,12 +709,22 @@ class _Recording:
             inner.append(condition)
         outputs = [condition, *self.outputs, *(v for values in self.scanned for v in values)]
         nodes = live_nodes(block.nodes, outputs)
-        graph = ir.Graph(block.inputs, outputs, nodes=nodes, initializers=inner, name=op.unique_name("body"))
+        graph = ir.Graph(
+            block.inputs, outputs, nodes=nodes, initializers=inner, name=op.unique_name("body")
+        )
         count = None if loop.over is None else op.operand(loop.over.count, ir.DataType.INT64)
         start = None
         if loop.test is not None:
-            start = condition_value(trace, first) if is_staged(trace, first) else op.operand(bool(first))
-            if start.const_value is not None and bool(start.const_value.numpy()) and count is not None:
+            start = (
+                condition_value(trace, first)
+                if is_staged(trace, first)
+                else op.operand(bool(first))
+            )
+            if (
+                start.const_value is not None
+                and bool(start.const_value.numpy())
+                and count is not None
+            ):
                 start = None
         if start is None and not initial:
             start = op.operand(True)  # the schema wants two inputs
@@ -714,7 +766,9 @@ class _Recording:
             self._bind(reference, self._scan_result(seen, item, outputs), names)
         loop.scope.set(tuple(names))
 
-    def _result(self, reference: Reference, seen: Seen, merged: Merged, slot: Slot, value: ir.Value) -> Any:
+    def _result(
+        self, reference: Reference, seen: Seen, merged: Merged, slot: Slot, value: ir.Value
+    ) -> Any:
         trace = self.trace
         index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
         worlds: dict[int, Any] = {}

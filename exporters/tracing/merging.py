@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from exporters.tracing.source import Source
     from exporters.tracing.trace import Trace
 
-__all__ = ["KEEP", "LeafType", "Merged", "Slot", "UNBOUND", "is_leaf", "leaf_type", "make_leaf"]
+__all__ = ["KEEP", "UNBOUND", "LeafType", "Merged", "Slot", "is_leaf", "leaf_type", "make_leaf"]
 
 
 class _Unbound:
@@ -224,7 +224,10 @@ class Ways:
                 return arrays[0]
         elif len(kinds) == 1:
             first = types[0]
-            if all((t.dtype, t.rank, t.number) == (first.dtype, first.rank, first.number) for t in types):
+            if all(
+                (t.dtype, t.rank, t.number) == (first.dtype, first.rank, first.number)
+                for t in types
+            ):
                 return first
         self._mismatch(label, group)
         raise AssertionError
@@ -339,8 +342,4 @@ def static_dims(values: Sequence[ir.Value]) -> list[int | None] | None:
     if any(s is None for s in shapes) or len({len(s) for s in shapes if s is not None}) != 1:
         return None
     columns = zip(*(s for s in shapes if s is not None), strict=True)
-    return [
-        c[0] if all(isinstance(d, int) and d == c[0] for d in c) else None for c in columns
-    ]
-
-
+    return [c[0] if all(isinstance(d, int) and d == c[0] for d in c) else None for c in columns]

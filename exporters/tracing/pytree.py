@@ -89,7 +89,9 @@ class Tree:
         if self.kind == "static":
             plain = isinstance(self.original, int | float | str | bool | None)
             return {"static": self.original if plain else repr(self.original)}
-        kind = {"object": "dict", "dataclass": "dict", "namedtuple": "tuple"}.get(self.kind, self.kind)
+        kind = {"object": "dict", "dataclass": "dict", "namedtuple": "tuple"}.get(
+            self.kind, self.kind
+        )
         if kind == "dict":
             return {
                 "kind": "dict",
@@ -124,7 +126,12 @@ def _refill(original: Any, items: list[Any]) -> Any:
 def _with_fields(original: Any, changed: dict[str, Any]) -> Any:
     """A shallow copy of a dataclass with other field values, frozen ones and mappings included."""
     if isinstance(original, dict):  # transformers' ModelOutput keeps items and fields in step
-        return type(original)(**{**{f.name: getattr(original, f.name) for f in dataclasses.fields(original)}, **changed})
+        return type(original)(
+            **{
+                **{f.name: getattr(original, f.name) for f in dataclasses.fields(original)},
+                **changed,
+            }
+        )
     new = copy.copy(original)
     for name, item in changed.items():
         object.__setattr__(new, name, item)
@@ -137,9 +144,7 @@ def flatten(tree: Any, is_leaf: Callable[[Any], bool]) -> tuple[list[Any], Tree]
     return leaves, _flatten(tree, is_leaf, leaves, set())
 
 
-def _flatten(
-    x: Any, is_leaf: Callable[[Any], bool], leaves: list[Any], parents: set[int]
-) -> Tree:
+def _flatten(x: Any, is_leaf: Callable[[Any], bool], leaves: list[Any], parents: set[int]) -> Tree:
     if is_leaf(x):
         leaves.append(x)
         return Tree("leaf")

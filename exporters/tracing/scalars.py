@@ -304,15 +304,36 @@ PYTHON: dict[str, Callable[..., Any]] = {
     "min": min,
     "max": max,
 }
-_FLOAT_UNARY = {"sqrt": "Sqrt", "exp": "Exp", "log": "Log", "sin": "Sin", "cos": "Cos",
-                "tan": "Tan", "tanh": "Tanh", "erf": "Erf"}
-_SIMPLE = {"add": "Add", "sub": "Sub", "mul": "Mul", "truediv": "Div", "pow": "Pow",
-           "eq": "Equal", "lt": "Less", "le": "LessOrEqual", "gt": "Greater",
-           "ge": "GreaterOrEqual", "min": "Min", "max": "Max"}
+_FLOAT_UNARY = {
+    "sqrt": "Sqrt",
+    "exp": "Exp",
+    "log": "Log",
+    "sin": "Sin",
+    "cos": "Cos",
+    "tan": "Tan",
+    "tanh": "Tanh",
+    "erf": "Erf",
+}
+_SIMPLE = {
+    "add": "Add",
+    "sub": "Sub",
+    "mul": "Mul",
+    "truediv": "Div",
+    "pow": "Pow",
+    "eq": "Equal",
+    "lt": "Less",
+    "le": "LessOrEqual",
+    "gt": "Greater",
+    "ge": "GreaterOrEqual",
+    "min": "Min",
+    "max": "Max",
+}
 _BITWISE = {"and": ("And", "BitwiseAnd"), "or": ("Or", "BitwiseOr"), "xor": ("Xor", "BitwiseXor")}
 
 
-def emit(op: GraphBuilder, name: str, operands: list[ir.Value], result: type, *, nonnegative: bool) -> ir.Value:
+def emit(
+    op: GraphBuilder, name: str, operands: list[ir.Value], result: type, *, nonnegative: bool
+) -> ir.Value:
     """The nodes for one operation on scalars that already have the dtype it computes in."""
     first = operands[0]
     if name in _SIMPLE:
@@ -365,8 +386,18 @@ def working_dtype(name: str, kinds: list[type], result: type) -> ir.DataType | N
         return None
     if name in _COMPARISONS or name in ("min", "max"):
         return _DTYPES[float if float in kinds else int]
-    if name in _FLOAT_UNARY or name in ("truediv", "log2", "log10", "isnan", "isinf", "isfinite",
-                                        "floor", "ceil", "round", "trunc"):
+    if name in _FLOAT_UNARY or name in (
+        "truediv",
+        "log2",
+        "log10",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+    ):
         return ir.DataType.DOUBLE
     return _DTYPES[result]
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from exporters.tracing import scalars
-from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.chosen import Chosen, pick
+from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.loops import Iterable, stage_loop
 from exporters.tracing.merging import UNBOUND, is_staged
 from exporters.tracing.scalars import TracedBool, TracedInt, TracedScalar
@@ -37,8 +37,8 @@ __all__ = [
     "call",
     "compare",
     "comprehension",
-    "generator",
     "for_",
+    "generator",
     "getitem",
     "if_",
     "ifexp",
@@ -85,7 +85,12 @@ def while_(test: Callable[[], Any], body: Callable[[], None], scope: Scope) -> N
 
 def _plain_truth(condition: Any) -> bool:
     trace = Trace.current()
-    if trace is not None and trace.live and not trace.recording and isinstance(condition, TracedScalar):
+    if (
+        trace is not None
+        and trace.live
+        and not trace.recording
+        and isinstance(condition, TracedScalar)
+    ):
         return condition_in(trace, condition, trace.active[0])
     return bool(condition)
 
@@ -169,9 +174,13 @@ def truth(x: Any) -> Any:
     return _traced_bool(trace, x, lambda v: v)
 
 
-def _traced_bool(trace: Trace, x: Any, change: Callable[[ir.Value], ir.Value], *, negate: bool = False) -> Any:
+def _traced_bool(
+    trace: Trace, x: Any, change: Callable[[ir.Value], ir.Value], *, negate: bool = False
+) -> Any:
     worlds = {w: condition_in(trace, x, w) is not negate for w in trace.active}
-    record = scalars.ScalarRecord(trace, worlds, data=_is_data(trace, x), scalar=change(condition_value(trace, x)))
+    record = scalars.ScalarRecord(
+        trace, worlds, data=_is_data(trace, x), scalar=change(condition_value(trace, x))
+    )
     return TracedBool(record)
 
 
@@ -288,7 +297,11 @@ def getitem(container: Any, index: Any) -> Any:
         return container[index]
     if not trace.recording:
         return container[trace.frontend.concrete(index, trace.active[0])]
-    if isinstance(container, StagedList) or trace.frontend.is_array(container) or isinstance(container, ScanList):
+    if (
+        isinstance(container, StagedList)
+        or trace.frontend.is_array(container)
+        or isinstance(container, ScanList)
+    ):
         return container[index]
     if trace.frontend.is_array(index):
         index = trace.frontend.to_number(index)
@@ -442,12 +455,22 @@ def _range(*args: Any) -> Any:
     if not trace.recording:
         return range(*(trace.number_in(x, trace.active[0]) for x in args))
     start, stop, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
-    if isinstance(start, int) and not isinstance(start, TracedScalar) and start == 0 and _is_one(step):
+    if (
+        isinstance(start, int)
+        and not isinstance(start, TracedScalar)
+        and start == 0
+        and _is_one(step)
+    ):
         count = stop if stop.record.nonnegative else trace.arithmetic("max", stop, 0)
     else:
         # ceil((stop - start) / step), for steps of either sign
         count = trace.arithmetic("max", -((start - stop) // step), 0)
-    return Iterable(count, lambda i: i * step + start if not _is_one(step) else i + start if not _is_zero(start) else i)
+    return Iterable(
+        count,
+        lambda i: (
+            i * step + start if not _is_one(step) else i + start if not _is_zero(start) else i
+        ),
+    )
 
 
 def _is_one(x: Any) -> bool:
@@ -558,14 +581,18 @@ def _all(items: Any) -> Any:
 
 def _isinstance(x: Any, kinds: Any) -> bool:
     if isinstance(x, TracedBool):
-        return issubclass(bool, kinds) if not isinstance(kinds, tuple) else any(issubclass(bool, k) for k in kinds)
+        return (
+            issubclass(bool, kinds)
+            if not isinstance(kinds, tuple)
+            else any(issubclass(bool, k) for k in kinds)
+        )
     return isinstance(x, kinds)
 
 
 def _print(*args: Any, **kwargs: Any) -> None:
     trace = Trace.current()
     if trace is None or not trace.live or trace.recording:
-        print(*args, **kwargs)  # noqa: T201 (the user's own)
+        print(*args, **kwargs)
 
 
 def _list(*args: Any) -> Any:

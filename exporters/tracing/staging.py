@@ -40,9 +40,7 @@ INTERNAL = "ag__"  # names that the compiler made up
 
 # Nodes that may run although their branch is not taken: no failure, no side effect, little time.
 _CHEAP = frozenset(
-    "Abs Add And Cast Ceil Clip Cos Equal Erf Exp Floor Gelu Greater GreaterOrEqual Identity IsInf "
-    "IsNaN LeakyRelu Less LessOrEqual Log Max Min Mul Neg Not Or Pow Reciprocal Relu Round "
-    "Sigmoid Sign Sin Softplus Sqrt Sub Tanh Where Xor Unsqueeze".split()
+    ["Abs", "Add", "And", "Cast", "Ceil", "Clip", "Cos", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Xor", "Unsqueeze"]
 )
 _CHEAP_NODES = 6
 
@@ -358,7 +356,9 @@ class _StagedIf:
 class _IfMerge:
     """Joins the two outcomes: names, places, memory, results become outputs of one node."""
 
-    def __init__(self, staged: _StagedIf, value: ir.Value, outcomes: tuple[Outcome, Outcome]) -> None:
+    def __init__(
+        self, staged: _StagedIf, value: ir.Value, outcomes: tuple[Outcome, Outcome]
+    ) -> None:
         self.staged = staged
         self.trace = staged.trace
         self.value = value
@@ -388,7 +388,10 @@ class _IfMerge:
         changed = {
             place: self.ways.merge(
                 change.label,
-                [o.changes[place].after if place in o.changes else change.before for o in self.outcomes],
+                [
+                    o.changes[place].after if place in o.changes else change.before
+                    for o in self.outcomes
+                ],
             )
             for place, change in places.items()
         }
@@ -399,16 +402,24 @@ class _IfMerge:
         for slot in self.slots:
             self.values.append(tuple(self._value(slot, which) for which in (0, 1)))  # type: ignore[arg-type]
         for key, (record, _) in written.items():
-            self.values.append(tuple(  # type: ignore[arg-type]
-                o.memories[key][1] if key in o.memories else trace.read(record) for o in self.outcomes
-            ))
+            self.values.append(
+                tuple(  # type: ignore[arg-type]
+                    o.memories[key][1] if key in o.memories else trace.read(record)
+                    for o in self.outcomes
+                )
+            )
         outputs = self._emit()
-        made = iter(self._make(slot, i, v) for i, (slot, v) in enumerate(zip(self.slots, outputs, strict=False)))
+        made = iter(
+            self._make(slot, i, v)
+            for i, (slot, v) in enumerate(zip(self.slots, outputs, strict=False))
+        )
         before = scope.get()
-        scope.set(tuple(
-            self._rebuilt(merged, made) if merged is not _SAME else old
-            for merged, old in zip(names, before, strict=True)
-        ))
+        scope.set(
+            tuple(
+                self._rebuilt(merged, made) if merged is not _SAME else old
+                for merged, old in zip(names, before, strict=True)
+            )
+        )
         returned = self._rebuilt(result, made)
         for place, change in places.items():
             value = self._rebuilt(changed[place], made)
@@ -538,10 +549,16 @@ class _IfMerge:
 
     def _both_may_run(self, pairs: Sequence[tuple[ir.Value, ir.Value]]) -> bool:
         nodes = [n for o in self.outcomes for n in o.block.nodes]
-        if len(nodes) > _CHEAP_NODES or not all(n.op_type in _CHEAP and not n.domain for n in nodes):
+        if len(nodes) > _CHEAP_NODES or not all(
+            n.op_type in _CHEAP and not n.domain for n in nodes
+        ):
             return False
         for then, orelse in pairs:
-            if then.shape is None or orelse.shape is None or not isinstance(then.type, ir.TensorType):
+            if (
+                then.shape is None
+                or orelse.shape is None
+                or not isinstance(then.type, ir.TensorType)
+            ):
                 return False
             first, second = list(then.shape.dims), list(orelse.shape.dims)
             if first != second or any(not isinstance(d, int) or d > 4096 for d in first):
@@ -612,5 +629,3 @@ def _distinct(trace: Trace, outputs: list[ir.Value], block: Block) -> list[ir.Va
         seen.add(id(output))
         result.append(output)
     return result
-
-

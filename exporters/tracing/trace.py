@@ -249,7 +249,11 @@ class Trace:
         unbacked = unbacked or dims is not None
         value.shape = ir.Shape(
             [
-                (known.dims[axis] if known is not None and isinstance(known.dims[axis], int) else None)
+                (
+                    known.dims[axis]
+                    if known is not None and isinstance(known.dims[axis], int)
+                    else None
+                )
                 if unbacked or len(set(size)) > 1
                 else size[0]
                 for axis, size in enumerate(sizes)
@@ -265,9 +269,7 @@ class Trace:
         if isinstance(static, int):
             return static
         return TracedInt(
-            ScalarRecord(
-                self, sizes, data=record.unbacked, origin=(value, axis), nonnegative=True
-            )
+            ScalarRecord(self, sizes, data=record.unbacked, origin=(value, axis), nonnegative=True)
         )
 
     def same_size(self, size: Any, x: ir.Value, axis: int) -> bool:
@@ -309,8 +311,7 @@ class Trace:
         if not self.live:
             return scalars.PYTHON[name](*map(plain, operands))
         worlds = {
-            w: scalars.PYTHON[name](*[self.number_in(x, w) for x in operands])
-            for w in self.active
+            w: scalars.PYTHON[name](*[self.number_in(x, w) for x in operands]) for w in self.active
         }
         if not self.recording:
             return worlds[self.active[0]]
@@ -355,7 +356,9 @@ class Trace:
         """Whether two numbers are the same size, so that comparing them assumes nothing."""
         if not (isinstance(a, TracedInt) and isinstance(b, TracedInt)):
             return False
-        if a.record is b.record or (a.record.origin is not None and a.record.origin == b.record.origin):
+        if a.record is b.record or (
+            a.record.origin is not None and a.record.origin == b.record.origin
+        ):
             return True
         sizes = tuple(a.record.worlds.values())
         same = sizes == tuple(b.record.worlds.values()) and self.symbol(sizes) is not None
@@ -369,9 +372,7 @@ class Trace:
         """The traced number of Python type ``kind``."""
         return {int: TracedInt, float: TracedFloat, bool: TracedBool}[kind](record)
 
-    def _scalar_operand(
-        self, x: Any, dtype: ir.DataType | None, *, as_vector: bool
-    ) -> ir.Value:
+    def _scalar_operand(self, x: Any, dtype: ir.DataType | None, *, as_vector: bool) -> ir.Value:
         if isinstance(x, TracedScalar):
             value = x.vector() if as_vector else x.scalar()
             return value if dtype is None else self.builder.cast(value, dtype)

@@ -84,7 +84,10 @@ def first_sizes(symbols: Sequence[Symbol], taken: set[int]) -> dict[str, int]:
 
 
 def parse_dynamic_shapes(
-    spec: Any, names: Sequence[str], paths: Sequence[tuple[Any, ...]], shapes: Sequence[tuple[int, ...] | None]
+    spec: Any,
+    names: Sequence[str],
+    paths: Sequence[tuple[Any, ...]],
+    shapes: Sequence[tuple[int, ...] | None],
 ) -> list[Symbol]:
     """The dynamic dims that a ``dynamic_shapes`` or ``dynamic_axes`` argument declares.
 
@@ -164,7 +167,9 @@ def _descend(
                 only = next(iter(groups))
                 _descend(entry, groups[only], f"{where}.{only}", names, shapes, symbols)
                 return
-            raise DynamicShapeError(f"dynamic_shapes names {where}.{unknown[0]}, which is no input")
+            raise DynamicShapeError(
+                f"dynamic_shapes names {where}.{unknown[0]}, which is no input"
+            )
         pairs = list(entry.items())
     elif isinstance(entry, Sequence) and not isinstance(entry, str):
         if len(groups) == 1 and len(entry) != 1:
@@ -248,4 +253,3 @@ def _declare_dim(
             f"dim {symbol_name!r} is {symbol.size} in one input and {size} in {name!r} dim {axis}"
         )
     symbol.places.append((index, axis))
-

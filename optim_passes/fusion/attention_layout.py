@@ -10,17 +10,19 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import onnx_ir as ir
+
 from optim_passes.rewriting import NodePass, require
 from optim_passes.simplify.shapes import Term
 from optim_passes.values import attribute, dims, input_of, rank
 from optim_passes.views import View, emit, view_of
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
-
     from optim_passes.builder import Builder
 
-__all__ = ["AttentionHeadsPass", "flat_heads"]
+__all__ = ["AttentionHeadsPass", "LongAttentionPass", "flat_heads"]
+
+_LONG = 1024  # keys
 
 
 class AttentionHeadsPass(NodePass):
@@ -60,6 +62,35 @@ class AttentionHeadsPass(NodePass):
             softcap=attribute(node, "softcap"),
         )
         return op.Transpose(op.Reshape(y, [0, 0, heads[0], size]), perm=[0, 2, 1, 3])
+
+
+class LongAttentionPass(NodePass):
+    """Long sequences go to ``com.microsoft.MultiHeadAttention``, which never holds all weights.
+
+    Measured on ONNX Runtime 1.32, from 1,024 keys on its CPU kernel is 1.04 to 1.2 times as fast
+    as that of ``Attention`` with one thread, and up to 1.6 times with four; below 512 it is
+    slower. It does so only without a mask.
+    """
+
+    op_types: ClassVar[frozenset[str]] = frozenset({"Attention"})
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The attention in ONNX Runtime's own domain."""
+        query, key, _ = node.inputs[:3]
+        heads = attribute(node, "q_num_heads")
+        if node.domain or heads is None or len(node.inputs) > 3 or len(node.outputs) > 1:
+            return None
+        length = (dims(key) or (None, None))[1]
+        if not isinstance(length, int) or length < _LONG:
+            return None
+        require(query is not None and query.dtype == ir.DataType.FLOAT, "the dtype has no kernel")
+        require(not attribute(node, "is_causal", 0), "it is causal", node)
+        require(heads == attribute(node, "kv_num_heads"), "heads share keys", node)
+        require(not attribute(node, "softcap", 0.0), "it caps the scores", node)
+        return op.ms(
+            "MultiHeadAttention", *node.inputs, num_heads=heads, like=node.outputs[0],
+            scale=attribute(node, "scale"),
+        )  # fmt: skip
 
 
 def flat_heads(x: ir.Value, op: Builder) -> ir.Value | None:

@@ -90,7 +90,8 @@ class BatchNormPass(NodePass):
         )  # fmt: skip
         if weight is None or tensor is None or padded or conv.inputs[0] is not node.outputs[0]:
             return None
-        extra = np.einsum("oi...,i->o", weight.astype(np.float64), channels.shift)
+        sums = weight.astype(np.float64).reshape(*weight.shape[:2], -1).sum(-1)
+        extra = sums @ channels.shift
         bias = _bias(conv, 2, len(extra))
         if bias is None:
             return None
@@ -146,13 +147,10 @@ def _into_convolution(layer: ir.Node, node: ir.Node, channels: _Channels, op: Bu
         groups = attribute(layer, "group", 1)
         weight = derived(lambda w: _scaled_by_group(w, scale, groups), tensor)
     shift = (bias * scale + channels.shift).astype(dtype)
-    given = {n: a for n, a in layer.attributes.items() if a is not None}
-    made = op.node(
+    return op.node(
         layer.op_type, layer.inputs[0], op.constant(weight), op.constant(shift),
-        like=node.outputs[0],
+        like=node.outputs[0], attributes_of=layer,
     )  # fmt: skip
-    made.producer().attributes.update(given)
-    return made
 
 
 def _scaled_by_group(weight: Array, scale: Array, groups: int) -> Array:

@@ -51,13 +51,10 @@ class ConvActivationPass(NodePass):
         parameters = _parameters(node)
         require(parameters is not None, "the activation's parameters are not constant", node)
         require(only_consumer(x) is not None, "the convolution's result has another use", x)
-        made = op.ms("FusedConv", *conv.inputs, like=node.outputs[0])
-        attributes = made.producer().attributes
-        attributes.update(conv.attributes)
-        attributes.add(ir.AttrString("activation", node.op_type))
-        if parameters:
-            attributes.add(ir.AttrFloat32s("activation_params", parameters))
-        return made
+        return op.ms(
+            "FusedConv", *conv.inputs, like=node.outputs[0], attributes_of=conv,
+            activation=node.op_type, activation_params=parameters or None,
+        )  # fmt: skip
 
     def _residual(self, node: ir.Node, op: Builder) -> Any:
         """Only where an activation follows: ONNX Runtime joins a bare Add as well."""
@@ -73,9 +70,10 @@ class ConvActivationPass(NodePass):
                 continue
             if y.dtype != FLOAT or constant(z) is not None or not same_shape(y, z):
                 continue
-            made = op.ms("FusedConv", *conv.inputs[:2], input_of(conv, 2), z, like=node.outputs[0])
-            made.producer().attributes.update(conv.attributes)
-            return made
+            return op.ms(
+                "FusedConv", *conv.inputs[:2], input_of(conv, 2), z, like=node.outputs[0],
+                attributes_of=conv,
+            )  # fmt: skip
         return None
 
 

@@ -125,9 +125,7 @@ class PostNormResidualPass(NodePass):
             if negated is None:
                 continue
             inputs = [op.Sub(r, negated), *node.inputs[1:]]
-            made = op.node("LayerNormalization", *inputs, like=node.outputs[0])
-            made.producer().attributes.update(node.attributes)
-            return made
+            return op.node("LayerNormalization", *inputs, like=node.outputs[0], attributes_of=node)
         return None
 
 
@@ -144,8 +142,7 @@ def _negated(y: ir.Value, op: Builder) -> ir.Value | None:
         return None
     if only_consumer(product) is None or "alpha" in node.attributes:
         return None
-    made = op.ms("FusedMatMul", *node.inputs, like=product, alpha=-1.0)
-    made.producer().attributes.update({k: v for k, v in node.attributes.items() if k != "alpha"})
+    made = op.ms("FusedMatMul", *node.inputs, like=product, attributes_of=node, alpha=-1.0)
     return op.Sub(made, bias)
 
 

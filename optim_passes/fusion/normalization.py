@@ -178,6 +178,6 @@ class NormAffinePass(NodePass):
             if ones is None or bias is not None or not bool(np.all(ones.numpy() == 1)):
                 return None
             scale = parameter
-        made = op.node(norm.op_type, norm.inputs[0], scale, bias, like=node.outputs[0])
-        made.producer().attributes.update(norm.attributes)
-        return made
+        return op.node(
+            norm.op_type, norm.inputs[0], scale, bias, like=node.outputs[0], attributes_of=norm
+        )

@@ -130,9 +130,7 @@ def _half(table: ir.Value, op: Builder) -> ir.Value | None:
     if node.op_type == "Mul":
         number = constant(node.inputs[1])
         return op.Mul(inner, node.inputs[1]) if number is not None and number.size == 1 else None
-    made = op.node(node.op_type, inner)
-    made.producer().attributes.update(node.attributes)
-    return made
+    return op.node(node.op_type, inner, attributes_of=node)
 
 
 def _is_rows(node: ir.Node) -> bool:
@@ -174,10 +172,10 @@ class RotaryHeadsPass(NodePass):
         flat = flat_heads(x, op)
         if flat is None:
             return None
-        y = op.node("RotaryEmbedding", flat, *node.inputs[1:], like=flat, num_heads=shape[1])
-        y.producer().attributes.update(
-            {k: v for k, v in node.attributes.items() if k != "num_heads"}
-        )
+        y = op.node(
+            "RotaryEmbedding", flat, *node.inputs[1:], like=flat, attributes_of=node,
+            num_heads=shape[1],
+        )  # fmt: skip
         split = op.Reshape(y, [0, 0, shape[1], shape[3]])
         return op.Transpose(split, perm=[0, 2, 1, 3])
 
@@ -196,9 +194,8 @@ class SharedHeadsPass(NodePass):
             return None
         made = op.node(
             "Attention", node.inputs[0], key, value, input_of(node, 3), outputs=1,
-            like=node.outputs[0],
+            like=node.outputs[0], attributes_of=node,
         )  # fmt: skip
-        made.producer().attributes.update(node.attributes)
         return made if len(node.outputs) == 1 else None
 
 

@@ -99,15 +99,14 @@ def _convolution(node: ir.Node, number: Array, op: Builder, *, adds: bool) -> ir
         shape = [-1, *[1] * (len(tensor.shape) - 1)]
         weight = op.constant(derived(lambda w: w * per_channel.reshape(shape), tensor))
         shift = None if bias is None else old * per_channel
-    made = op.node(
+    return op.node(
         "Conv",
         node.inputs[0],
         weight,
         None if shift is None else shift.astype(tensor.dtype.numpy()),
         like=node.outputs[0],
+        attributes_of=node,
     )
-    made.producer().attributes.update(node.attributes)
-    return made
 
 
 def _linear(node: ir.Node, number: Array, op: Builder) -> ir.Value | None:

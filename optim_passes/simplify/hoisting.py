@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import onnx_ir as ir
+
 from optim_passes.rewriting import NodePass
 from optim_passes.simplify.slices import slice_ranges
 from optim_passes.values import (
@@ -24,8 +26,6 @@ from optim_passes.views import permutation
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import onnx_ir as ir
 
     from optim_passes.builder import Builder
 
@@ -99,12 +99,12 @@ def _cut(node: ir.Node) -> tuple[int, int, int] | None:
 
 def _slice(x: ir.Value, axis: int, start: int, end: int, op: Builder) -> ir.Value:
     made: ir.Value = op.Slice(x, [start], [end], [axis])
+    made.shape = ir.Shape([end - start if i == axis else d for i, d in enumerate(dims(x) or ())])
     return made
 
 
 def _again(node: ir.Node, inputs: list[ir.Value | None], op: Builder) -> ir.Value:
-    made = op.node(node.op_type, *inputs)
-    made.producer().attributes.update(node.attributes)
+    made = op.node(node.op_type, *inputs, attributes_of=node)
     if made.type is None:
         made.type = node.outputs[0].type
     return made

@@ -1,16 +1,31 @@
-"""Types and shapes of values that carry none."""
+"""Types and shapes of values, with names for sizes that are only known at run time.
+
+Equal names are equal sizes. They come from the graph's inputs, and sizes computed from them have
+names such as ``2*batch`` or ``floor((height-1)/2)+1``: so the two sides of a residual block are
+seen to have one shape.
+"""
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
-from onnx_ir.passes.common import ShapeInferencePass
-
+from optim_passes.builder import infer_types, refine_shape
 from optim_passes.rewriting import Outcome, Pass
-from optim_passes.scopes import scopes
+from optim_passes.simplify.shapes import Term, dim_terms, elements
+from optim_passes.values import (
+    attribute,
+    dims,
+    input_of,
+    ints,
+    is_known,
+    norm_axis,
+    rank,
+    static_shape,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import onnx_ir as ir
 
     from optim_passes.scopes import Scope
@@ -19,29 +34,161 @@ __all__ = ["InferShapesPass"]
 
 
 class InferShapesPass(Pass):
-    """Works out dtypes and shapes that the file left out; what it said is kept."""
-
-    def call(self, model: ir.Model) -> Outcome:
-        """Infer for the whole model at once."""
-        values = [v for s in scopes(model) for n in s.body for v in n.outputs]
-        known = {v: v.shape for v in values if v.shape is not None and v.type is not None}
-        missing = len(values) - len(known)
-        outcome = Outcome(model, modified=False)
-        if not missing:
-            return outcome
-        logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-        level = logger.level
-        logger.setLevel(logging.ERROR)  # a model that it cannot infer is no warning to users
-        try:
-            ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-        finally:
-            logger.setLevel(level)
-        for value, shape in known.items():
-            value.shape = shape
-        found = [v for v in values if v not in known and v.shape is not None]
-        outcome.rewrites, outcome.modified = len(found), bool(found)
-        return outcome
+    """Works out dtypes and shapes that the file left out; what it says is kept."""
 
     def run(self, scope: Scope, outcome: Outcome) -> None:
-        """Not used: inference looks at all bodies together."""
-        raise NotImplementedError
+        """Go through one body from its first node."""
+        for node in scope.body:
+            if node.domain or not any(map(_is_open, node.outputs)):
+                continue
+            before = [(v.dtype, dims(v)) for v in node.outputs]
+            infer_types(node, scope.opset)
+            rule = _RULES.get(node.op_type)
+            found = None if rule is None else rule(node)
+            if found is not None:
+                refine_shape(node.outputs[0], found)
+            outcome.rewrites += before != [(v.dtype, dims(v)) for v in node.outputs]
+
+
+def _is_open(value: ir.Value) -> bool:
+    """Whether there is something to find out."""
+    shape = dims(value)
+    if shape is None or value.dtype is None:
+        return True
+    return not all(map(is_known, shape))
+
+
+def _named(terms: list[Term]) -> list[int | str | None]:
+    return [t.dim() for t in terms]
+
+
+def _convolution(node: ir.Node) -> list[int | str | None] | None:
+    """``floor((size + pads - dilation * (kernel - 1) - 1) / stride) + 1`` for each axis."""
+    shape, out = dims(node.inputs[0]), dims(node.outputs[0])
+    if shape is None or out is None or attribute(node, "ceil_mode", 0):
+        return None
+    count = len(shape) - 2
+    weight = static_shape(input_of(node, 1)) if node.op_type == "Conv" else None
+    kernel = attribute(node, "kernel_shape", list(weight[2:]) if weight else None)
+    if kernel is None or attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    strides = attribute(node, "strides", [1] * count)
+    dilations = attribute(node, "dilations", [1] * count)
+    pads = attribute(node, "pads", [0] * 2 * count)
+    batch = shape[0] if isinstance(shape[0], int) else shape[0].value
+    found: list[int | str | None] = [batch, out[1] if isinstance(out[1], int) else None]
+    for axis in range(count):
+        size = shape[2 + axis]
+        rest = pads[axis] + pads[count + axis] - dilations[axis] * (kernel[axis] - 1) - 1
+        if isinstance(size, int):
+            found.append((size + rest) // strides[axis] + 1)
+        elif size.value is None or "*" in size.value:
+            found.append(None)
+        elif strides[axis] == 1:
+            found.append(size.value if rest == -1 else f"{size.value}{rest + 1:+d}")
+        else:
+            found.append(f"floor(({size.value}{rest:+d})/{strides[axis]})+1")
+    return found
+
+
+def _reshape(node: ir.Node) -> list[int | str | None] | None:
+    given, wanted = dim_terms(node.inputs[0]), elements(input_of(node, 1))
+    if given is None or wanted is None or attribute(node, "allowzero", 0):
+        return None
+    if any(t == Term(0) and i >= len(given) for i, t in enumerate(wanted)):
+        return None
+    sizes = [given[i] if t == Term(0) else t for i, t in enumerate(wanted)]
+    if Term(-1) in sizes:
+        rest: Term | None = Term(1)
+        for term in given:
+            rest = rest.times(term) if rest is not None else None
+        for term in sizes:
+            if term != Term(-1):
+                rest = None if rest is None else rest.over(term)
+        sizes = [t if t != Term(-1) else rest or Term(1, (None,)) for t in sizes]
+    return _named(sizes)
+
+
+def _expand(node: ir.Node) -> list[int | str | None] | None:
+    given, wanted = dim_terms(node.inputs[0]), elements(input_of(node, 1))
+    if given is None or wanted is None:
+        return None
+    size = max(len(given), len(wanted))
+    left = [Term(1)] * (size - len(given)) + given
+    right = [Term(1)] * (size - len(wanted)) + wanted
+    return _named([a if b in (Term(1), a) else b for a, b in zip(left, right, strict=True)])
+
+
+def _constant_of_shape(node: ir.Node) -> list[int | str | None] | None:
+    wanted = elements(node.inputs[0])
+    return None if wanted is None else _named(wanted)
+
+
+def _range(node: ir.Node) -> list[int | str | None] | None:
+    start, limit, step = (elements(v) for v in node.inputs)
+    if start != [Term(0)] or step != [Term(1)] or limit is None:
+        return None
+    return _named(limit)
+
+
+def _slice(node: ir.Node) -> list[int | str | None] | None:
+    """``x[:n]`` of an axis of static size, where ``n`` is not constant."""
+    shape, size = dims(node.inputs[0]), rank(node.inputs[0])
+    starts, ends = ints(input_of(node, 1)), elements(input_of(node, 2))
+    axes = ints(input_of(node, 3))
+    if shape is None or size is None or starts != [0] or axes is None or len(axes) != 1:
+        return None
+    if ends is None or (input_of(node, 4) is not None and ints(input_of(node, 4)) != [1]):
+        return None
+    axis, end = norm_axis(axes[0], size), ends[0].dim()
+    found = [d if isinstance(d, int) else d.value for d in shape]
+    limit = found[axis]
+    found[axis] = f"min({limit},{end})" if isinstance(limit, int) and end is not None else None
+    return found
+
+
+def _broadcast(node: ir.Node) -> list[int | str | None] | None:
+    """Sizes that fit together: from ``n`` and ``min(512,n)`` comes ``n``, if anything."""
+    shapes = [dims(v) for v in node.inputs if v is not None]
+    if any(s is None for s in shapes):
+        return None
+    known: list[list[int | str | None]] = [
+        [d if isinstance(d, int) else d.value for d in s] for s in shapes if s is not None
+    ]
+    size = max(map(len, known))
+    ones: list[int | str | None] = [1] * size
+    padded = [ones[: size - len(s)] + s for s in known]
+    return [_fitting([s[axis] for s in padded]) for axis in range(size)]
+
+
+def _fitting(sizes: list[int | str | None]) -> int | str | None:
+    result: int | str | None = 1
+    for size in sizes:
+        if size in (1, result) or _is_cut(size, result):
+            continue
+        if result != 1 and not _is_cut(result, size):
+            return None
+        result = size
+    return result
+
+
+def _is_cut(size: int | str | None, whole: int | str | None) -> bool:
+    """Whether the size is the other's, or less and then does not fit."""
+    if not isinstance(size, str) or not isinstance(whole, str):
+        return False
+    return (
+        size.startswith("min(") and size.endswith(f",{whole})") and not size.startswith("min(1,")
+    )
+
+
+_RULES: dict[str, Callable[[ir.Node], list[int | str | None] | None]] = {
+    "Conv": _convolution,
+    "MaxPool": _convolution,
+    "AveragePool": _convolution,
+    "Reshape": _reshape,
+    "Expand": _expand,
+    "ConstantOfShape": _constant_of_shape,
+    "Range": _range,
+    "Slice": _slice,
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Where", "And", "Or", "Equal"), _broadcast),
+}

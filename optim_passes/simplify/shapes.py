@@ -48,6 +48,25 @@ class Term:
             return None
         return Term(self.factor // other.factor, tuple(rest))
 
+    @classmethod
+    def of(cls, dim: int | ir.SymbolicDim, unnamed: Any) -> Term:
+        """A dim of a shape; ``unnamed`` stands for one without a name."""
+        if isinstance(dim, int):
+            return cls(dim)
+        if dim.value is None:
+            return cls(1, (unnamed,))
+        parts = str(dim.value).split("*")
+        factor = int(parts.pop(0)) if parts[0].isdecimal() else 1
+        return cls(factor, _sorted(tuple(parts)))
+
+    def dim(self) -> int | str | None:
+        """The term as a dim of a shape; None if something in it has no name."""
+        if not self.dims:
+            return self.factor
+        if not all(isinstance(d, str) for d in self.dims):
+            return None
+        return "*".join([str(self.factor)] * (self.factor != 1) + list(self.dims))
+
 
 def _sorted(given: tuple[Any, ...]) -> tuple[Any, ...]:
     return tuple(sorted(given, key=str))
@@ -58,10 +77,7 @@ def dim_terms(value: ir.Value | None) -> list[Term] | None:
     shape = dims(value)
     if shape is None:
         return None
-    return [
-        Term(d) if isinstance(d, int) else Term(1, ((d.value or (id(value), axis)),))
-        for axis, d in enumerate(shape)
-    ]
+    return [Term.of(d, (id(value), axis)) for axis, d in enumerate(shape)]
 
 
 def elements(value: ir.Value | None, depth: int = 0) -> list[Term] | None:

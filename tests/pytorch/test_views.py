@@ -92,8 +92,20 @@ def write_to(t: torch.Tensor, source: torch.Tensor, kind: int, a: int) -> None:
 Step = tuple[str, int, int, int, int]
 steps = st.lists(
     st.one_of(
-        st.tuples(st.just("view"), st.integers(0, 30), st.integers(0, 14), st.integers(0, 5), st.integers(0, 5)),
-        st.tuples(st.just("write"), st.integers(0, 30), st.integers(0, 15), st.integers(0, 9), st.integers(0, 30)),
+        st.tuples(
+            st.just("view"),
+            st.integers(0, 30),
+            st.integers(0, 14),
+            st.integers(0, 5),
+            st.integers(0, 5),
+        ),
+        st.tuples(
+            st.just("write"),
+            st.integers(0, 30),
+            st.integers(0, 15),
+            st.integers(0, 9),
+            st.integers(0, 30),
+        ),
         st.tuples(st.just("new"), st.integers(0, 30), st.integers(0, 2), st.just(0), st.just(0)),
     ),
     min_size=2,
@@ -116,14 +128,18 @@ def run_program(program: list[Step], x: torch.Tensor) -> list[torch.Tensor]:
     return tensors
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(steps, st.sampled_from([(2, 3), (4,), (2, 2, 3), (3, 3), (2, 4)]))
 def test_random_programs_of_views_and_writes_agree(program, shape):
     x = torch.linspace(-2, 2, int(torch.tensor(shape).prod())).view(shape)
     agree(lambda x: run_program(program, x), [(x,)], [(x.flip(0) * 1.7,)])
 
 
-@settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(steps)
 def test_random_programs_agree_with_a_dynamic_dim(program):
     """With sizes from 4 on, so that no step of the program is possible at one size only."""

@@ -63,4 +63,6 @@ def assert_same(got: Any, expected: Any, *, rtol: float, atol: float, inputs: An
             b = b.double()
         assert a.shape == b.shape, f"shape {list(a.shape)}, eager {list(b.shape)} for {inputs}"
         assert a.dtype == b.dtype, f"dtype {a.dtype}, eager {b.dtype} for {inputs}"
-        torch.testing.assert_close(a, b, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{m}\nfor {inputs}")
+        torch.testing.assert_close(
+            a, b, rtol=rtol, atol=atol, equal_nan=True, msg=lambda m: f"{m}\nfor {inputs}"
+        )

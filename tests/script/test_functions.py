@@ -11,7 +11,12 @@ from torch import nn
 import bridge
 from tests.script.harness import T, agree
 
-ALL = [(T([1.0, 2.0, 3.0]),), (T([-1.0, -2.0, -3.0]),), (T([-1.0, 5.0, 0.5]),), (T([50.0, 60.0, 70.0]),)]
+ALL = [
+    (T([1.0, 2.0, 3.0]),),
+    (T([-1.0, -2.0, -3.0]),),
+    (T([-1.0, 5.0, 0.5]),),
+    (T([50.0, 60.0, 70.0]),),
+]
 SCALE = 3.0
 OFFSET = torch.ones(3)
 
@@ -281,7 +286,9 @@ def test_modules_agree(kind):
                 torch.utils._pytree.tree_leaves(expected),
                 strict=True,
             ):
-                torch.testing.assert_close(torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-5)
+                torch.testing.assert_close(
+                    torch.as_tensor(a), torch.as_tensor(b), rtol=1e-4, atol=1e-5
+                )
 
 
 def test_state_of_a_module_is_carried_through_a_loop():

@@ -7,8 +7,17 @@ import torch
 
 from tests.script.harness import T, agree
 
-VECTORS = [(T([1.0, -2.0, 3.0]),), (T([4.0, 0.5]),), (T([0.0, 9.0, -1.0, 2.0, 5.0]),), (T([-3.0]),)]
-MATRICES = [(torch.arange(6.0).view(3, 2),), (torch.arange(10.0).view(5, 2) - 4,), (torch.ones(1, 2),)]
+VECTORS = [
+    (T([1.0, -2.0, 3.0]),),
+    (T([4.0, 0.5]),),
+    (T([0.0, 9.0, -1.0, 2.0, 5.0]),),
+    (T([-3.0]),),
+]
+MATRICES = [
+    (torch.arange(6.0).view(3, 2),),
+    (torch.arange(10.0).view(5, 2) - 4,),
+    (torch.ones(1, 2),),
+]
 
 
 def append_and_stack(x):

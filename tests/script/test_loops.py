@@ -9,9 +9,18 @@ import torch
 
 from tests.script.harness import T, agree
 
-VECTORS = [(T([1.0, -2.0, 3.0]),), (T([4.0, 0.5]),), (T([0.0, 9.0, -1.0, 2.0, 5.0]),), (T([-3.0]),)]
+VECTORS = [
+    (T([1.0, -2.0, 3.0]),),
+    (T([4.0, 0.5]),),
+    (T([0.0, 9.0, -1.0, 2.0, 5.0]),),
+    (T([-3.0]),),
+]
 EMPTY = (torch.zeros(0),)
-MATRICES = [(torch.arange(6.0).view(3, 2),), (torch.arange(10.0).view(5, 2) - 4,), (torch.ones(1, 2),)]
+MATRICES = [
+    (torch.arange(6.0).view(3, 2),),
+    (torch.arange(10.0).view(5, 2) - 4,),
+    (torch.ones(1, 2),),
+]
 
 
 def while_data(x):
@@ -362,7 +371,14 @@ NOT_WHEN_EMPTY = {
     first_bound_in_loop, for_tensor_range, int_becomes_float, for_rows, math_on_handles, collatz,
     floor_and_mod, min_max_abs, for_enumerate, loop_in_branch,
 }  # fmt: skip
-MATRIX_PROGRAMS = [augmented_in_place, writes_through_a_view, grows, grows_by_rows, caches, for_rows]
+MATRIX_PROGRAMS = [
+    augmented_in_place,
+    writes_through_a_view,
+    grows,
+    grows_by_rows,
+    caches,
+    for_rows,
+]
 
 
 @pytest.mark.parametrize("program", VECTOR_PROGRAMS, ids=lambda f: f.__name__)

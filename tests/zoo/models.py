@@ -49,7 +49,9 @@ def image(batch: int, height: int = 64, width: int = 64) -> tuple[tuple[Any, ...
 
 
 def tokens(batch: int, length: int) -> torch.Tensor:
-    return torch.randint(0, 99, (batch, length), generator=torch.Generator().manual_seed(batch + length))
+    return torch.randint(
+        0, 99, (batch, length), generator=torch.Generator().manual_seed(batch + length)
+    )
 
 
 def mask(batch: int, length: int) -> torch.Tensor:
@@ -162,7 +164,9 @@ def llama_with_cache() -> nn.Module:
     return WithCache(llama()).eval()
 
 
-def cached(batch: int, length: int, past: int, *, heads: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def cached(
+    batch: int, length: int, past: int, *, heads: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     from transformers import DynamicCache
 
     generator = torch.Generator().manual_seed(past)
@@ -231,7 +235,9 @@ def clip() -> nn.Module:
     return CLIPModel(config).eval()
 
 
-def picture_and_text(batch: int, texts: int, length: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def picture_and_text(
+    batch: int, texts: int, length: int
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     generator = torch.Generator().manual_seed(batch)
     return (), {
         "input_ids": tokens(texts, length),
@@ -254,7 +260,9 @@ class UNet(nn.Module):
             )  # fmt: skip
 
         self.down = nn.ModuleList([block(3, 8), block(8, 16), block(16, 32)])
-        self.up = nn.ModuleList([nn.ConvTranspose2d(32, 16, 2, 2), nn.ConvTranspose2d(16, 8, 2, 2)])
+        self.up = nn.ModuleList(
+            [nn.ConvTranspose2d(32, 16, 2, 2), nn.ConvTranspose2d(16, 8, 2, 2)]
+        )
         self.join = nn.ModuleList([block(32, 16), block(16, 8)])
         self.head = nn.Conv2d(8, 2, 1)
 
@@ -268,7 +276,9 @@ class UNet(nn.Module):
             skip = skips.pop()
             x = up(x)
             gap = [skip.shape[2] - x.shape[2], skip.shape[3] - x.shape[3]]
-            x = nn.functional.pad(x, [gap[1] // 2, gap[1] - gap[1] // 2, gap[0] // 2, gap[0] - gap[0] // 2])
+            x = nn.functional.pad(
+                x, [gap[1] // 2, gap[1] - gap[1] // 2, gap[0] // 2, gap[0] - gap[0] // 2]
+            )
             x = join(torch.cat([skip, x], 1))
         return nn.functional.interpolate(self.head(x), scale_factor=2.0, mode="bilinear")
 
@@ -293,7 +303,10 @@ class Seq2Seq(nn.Module):
         memory, _ = nn.utils.rnn.pad_packed_sequence(
             states, batch_first=True, total_length=source.shape[1]
         )
-        start = torch.cat([h[-2], h[-1]], -1).unsqueeze(0), torch.cat([c[-2], c[-1]], -1).unsqueeze(0)
+        start = (
+            torch.cat([h[-2], h[-1]], -1).unsqueeze(0),
+            torch.cat([c[-2], c[-1]], -1).unsqueeze(0),
+        )
         decoded, _ = self.decoder(self.embed(target), start)
         scores = self.query(decoded) @ memory.transpose(1, 2)
         valid = torch.arange(source.shape[1])[None] < lengths[:, None]
@@ -316,11 +329,15 @@ class DCGAN(nn.Module):
         widths = [32, 64, 32, 16]
         for i, (inside, out) in enumerate(zip(widths, widths[1:], strict=False)):
             layers += [
-                nn.ConvTranspose2d(inside, out, 4, 1 if i == 0 else 2, 0 if i == 0 else 1, bias=False),
+                nn.ConvTranspose2d(
+                    inside, out, 4, 1 if i == 0 else 2, 0 if i == 0 else 1, bias=False
+                ),
                 nn.BatchNorm2d(out),
                 nn.ReLU(True),
             ]
-        self.main = nn.Sequential(*layers, nn.ConvTranspose2d(16, 3, 4, 2, 1, bias=False), nn.Tanh())
+        self.main = nn.Sequential(
+            *layers, nn.ConvTranspose2d(16, 3, 4, 2, 1, bias=False), nn.Tanh()
+        )
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         return self.main(z)

@@ -31,9 +31,7 @@ def test_agrees_at_every_size(name):
     if dynamic is not None and args and set(dynamic) == {"x"}:
         dynamic = (dynamic["x"],)  # whatever forward calls its input
     examples = None if entry.second is None else [entry.inputs(**entry.second)]
-    program = bridge.export(
-        model, args, kwargs=kwargs, dynamic_shapes=dynamic, examples=examples
-    )
+    program = bridge.export(model, args, kwargs=kwargs, dynamic_shapes=dynamic, examples=examples)
     for sizes in (entry.example, *entry.others):
         args, kwargs = entry.inputs(**sizes)
         with torch.no_grad():
@@ -45,6 +43,12 @@ def test_agrees_at_every_size(name):
             assert a.dtype == b.dtype, f"{name} at {sizes}"
             if b.is_floating_point():
                 scale = max(1.0, float(b[b.isfinite()].abs().max())) if b.numel() else 1.0
-                torch.testing.assert_close(a, b, rtol=1e-3, atol=entry.rtol * scale, msg=lambda m: f"{name} at {sizes}: {m}")
+                torch.testing.assert_close(
+                    a,
+                    b,
+                    rtol=1e-3,
+                    atol=entry.rtol * scale,
+                    msg=lambda m: f"{name} at {sizes}: {m}",
+                )
             else:
                 assert torch.equal(a, b), f"{name} at {sizes}"

@@ -133,12 +133,17 @@ def fmin(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
 
 @lowers(torch.clamp, torch.clip)
 def clamp(op: Op, /, input: ir.Value, min: Any = None, max: Any = None) -> ir.Value:
-    """Lower to ``Clip-13`` for numbers, to ``Max`` and ``Min`` for tensors."""
+    """Lower to ``Clip-13`` for two numbers, else to ``Max-13`` and ``Min-13``.
+
+    An absent bound of ``Clip`` is the largest finite number, so that infinities would not pass.
+    """
     bounds = [b for b in (min, max) if b is not None]
     dtype = promoted_dtype(input, *bounds)
     x = op.cast(input, dtype)
-    if not any(isinstance(b, ir.Value) or _is_nan(b) for b in bounds):
+    if len(bounds) == 2 and not any(isinstance(b, ir.Value) or _is_nan(b) for b in bounds):
         return kernels.emit(op, "Clip", x, min, max)
+    if max is None and dtype.is_floating_point() and number(min) == 0:
+        return op.Relu(x)
     if min is not None:
         x = kernels.emit(op, "Max", x, *promote(op, min, to=dtype))
     if max is not None:

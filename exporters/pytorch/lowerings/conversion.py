@@ -8,8 +8,8 @@ import torch
 
 from exporters.pytorch.dtypes import from_torch_dtype, promote
 from exporters.pytorch.lowerings.shaping import broadcast_like
+from exporters.pytorch.plans import plan
 from exporters.pytorch.registry import handles, lowers
-from exporters.pytorch.tracer import plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -120,9 +120,11 @@ def copy_(op: Op, /, input: ir.Value, src: ir.Value, non_blocking: object = Fals
     return broadcast_like(op, op.cast(src, input.dtype), input)
 
 
-@lowers(prims.copy_to)
-def copy_to(op: Op, /, a: ir.Value, b: ir.Value) -> ir.Value:
-    return broadcast_like(op, op.cast(b, a.dtype), a)
+@handles(prims.copy_to)
+def copy_to(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
+    """Writes to its first argument, though its name does not say so."""
+    with tracer:
+        return args[0].copy_(args[1])
 
 
 @lowers(T.fill_, torch.fill)

@@ -11,8 +11,8 @@ import torch
 from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.shaping import permuted, rank, sizes_of
 from exporters.pytorch.lowerings.splitting import join_back
+from exporters.pytorch.plans import plan
 from exporters.pytorch.registry import decomposes, handles, lowers
-from exporters.pytorch.tracer import plan
 from exporters.tracing.graph import INT64_MAX, isinstance_static
 from exporters.tracing.scalars import TracedScalar
 

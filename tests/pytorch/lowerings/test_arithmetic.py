@@ -10,9 +10,10 @@ from tests.pytorch.lowerings.cases import (
     check_small_integers,
     f16,
     op_cases,
+    op_types,
     supported_rows,
 )
-from tests.pytorch.opinfo import OpCase
+from tests.pytorch.opinfo import OpCase, check_call
 
 ROUNDED = {"rtol": 1e-2, "atol": 1e-2, "why": "eager rounds once, the graph after each node"}
 CASES = [
@@ -42,3 +43,54 @@ def test_matches_eager_in_other_opsets(case: OpCase) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_matches_eager_for_small_integers(case: OpCase) -> None:
     check_small_integers(case)
+
+
+SHORT = {
+    "x + 1": (lambda x: x + 1, ["Add"]),
+    "x ** 2": (lambda x: x**2, ["Mul"]),
+    "x ** 0.5": (lambda x: x.abs() ** 0.5, ["Abs", "Sqrt"]),
+    "x ** -1": (lambda x: x**-1, ["Reciprocal"]),
+    "x ** 3": (lambda x: x.pow(3), ["Mul", "Mul"]),
+    "x // 2": (lambda x: x // 2, ["Div", "Floor"]),
+    "x % 1": (lambda x: x % 1, ["Floor", "Sub"]),
+    "add alpha": (lambda x: torch.add(x, x, alpha=2), ["Mul", "Add"]),
+    "addcmul": (lambda x: torch.addcmul(x, x, x), ["Mul", "Add"]),
+    "rsub": (lambda x: 1 - x, ["Sub"]),
+}
+
+
+@pytest.mark.parametrize("name", SHORT)
+def test_common_forms_are_short(name: str) -> None:
+    function, nodes = SHORT[name]
+    traced = check_call(function, (torch.tensor([0.5, -2.5, 3.0]),))
+    assert op_types(traced) == nodes
+
+
+@pytest.mark.parametrize("name", ["divide", "multiply", "subtract", "true_divide", "arctan2"])
+def test_other_names_match_eager(name: str) -> None:
+    check_call(getattr(torch, name), (torch.randn(3), torch.randn(3)))
+
+
+def test_floor_division_is_exact_where_the_quotient_rounds_up() -> None:
+    x = torch.tensor([1.0, 0.3, 6.0, -1.0, 7.5], dtype=torch.float64)
+    y = torch.tensor([0.1, 0.1, 0.1, 0.1, -0.3], dtype=torch.float64)
+    check_call(lambda x, y: (x // y, x % y, x // 0.1, x % 0.1, x % -0.1), (x, y))
+
+
+def test_int64_arithmetic_keeps_all_digits() -> None:
+    x = torch.tensor([2**62 + 1, -(2**61) - 3, 2**53 + 1])
+    check_call(lambda x: (x // 7, x % 10, x - 1, x // -3, x.abs(), -x, x & 255, x >> 3), (x,))
+
+
+def test_sizes_are_operands() -> None:
+    check_call(
+        lambda x: (
+            x * x.shape[0],
+            x.shape[1] - x,
+            x / x.shape[0],
+            x.shape[0] ** 0.5 * x,
+            x // x.shape[1],
+        ),
+        (torch.randn(3, 5),),
+        dynamic_shapes=({0: "n", 1: "m"},),
+    )

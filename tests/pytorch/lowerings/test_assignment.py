@@ -25,7 +25,10 @@ def inputs(a: int = 5, b: int = 6) -> tuple[torch.Tensor, ...]:
 # What is dynamic: nothing, the first dim, the first two.
 SHAPES = {
     "static": (None, []),
-    "first": (({0: "a"}, None, None, {0: "a"}, {0: "a"}, {0: "a"}, None), [(3, 6), (11, 6), (1, 6), (0, 6)]),
+    "first": (
+        ({0: "a"}, None, None, {0: "a"}, {0: "a"}, {0: "a"}, None),
+        [(3, 6), (11, 6), (1, 6), (0, 6)],
+    ),
     "both": (
         ({0: "a", 1: "b"}, None, None, {0: "a"}, {0: "a", 1: "b"}, {0: "a", 1: "b"}, {0: "b"}),
         [(3, 5), (11, 8), (1, 8), (3, 1), (0, 5)],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -10,9 +12,10 @@ from tests.pytorch.lowerings.cases import (
     check_small_integers,
     f16,
     op_cases,
+    op_types,
     supported_rows,
 )
-from tests.pytorch.opinfo import OpCase
+from tests.pytorch.opinfo import OpCase, check_call
 
 ROUNDED = {"rtol": 1e-2, "atol": 1e-2, "why": "eager counts in float16, the graph in float64"}
 CASES = [
@@ -49,3 +52,40 @@ def test_matches_eager_in_other_opsets(case: OpCase) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_matches_eager_for_small_integers(case: OpCase) -> None:
     check_small_integers(case)
+
+
+NUMBERS = {
+    "tensor": lambda x: torch.tensor([x.shape[0], 2, 3]),
+    "nested tensor": lambda x: torch.tensor(
+        [[x.shape[0], 1], [2, x.shape[1]]], dtype=torch.float32
+    ),
+    "as_tensor": lambda x: torch.as_tensor(x.shape[0] * 1.5),
+    "asarray": lambda x: torch.asarray([x.shape[0], 0.5]),
+    "tensor of tensors": lambda x: torch.tensor([x.sum(), x.shape[0]]),
+    "range": lambda x: torch.range(0, x.shape[0]),
+    "arange of floats": lambda x: torch.arange(0.0, x.shape[0], 0.3),
+    "arange as floats": lambda x: torch.arange(x.shape[0], dtype=torch.float64),
+    "arange down": lambda x: torch.arange(x.shape[0], 0, -1),
+    "full of a size": lambda x: torch.full((2, x.shape[1]), x.shape[0]),
+    "full of a value": lambda x: torch.full((2,), x[0, 0].item()),
+    "new_full": lambda x: x.new_full((x.shape[0],), 2, dtype=torch.int64),
+    "new_zeros by sizes": lambda x: x.new_zeros(x.shape[0], 2),
+    "zeros of no size": lambda x: torch.zeros(()) + x,
+    "ones_like of dtype": lambda x: torch.ones_like(x, dtype=torch.bool),
+    "eye": lambda x: torch.eye(x.shape[0], x.shape[1]),
+    "tril_indices": lambda x: torch.tril_indices(3, 3) + x.shape[0],
+    "linspace": lambda x: torch.linspace(-1, 1, x.shape[0]),
+}
+
+
+@pytest.mark.parametrize(
+    "sizes", [{}, {"dynamic_shapes": ({0: "n", 1: "m"},)}], ids=["static", "dynamic"]
+)
+@pytest.mark.parametrize("name", NUMBERS)
+def test_tensors_of_sizes_and_numbers_match_eager(name: str, sizes: dict[str, Any]) -> None:
+    check_call(NUMBERS[name], (torch.randn(3, 5),), **sizes)
+
+
+def test_small_constants_are_no_nodes() -> None:
+    traced = check_call(lambda x: x + torch.zeros_like(x) + torch.ones(2, 3), (torch.ones(2, 3),))
+    assert op_types(traced) == ["Add", "Add"]

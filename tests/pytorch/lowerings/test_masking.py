@@ -9,9 +9,10 @@ from tests.pytorch.lowerings.cases import (
     check_opsets,
     check_small_integers,
     op_cases,
+    op_types,
     supported_rows,
 )
-from tests.pytorch.opinfo import OpCase
+from tests.pytorch.opinfo import OpCase, check_call
 
 CASES = op_cases(
     """
@@ -34,3 +35,19 @@ def test_matches_eager_in_other_opsets(case: OpCase) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_matches_eager_for_small_integers(case: OpCase) -> None:
     check_small_integers(case)
+
+
+def test_rows_of_embeddings_are_replaced_whole() -> None:
+    def merge(x: torch.Tensor, mask: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        return x.masked_scatter(mask.unsqueeze(-1).expand_as(x), rows)
+
+    mask = torch.tensor([[True, False, True], [False, False, True]])
+    x, rows = torch.randn(2, 3, 4), torch.randn(5, 4)
+    traced = check_call(
+        merge,
+        (x, mask, rows),
+        dynamic_shapes=({0: "n", 1: "m"}, {0: "n", 1: "m"}, {0: "k"}),
+        others=[(x, torch.zeros_like(mask), rows[:0])],
+    )
+    assert "ScatterND" in op_types(traced)
+    assert "ScatterElements" not in op_types(traced)

@@ -12,7 +12,6 @@ from tests.pytorch.lowerings.cases import (
     check_case,
     check_opsets,
     check_small_integers,
-    f16,
     op_cases,
     supported_rows,
 )

@@ -1,0 +1,150 @@
+"""What staged control flow asks of a framework's arrays, answered for tensors.
+
+It is asked while user code runs, so with the tracer's mode on: what only looks at concrete tensors
+turns torch functions off.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from exporters.pytorch.constants import flat_bytes
+from exporters.pytorch.dtypes import from_torch_dtype, to_torch_dtype
+from exporters.pytorch.handlers import sizes_of, traced_number
+from exporters.pytorch.isolation import is_opaque
+from exporters.pytorch.tensors import TensorTracker
+from exporters.tracing.scalars import plain
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import onnx_ir as ir
+
+__all__ = ["StagedArrays", "TensorMemory"]
+
+
+class StagedArrays(TensorTracker):
+    """Tensors as the staged operators see them."""
+
+    def is_array(self, x: Any) -> bool:
+        """Whether ``x`` can be a tensor of the graph."""
+        return isinstance(x, torch.Tensor)
+
+    def is_handle(self, x: Any) -> bool:
+        """Whether ``x`` is a tensor whose values only run time knows."""
+        return isinstance(x, torch.Tensor) and self.record(x) is not None
+
+    def is_opaque(self, x: Any) -> bool:
+        """Whether ``x`` has no contents that Python code changes."""
+        return is_opaque(x)
+
+    def type_of(self, x: torch.Tensor) -> tuple[ir.DataType, list[Any]]:
+        """Element type and sizes, dynamic ones by name."""
+        with torch._C.DisableTorchFunction():
+            dtype, shape = from_torch_dtype(x.dtype), list(x.shape)
+        record = self.record(x)
+        if record is not None and record.value.shape is not None:
+            dims = record.value.shape.dims
+            sizes = record.value.meta.get("sizes") or [None] * len(dims)
+            shape = [
+                d if isinstance(d, int) else (s and self.trace.symbol(s)) or "?"
+                for d, s in zip(dims, sizes, strict=True)
+            ]
+        return dtype, shape
+
+    def shape_of(self, x: torch.Tensor) -> tuple[int, ...]:
+        """A concrete tensor's shape."""
+        with torch._C.DisableTorchFunction():
+            return tuple(x.shape)
+
+    def truth(self, x: Any, world: int) -> bool:
+        """Whether ``x`` is true in one world."""
+        with torch._C.DisableTorchFunction():
+            return bool(self.concrete(x, world))
+
+    def length(self, x: torch.Tensor) -> Any:
+        """The size of the first dim: an int where it is static."""
+        with torch._C.DisableTorchFunction():
+            return sizes_of(self, x)[0]
+
+    def to_number(self, x: torch.Tensor) -> Any:
+        """A one-element handle as a traced number."""
+        with torch._C.DisableTorchFunction():
+            return traced_number(self, x, torch.Tensor.item)
+
+    def any_equal(self, x: torch.Tensor, element: Any) -> Any:
+        """Whether ``element`` is among the values of ``x``."""
+        return (x == element).any().item()
+
+    def reduce(self, x: torch.Tensor, name: str) -> Any:
+        """Python's ``min(x)`` or ``max(x)`` of a rank-1 tensor."""
+        return getattr(x, name)()
+
+    def gather_items(self, items: Sequence[Any], index: Any) -> Any:
+        """``items[index]`` by stacking, None if they do not stack."""
+        if all(isinstance(x, torch.Tensor) for x in items):
+            types = [self.type_of(x) for x in items]
+            static = all(isinstance(n, int) for _, shape in types for n in shape)
+            alike = all(t == types[0] for t in types)
+            return torch.stack(list(items))[index] if static and alike else None
+        kinds = {type(plain(x)) for x in items}
+        if len(kinds) == 1 and kinds <= {int, float, bool}:
+            dtype = {int: torch.int64, float: torch.float64, bool: torch.bool}[kinds.pop()]
+            return torch.tensor(list(items), dtype=dtype)[index].item()
+        return None
+
+    def from_number(self, number: Any, dtype: ir.DataType) -> torch.Tensor:
+        """A rank-0 tensor of a Python number."""
+        with torch._C.DisableTorchFunction():
+            return torch.tensor(number, dtype=to_torch_dtype(dtype))
+
+    def zeros_like(self, x: Any) -> Any:
+        """A constant of the type of ``x``: what is never read."""
+        if not isinstance(x, torch.Tensor):
+            return type(plain(x))(0)
+        with torch._C.DisableTorchFunction():
+            return torch.zeros_like(x)
+
+    def item_value(self, item: Any, wanted: Any) -> ir.Value:
+        """A list's item as a graph value."""
+        if isinstance(item, torch.Tensor):
+            value: ir.Value = self.graph(item)
+            return value
+        return self.op.operand(item, wanted.dtype)
+
+    def track_value(
+        self,
+        worlds: dict[int, torch.Tensor],
+        value: ir.Value,
+        *,
+        dims: Sequence[int | None] | None = None,
+        data: bool = True,
+        unbacked: bool = False,
+    ) -> torch.Tensor:
+        """A new handle of a value whose concrete results exist already."""
+        with torch._C.DisableTorchFunction():
+            aliases = {w: t.detach() for w, t in worlds.items()}
+        self.track(aliases, value, data=data, unbacked=unbacked, dims=dims)
+        return aliases[self.trace.active[0]]
+
+
+class TensorMemory:
+    """A tensor's storage with the bytes it held before the first write.
+
+    Args:
+        tensor: Any tensor on that storage.
+    """
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        with torch._C.DisableTorchFunction():
+            self._flat = flat_bytes(tensor)
+            self._other = self._flat.clone()
+
+    def swap(self) -> None:
+        """Exchange the saved bytes and the current ones."""
+        with torch._C.DisableTorchFunction(), torch.no_grad():
+            now = self._flat.clone()
+            self._flat.copy_(self._other)
+            self._other = now

@@ -1,0 +1,305 @@
+import numpy as np
+import pytest
+
+from optim_passes.fusion.attention import AttentionFusionPass
+from optim_passes.fusion.attention_layout import AttentionHeadsPass, LongAttentionPass
+from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
+from optim_passes.pipeline import Repeat
+from optim_passes.simplify.dead_code import DeadCodePass
+from optim_passes.simplify.duplicates import CommonSubexpressionPass
+from optim_passes.simplify.folding import ConstantFoldPass
+from optim_passes.simplify.inference import InferShapesPass
+from optim_passes.simplify.noops import NoOpPass
+from optim_passes.simplify.rearrangements import RearrangementPass
+from tests.optim_passes.running import SIZES, feed_for, optimise, parse, reasons
+
+TIDY = Repeat(NoOpPass(), RearrangementPass(), CommonSubexpressionPass(), DeadCodePass())
+TYPES = "float[B,3,S,4] q, float[B,3,M,4] k, float[B,3,M,4] v"
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def attention(scores, *, types=TYPES, weights="w = Softmax<axis=-1>(s)", opset=23, **arrays):
+    return parse(
+        f"g ({types}) => (y) <float r = {{0.5}}, float low = {{{LOWEST}}}, float zero = {{0}}, "
+        f"float inf = {{-1e30}}, int64[2] ax = {{1,2}}> "
+        f"{{ t = Transpose<perm=[0,1,3,2]>(k) {scores} {weights} y = MatMul(w, v) }}",
+        opset=opset,
+        **arrays,
+    )
+
+
+SCORES = [
+    ("s = MatMul(q, t)", TYPES),
+    ("a = MatMul(q, t) s = Mul(a, r)", TYPES),
+    ("a = MatMul(q, t) s = Div(a, r)", TYPES),
+    ("c = Mul(r, q) s = MatMul(c, t)", TYPES),
+    ("c = Mul(q, r) d = Mul(t, r) s = MatMul(c, d)", TYPES),
+    ("a = MatMul(q, t) s = Add(m, a)", f"{TYPES}, float[B,1,S,M] m"),
+    ("a = MatMul(q, t) b = Mul(a, r) s = Add(b, m)", f"{TYPES}, float[M] m"),
+    ("a = MatMul(q, t) b = Add(a, m) s = Add(b, n)", f"{TYPES}, float[S,1] m, float[3,1,M] n"),
+    ("a = MatMul(q, t) s = Where(m, a, low)", f"{TYPES}, bool[B,1,1,M] m"),
+    ("a = MatMul(q, t) s = Where(m, inf, a)", f"{TYPES}, bool[S,M] m"),
+]
+
+
+@pytest.mark.parametrize(("scores", "types"), SCORES)
+def test_attention_written_out_becomes_one_node(scores, types):
+    counts, _ = optimise(attention(scores, types=types), AttentionFusionPass(), rtol=1e-4)
+    assert counts["Attention"] == 1
+    assert not counts.keys() & {"Softmax", "MatMul"}
+
+
+@pytest.mark.parametrize(("scores", "types"), SCORES)
+def test_older_opsets_have_onnx_runtimes_own_operator(scores, types):
+    model = attention(scores, types=types, opset=17)
+    counts, _ = optimise(model, AttentionFusionPass(contrib=True), rtol=1e-4)
+    assert counts["microsoft.MultiHeadAttention"] == 1
+    assert "Softmax" not in counts
+
+
+def test_three_dims_are_one_batch():
+    model = parse(
+        "g (float[N,S,4] q, float[N,M,4] k, float[N,M,4] v, float[N,S,M] m) => (y) "
+        "{ t = Transpose<perm=[0,2,1]>(k) a = MatMul(q, t) s = Add(a, m) w = Softmax<axis=-1>(s) "
+        "y = MatMul(w, v) }",
+        opset=23,
+    )
+    counts, _ = optimise(model, AttentionFusionPass(), rtol=1e-4)
+    assert counts["Attention"] == 1
+
+
+def test_causal_mask_becomes_an_attribute():
+    mask = np.where(np.tri(5, dtype=bool), 0, -np.inf).astype(np.float32)
+    types = "float[B,3,5,4] q, float[B,3,5,4] k, float[B,3,5,4] v, float[5,5] m"
+    model = attention("a = MatMul(q, t) s = Add(a, m)", types=types, m=mask)
+    counts, _ = optimise(model, AttentionFusionPass(), rtol=1e-4)
+    assert counts == {"Attention": 1}
+
+
+def test_rows_masked_by_the_lowest_number_keep_the_mean():
+    model = attention("a = MatMul(q, t) s = Add(a, m)", types=f"{TYPES}, float[S,M] m")
+    feed = feed_for(model, SIZES)
+    feed["m"][:] = 0
+    feed["m"][2] = LOWEST
+    optimise(model, AttentionFusionPass(), feeds=[feed], rtol=1e-4)
+
+
+def test_rows_of_nan_that_become_zero_stay_zero():
+    guarded = "p = Softmax<axis=-1>(s) n = IsNaN(p) w = Where(n, zero, p)"
+    model = attention(
+        "a = MatMul(q, t) s = Add(a, m)", types=f"{TYPES}, float[S,M] m", weights=guarded
+    )
+    feed = feed_for(model, SIZES)
+    feed["m"][:] = 0
+    feed["m"][2] = -np.inf
+    counts, _ = optimise(model, AttentionFusionPass(), feeds=[feed], rtol=1e-4)
+    assert counts == {"Unsqueeze": 1, "Attention": 1}
+
+
+@pytest.mark.parametrize(
+    ("scores", "weights", "options", "reason"),
+    [
+        (
+            "s = MatMul(q, t)",
+            "w = Softmax<axis=-1>(s)",
+            {"opset": 20},
+            "opset 20 has no Attention",
+        ),
+        (
+            "s = MatMul(q, t)",
+            "w = Softmax<axis=-1>(s) z = Neg(w)",
+            {},
+            "the attention weights have another use",
+        ),
+        (
+            "s = MatMul(q, t)",
+            "w = Softmax<axis=-1>(s) z = Neg(s)",
+            {},
+            "the attention weights have another use",
+        ),
+    ],
+)
+def test_attention_is_refused(scores, weights, options, reason):
+    model = attention(scores, weights=weights, **options)
+    if "z =" in weights:
+        model.graph.outputs.append(next(n for n in model.graph if n.op_type == "Neg").outputs[0])
+    counts, report = optimise(model, AttentionFusionPass(), rtol=1e-4)
+    assert counts["Softmax"] == 1
+    assert reasons(report) == {reason}
+
+
+@pytest.mark.parametrize(
+    "scores",
+    [
+        "s = MatMul(q, k)",  # no transposed keys
+        "c = Transpose<perm=[0,1,3,2]>(q) s = MatMul(c, q)",
+    ],
+)
+def test_other_products_of_softmax_are_left_alone(scores):
+    types = "float[B,3,4,4] q, float[B,3,4,4] k, float[B,3,4,4] v"
+    counts, _ = optimise(attention(scores, types=types), AttentionFusionPass(), rtol=1e-4)
+    assert counts["Softmax"] == 1
+
+
+def test_softmax_over_another_axis_is_left_alone():
+    model = attention("s = MatMul(q, t)", weights="w = Softmax<axis=2>(s)")
+    counts, _ = optimise(model, AttentionFusionPass(), rtol=1e-4)
+    assert counts["Softmax"] == 1
+
+
+SPLIT = "{0}1 = Reshape({0}, heads) {0}2 = Transpose<perm=[0,2,1,3]>({0}1)"
+JOIN = "z = Transpose<perm=[0,2,1,3]>(a) y = Reshape(z, flat)"
+CONSTANTS = "<int64[4] heads = {0,0,3,4}, int64[3] flat = {0,0,12}>"
+
+
+def heads(splits, attention="a = Attention(q2, k2, v2)", inputs="q", shape="B,S,12", join=JOIN):
+    values = ", ".join(f"float[{shape}] {x}" for x in inputs)
+    return parse(f"g ({values}) => (y) {CONSTANTS} {{ {splits} {attention} {join} }}", opset=23)
+
+
+def test_attention_takes_heads_side_by_side():
+    model = heads(" ".join(SPLIT.format(x) for x in "qkv"), inputs="qkv")
+    counts, _ = optimise(model, InferShapesPass(), AttentionHeadsPass(), TIDY, rtol=1e-4)
+    assert counts == {"Attention": 1}
+
+
+def test_heads_from_one_product_are_sliced_from_it():
+    text = (
+        "p = Reshape(x, five) t = Transpose<perm=[2,0,3,1,4]>(p) q2 = Gather<axis=0>(t, i0) "
+        "k2 = Gather<axis=0>(t, i1) v2 = Gather<axis=0>(t, i2) a = Attention(q2, k2, v2)"
+    )
+    model = parse(
+        "g (float[B,S,36] x) => (y) <int64[5] five = {0,0,3,3,4}, int64 i0 = {0}, int64 i1 = {1}, "
+        f"int64 i2 = {{2}}, int64[3] flat = {{0,0,12}}> {{ {text} {JOIN} }}",
+        opset=23,
+    )
+    counts, _ = optimise(model, InferShapesPass(), AttentionHeadsPass(), TIDY, rtol=1e-4)
+    assert counts == {"Slice": 3, "Attention": 1}
+
+
+def test_sequence_first_layout_keeps_one_transpose_of_each():
+    splits = " ".join(
+        f"{x}1 = Reshape({x}, heads) {x}2 = Transpose<perm=[1,2,0,3]>({x}1)" for x in "qkv"
+    )
+    join = "z = Transpose<perm=[2,0,1,3]>(a) y = Reshape(z, flat)"
+    model = heads(splits, inputs="qkv", shape="S,B,12", join=join)
+    counts, _ = optimise(model, InferShapesPass(), AttentionHeadsPass(), TIDY, rtol=1e-4)
+    assert counts == {"Transpose": 4, "Attention": 1}
+
+
+def test_heads_of_unknown_number_are_refused():
+    model = parse("g (float[B,H,S,4] q) => (y) { y = Attention(q, q, q) }", opset=23)
+    _, report = optimise(model, AttentionHeadsPass(), rtol=1e-4)
+    assert reasons(report) == {"number or size of heads of the queries varies"}
+
+
+def test_heads_that_were_never_split_are_refused():
+    model = parse("g (float[B,3,S,4] q) => (y) { y = Attention(q, q, q) }", opset=23)
+    _, report = optimise(model, AttentionHeadsPass(), rtol=1e-4)
+    assert reasons(report) == {"the queries are not split from one product"}
+
+
+REPEATS = (
+    "k1 = Unsqueeze(k, two) k3 = Expand(k1, wide) k2 = Reshape(k3, four) "
+    "v1 = Unsqueeze(v, two) v3 = Expand(v1, wide) v2 = Reshape(v3, four)",
+    "k2 = Gather<axis=1>(k, index) v2 = Gather<axis=1>(v, index)",
+)
+
+
+@pytest.mark.parametrize("repeat", REPEATS)
+def test_shared_heads_are_not_repeated(repeat):
+    model = parse(
+        "g (float[2,6,S,4] q, float[2,3,5,4] k, float[2,3,5,4] v) => (y) "
+        "<int64[1] two = {2}, int64[5] wide = {2,3,2,5,4}, int64[4] four = {2,6,5,4}, "
+        f"int64[6] index = {{0,0,1,1,2,2}}> {{ {repeat} y = Attention(q, k2, v2) }}",
+        opset=23,
+    )
+    counts, _ = optimise(model, InferShapesPass(), SharedHeadsPass(), DeadCodePass(), rtol=1e-4)
+    assert counts == {"Attention": 1}
+
+
+def test_heads_repeated_in_another_order_stay():
+    model = parse(
+        "g (float[2,6,S,4] q, float[2,3,5,4] k, float[2,3,5,4] v) => (y) "
+        "<int64[6] index = {0,1,2,0,1,2}> "
+        "{ a = Gather<axis=1>(k, index) b = Gather<axis=1>(v, index) y = Attention(q, a, b) }",
+        opset=23,
+    )
+    counts, _ = optimise(model, SharedHeadsPass(), rtol=1e-4)
+    assert counts == {"Gather": 2, "Attention": 1}
+
+
+ROTARY = (
+    "h = Slice(x, c2, c4, c3) l = Slice(x, c0, c2, c3) n = Neg(h) r = Concat<axis=-1>(n, l) "
+    "p = Mul(x, cos) q = Mul(r, sin) y = Add(p, q)"
+)
+ROTARY_CONSTANTS = "<int64[1] c0 = {0}, int64[1] c2 = {2}, int64[1] c3 = {3}, int64[1] c4 = {4}>"
+
+
+def test_rotary_embedding_written_out_becomes_one_node():
+    tables = "e = Concat<axis=-1>(f, f) g1 = Cos(e) h1 = Sin(e)"
+    tables += " cos = Unsqueeze(g1, one) sin = Unsqueeze(h1, one)"
+    model = parse(
+        "g (float[B,3,S,4] x, float[B,S,2] f) => (y) "
+        f"{ROTARY_CONSTANTS[:-1]}, int64[1] one = {{1}}> {{ {tables} {ROTARY} }}",
+        opset=23,
+    )
+    counts, _ = optimise(model, InferShapesPass(), RotaryPass(), TIDY, rtol=1e-4)
+    assert counts == {"RotaryEmbedding": 1, "Cos": 1, "Sin": 1}
+
+
+def test_rotary_tables_may_be_constant():
+    angles = np.random.default_rng(0).standard_normal((1, 1, 5, 2)).astype(np.float32)
+    whole = np.concatenate([angles, angles], -1)
+    model = parse(
+        "g (float[B,3,5,4] x, float[1,1,5,4] cos, float[1,1,5,4] sin) => (y) "
+        f"{ROTARY_CONSTANTS} {{ {ROTARY} }}",
+        opset=23,
+        cos=np.cos(whole),
+        sin=np.sin(whole),
+    )
+    passes = (InferShapesPass(), RotaryPass(), ConstantFoldPass(), TIDY)
+    counts, _ = optimise(model, *passes, rtol=1e-4)
+    assert counts.keys() <= {"RotaryEmbedding", "Expand", "Shape", "Concat"}
+
+
+def test_rotary_tables_with_different_halves_are_refused():
+    model = parse(
+        "g (float[B,3,S,4] x, float[B,1,S,4] cos, float[B,1,S,4] sin) => (y) "
+        f"{ROTARY_CONSTANTS} {{ {ROTARY} }}",
+        opset=23,
+    )
+    _, report = optimise(model, RotaryPass())
+    assert reasons(report) == {"the cosines are not two equal halves"}
+
+
+def test_rotary_embedding_goes_before_the_heads_are_split():
+    model = parse(
+        "g (float[B,S,12] x, float[B,S,2] c, float[B,S,2] s) => (y) "
+        "<int64[4] heads = {0,0,3,4}> { a = Reshape(x, heads) b = Transpose<perm=[0,2,1,3]>(a) "
+        "y = RotaryEmbedding(b, c, s) }",
+        opset=23,
+    )
+    optimise(model, InferShapesPass(), RotaryHeadsPass(), TIDY, rtol=1e-4)
+    assert [n.op_type for n in model.graph] == ["RotaryEmbedding", "Reshape", "Transpose"]
+
+
+@pytest.mark.parametrize(("keys", "fused"), [(1024, True), (256, False)])
+def test_long_attention_never_holds_all_weights(keys, fused):
+    model = parse(
+        f"g (float[1,4,8] q, float[1,{keys},8] k) => (y) "
+        "{ y = Attention<q_num_heads=2, kv_num_heads=2>(q, k, k) }",
+        opset=23,
+    )
+    counts, _ = optimise(model, LongAttentionPass(), rtol=1e-4)
+    assert counts == ({"microsoft.MultiHeadAttention": 1} if fused else {"Attention": 1})
+
+
+def test_long_causal_attention_is_refused():
+    model = parse(
+        "g (float[1,1024,8] q) => (y) "
+        "{ y = Attention<q_num_heads=2, kv_num_heads=2, is_causal=1>(q, q, q) }",
+        opset=23,
+    )
+    _, report = optimise(model, LongAttentionPass(), rtol=1e-4)
+    assert reasons(report) == {"it is causal"}

@@ -1,0 +1,256 @@
+import numpy as np
+import pytest
+
+from optim_passes.fusion.batch_norm import BatchNormPass
+from optim_passes.fusion.convolution import ConvActivationPass
+from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
+from optim_passes.fusion.scaling import LayerScalePass
+from optim_passes.simplify.inference import InferShapesPass
+from optim_passes.simplify.noops import NoOpPass
+from tests.optim_passes.running import optimise, parse, reasons
+
+RNG = np.random.default_rng(0)
+
+
+def weights(*shape):
+    return RNG.standard_normal(shape).astype(np.float32) * 0.3
+
+
+def statistics(channels):
+    return {
+        "s": weights(channels) + 1,
+        "o": weights(channels),
+        "m": weights(channels),
+        "v": np.abs(weights(channels)) + 0.1,
+    }
+
+
+STATISTICS = "float[{0}] s, float[{0}] o, float[{0}] m, float[{0}] v"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "weight", "bias"),
+    [
+        ("Conv<pads=[1,1,1,1]>(x, w, b)", "N,3,H,W", (4, 3, 3, 3), 4),
+        ("Conv<group=3>(x, w)", "N,3,H,W", (6, 1, 2, 2), 6),
+        ("ConvTranspose<strides=[2,2]>(x, w, b)", "N,3,H,W", (3, 4, 2, 2), 4),
+        ("ConvTranspose<group=2>(x, w)", "N,4,H,W", (4, 3, 2, 2), 6),
+        ("Gemm<transB=1, alpha=0.5, beta=2.0>(x, w, b)", "N,3", (4, 3), 4),
+        ("Gemm(x, w)", "N,3", (3, 4), 4),
+        ("MatMul(x, w)", "N,3", (3, 4), 4),
+    ],
+)
+def test_batch_norm_goes_into_the_layer_before(layer, shape, weight, bias):
+    model = parse(
+        f"g (float[{shape}] x, float[{','.join(map(str, weight))}] w, float[{bias}] b, "
+        f"{STATISTICS.format(bias)}) => (y) "
+        f"{{ a = {layer} y = BatchNormalization<epsilon=0.01>(a, s, o, m, v) }}",
+        w=weights(*weight),
+        b=weights(bias),
+        **statistics(bias),
+    )
+    counts, _ = optimise(model, BatchNormPass(), rtol=1e-4, atol=1e-5)
+    assert "BatchNormalization" not in counts
+
+
+def test_batch_norm_goes_into_a_product_with_bias():
+    model = parse(
+        f"g (float[N,3] x, float[3,4] w, float[4] b, {STATISTICS.format(4)}) => (y) "
+        "{ a = MatMul(x, w) c = Add(b, a) y = BatchNormalization(c, s, o, m, v) }",
+        w=weights(3, 4),
+        b=weights(4),
+        **statistics(4),
+    )
+    counts, _ = optimise(model, BatchNormPass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"MatMul": 1, "Add": 1}
+
+
+def test_batch_norm_goes_into_the_convolution_behind():
+    text = (
+        f"g (float[N,3,H,W] x, float[4,3,2,2] w, {STATISTICS.format(3)}) => (y) "
+        "{{ a = BatchNormalization(x, s, o, m, v) y = Conv<{0}>(a, w) }}"
+    )
+    constants = {"w": weights(4, 3, 2, 2), **statistics(3)}
+    model = parse(text.format("strides=[1,1]"), **constants)
+    counts, _ = optimise(model, BatchNormPass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"Conv": 1}
+    model = parse(text.format("pads=[1,1,1,1]"), **constants)  # the padding is not shifted
+    counts, report = optimise(model, BatchNormPass())
+    assert counts == {"Conv": 1, "BatchNormalization": 1}
+    assert reasons(report) == {"no convolution or matrix product is beside it"}
+
+
+def test_shared_weights_are_left_to_the_others():
+    model = parse(
+        f"g (float[N,3,H,W] x, float[3,3,1,1] w, {STATISTICS.format(3)}) => (y) "
+        "{ a = Conv(x, w) b = BatchNormalization(a, s, o, m, v) c = Conv(b, w) "
+        "y = BatchNormalization(c, o, s, m, v) }",
+        w=weights(3, 3, 1, 1),
+        **statistics(3),
+    )
+    counts, _ = optimise(model, BatchNormPass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"Conv": 2}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ("a = Conv(x, w) y = BatchNormalization(a, s, o, m, v) z = Relu(a)", "another use"),
+        ("a = Conv(x, d) y = BatchNormalization(a, s, o, m, v) z = Relu(y)", "not constant"),
+        ("a = Conv(x, w) y = BatchNormalization(a, s, k, m, v) z = Relu(y)", "not constant"),
+    ],
+)
+def test_batch_norm_is_refused(nodes, reason):
+    model = parse(
+        f"g (float[N,3,H,W] x, float[3,3,1,1] d, float[3] k, float[3,3,1,1] w, "
+        f"{STATISTICS.format(3)}) => (y, z) {{ {nodes} }}",
+        w=weights(3, 3, 1, 1),
+        **statistics(3),
+    )
+    counts, report = optimise(model, BatchNormPass(), rtol=1e-4, atol=1e-5)
+    assert counts["BatchNormalization"] == 1
+    (told,) = reasons(report)
+    assert reason in told
+
+
+def test_batch_norm_is_folded_in_a_branch():
+    model = parse(
+        f"g (float[N,3,H,W] x, bool c, float[3,3,1,1] w, {STATISTICS.format(3)}) "
+        "=> (float[N,3,H,W] y) { y = If (c) <then_branch = t () => (float[N,3,H,W] p) "
+        "{ a = Conv(x, w) p = BatchNormalization(a, s, o, m, v) }, "
+        "else_branch = e () => (float[N,3,H,W] q) { q = Neg(x) }> }",
+        w=weights(3, 3, 1, 1),
+        **statistics(3),
+    )
+    counts, _ = optimise(model, BatchNormPass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"If": 1, "Conv": 1, "Neg": 1}
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "a = MatMul(x, w) b = Add(a, c) y = Mul(b, g)",
+        "a = MatMul(x, w) y = Mul(two, a)",
+        "t = Transpose<perm=[1,0]>(w) a = MatMul(x, t) b = Add(c, a) y = Div(b, g)",
+        "a = MatMul(x, w) b = Transpose<perm=[0,2,1]>(a) y = Mul(b, column)",
+    ],
+)
+def test_scale_goes_into_the_product(nodes):
+    model = parse(
+        "g (float[N,S,4] x, float[4,4] w, float[4] c, float[4] g, float two, float[4,1] column) "
+        f"=> (y) {{ {nodes} }}",
+        w=weights(4, 4),
+        c=weights(4),
+        g=weights(4) + 2,
+        two=np.float32(2),
+        column=weights(4, 1),
+    )
+    counts, _ = optimise(model, LayerScalePass(), rtol=1e-4, atol=1e-5)
+    assert not counts.keys() & {"Mul", "Div"}
+
+
+@pytest.mark.parametrize("nodes", ["y = Mul(a, g)", "y = Add(g, a)", "y = Sub(a, g)"])
+def test_scale_and_shift_go_into_the_convolution(nodes):
+    model = parse(
+        f"g (float[N,3,H,W] x, float[5,3,2,2] w, float[5,1,1] g) => (y) "
+        f"{{ a = Conv(x, w) {nodes} }}",
+        w=weights(5, 3, 2, 2),
+        g=weights(5, 1, 1),
+    )
+    counts, _ = optimise(model, LayerScalePass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"Conv": 1}
+
+
+def test_scale_of_rows_stays():
+    model = parse(
+        "g (float[N,4,4] x, float[4,4] w, float[4,1] g) => (y) { a = MatMul(x, w) y = Mul(a, g) }",
+        w=weights(4, 4),
+        g=weights(4, 1),
+    )
+    counts, _ = optimise(model, LayerScalePass())
+    assert counts == {"MatMul": 1, "Mul": 1}
+
+
+ACTIVATIONS = (
+    "Relu(a)",
+    "Sigmoid(a)",
+    "Tanh(a)",
+    "LeakyRelu<alpha=0.2>(a)",
+    "HardSigmoid<alpha=0.3>(a)",
+    "Clip(a, low, high)",
+    "Clip(a, low)",
+)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_convolution_and_activation_become_one_node(activation):
+    model = parse(
+        "g (float[N,3,H,W] x, float[4,3,3,3] w) => (y) <float low = {0.1}, float high = {0.5}> "
+        f"{{ a = Conv<pads=[1,1,1,1], strides=[2,2]>(x, w) y = {activation} }}",
+        w=weights(4, 3, 3, 3),
+    )
+    counts, _ = optimise(model, ConvActivationPass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"microsoft.FusedConv": 1}
+
+
+def test_residual_joins_the_convolution_before_an_activation():
+    model = parse(
+        "g (float[N,3,H,W] x, float[3,3,3,3] w, float[3] b) => (float[N,3,H,W] y) "
+        "{ a = Conv<pads=[1,1,1,1]>(x, w, b) c = Add(x, a) y = Relu(c) }",
+        w=weights(3, 3, 3, 3),
+        b=weights(3),
+    )
+    counts, _ = optimise(model, InferShapesPass(), ConvActivationPass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"microsoft.FusedConv": 1}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ("y = Relu(a) z = Neg(a)", "the convolution's result has another use"),
+        ("y = Clip(a, k) z = Neg(y)", "the activation's parameters are not constant"),
+    ],
+)
+def test_activation_is_refused(nodes, reason):
+    model = parse(
+        f"g (float[N,3,H,W] x, float k, float[3,3,1,1] w) => (y, z) {{ a = Conv(x, w) {nodes} }}",
+        w=weights(3, 3, 1, 1),
+    )
+    counts, report = optimise(model, ConvActivationPass(), rtol=1e-4, atol=1e-5)
+    assert counts["Conv"] == 1
+    assert reasons(report) == {reason}
+
+
+def test_float64_convolution_has_no_fused_kernel():
+    model = parse(
+        "g (double[N,3,H,W] x, double[3,3,1,1] w) => (y) { a = Conv(x, w) y = Relu(a) }",
+        w=weights(3, 3, 1, 1).astype(np.float64),
+    )
+    from optim_passes.pipeline import run
+
+    _, report = run(model, [ConvActivationPass()])
+    assert reasons(report) == {"the dtype is DOUBLE"}
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_group_norm_becomes_instance_norm(groups):
+    model = parse(
+        f"g (float[N,4,6,2] x, float[4] s, float[4] b) => (y) "
+        f"{{ y = GroupNormalization<num_groups={groups}, epsilon=0.01>(x, s, b) }}",
+        opset=21,
+        s=weights(4),
+        b=weights(4),
+    )
+    counts, _ = optimise(model, GroupNormPass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"Reshape": 2, "InstanceNormalization": 1, "BatchNormalization": 1}
+
+
+def test_scale_and_shift_of_channels_become_one_node():
+    model = parse(
+        "g (float[N,4,H,W] x, float[4,1,1] s, float[1,4,1,1] b) => (y) "
+        "{ a = Mul(s, x) y = Add(a, b) }",
+        s=weights(4, 1, 1),
+        b=weights(1, 4, 1, 1),
+    )
+    counts, _ = optimise(model, NoOpPass(), ChannelAffinePass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"BatchNormalization": 1}
