@@ -120,8 +120,7 @@ def export(
             continue
         except UnseenSizesError as unseen:
             if len(more_sizes) == _MORE_WORLDS:
-                assert unseen.__cause__ is not None
-                raise unseen.__cause__ from None
+                raise unseen.finding from None
             more_sizes = [*more_sizes, unseen.sizes]
             continue
         program.report.seconds["verify"] = time.perf_counter() - started

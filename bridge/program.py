@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.files import save_model
 from bridge.session import Session
-from bridge.signature import Signature
 
 if TYPE_CHECKING:
     import os
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from bridge.parity.comparison import Comparison
+    from bridge.signature import Signature
 
 __all__ = ["ExportReport", "Program"]
 

@@ -104,7 +104,9 @@ def _with_gradients(module: TracedModule, args: Any, kwargs: Any) -> Any:
         x for x in torch.utils._pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)
     ]
     holder: list[Any] = []
-    flat = _Recomputed.apply(module, (args, kwargs, holder), *leaves, *module._tensors())
+    flat = _Recomputed.apply(  # type: ignore[no-untyped-call]
+        module, (args, kwargs, holder), *leaves, *module._tensors()
+    )
     return torch.utils._pytree.tree_unflatten(list(flat), holder[0])
 
 

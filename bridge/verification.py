@@ -36,11 +36,12 @@ class UnseenSizesError(Exception):
 
     Attributes:
         sizes: The sizes, by dim.
+        finding: What to tell the user if more worlds do not help.
     """
 
-    def __init__(self, sizes: dict[str, int]) -> None:
+    def __init__(self, sizes: dict[str, int], finding: Exception) -> None:
         super().__init__(str(sizes))
-        self.sizes = sizes
+        self.sizes, self.finding = sizes, finding
 
 
 def verify(traced: TracedModel, program: Program) -> list[Comparison]:
@@ -71,7 +72,7 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
             if reason is not None and not isinstance(reason, ScriptError):
                 raise reason from error
             if sizes and reason is None:
-                raise UnseenSizesError(sizes) from error
+                raise UnseenSizesError(sizes, error) from error
             raise
     return rows
 

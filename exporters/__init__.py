@@ -1,0 +1,1 @@
+"""Frontends that turn eager code into ONNX models; they run none."""

@@ -6,7 +6,7 @@
     ├── InputError                   the call to export itself is wrong (ValueError)
     │   └── DynamicShapeError        a dim declared dynamic does not exist, or is in fact frozen
     ├── UnsupportedOpError           calls without a lowering, all of them at once (NotImplementedError)
-    ├── UntraceableError             a value left the trace: .numpy(), .tolist(), data_ptr() (NotImplementedError)
+    ├── UntraceableError             a value left the trace: .numpy(), data_ptr() (NotImplementedError)
     ├── ScriptError                  control flow that cannot become Loop and If
     │   ├── ScriptSyntaxError        ... because of a construct that cannot be staged (SyntaxError)
     │   ├── BranchMismatchError      a name has another type after each branch or iteration

@@ -1,0 +1,1 @@
+"""The PyTorch frontend: a TorchFunctionMode over real tensors of several worlds."""

@@ -43,7 +43,8 @@ class StagedArrays(TensorTracker):
     def type_of(self, x: torch.Tensor) -> tuple[ir.DataType, list[Any]]:
         """Element type and sizes, dynamic ones by name."""
         with torch._C.DisableTorchFunction():
-            dtype, shape = from_torch_dtype(x.dtype), list(x.shape)
+            dtype = from_torch_dtype(x.dtype)
+            shape: list[Any] = list(x.shape)
         record = self.record(x)
         if record is not None and record.value.shape is not None:
             dims = record.value.shape.dims

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from exporters.tracing.trace import Trace
 
 __all__ = ["Constants", "flat_bytes"]

@@ -286,8 +286,10 @@ def _trace_resized(
         if chosen:
             resized = world_leaves(arguments.leaves, chosen, sizes)
             worlds.append(World(resized, [], dict(sizes)))
-        for other in more_sizes:
-            worlds.append(World(world_leaves(arguments.leaves, chosen, other), [], dict(other)))
+        worlds += [
+            World(world_leaves(arguments.leaves, chosen, other), [], dict(other))
+            for other in more_sizes
+        ]
         return Attempt(model, arguments, chosen, worlds, **options)
 
     taken = {n for x in arguments.leaves if isinstance(x, torch.Tensor) for n in x.shape}

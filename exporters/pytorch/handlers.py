@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,11 @@ from exporters.tracing.trace import Interrupt
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from exporters.pytorch.tensors import TensorTracker
     from exporters.pytorch.tracer import TorchTracer
 
 T = torch.Tensor
+_T: Any = torch.Tensor  # its getters and setters are not declared
 
 # What only asks for metadata, the same in every world. (Some are absent in some versions of torch.)
 _METHODS = """
@@ -44,14 +47,14 @@ for _name in _GETTERS.split():
         query(getattr(T, _name).__get__)
 for _name in _FUNCTIONS.split():
     query(getattr(torch, _name))
-query(T.requires_grad.__set__, T._backward_hooks.__set__)
+query(_T.requires_grad.__set__, _T._backward_hooks.__set__)
 
 
 def _native(tracer: TorchTracer, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
 
-def sizes_of(tracer: TorchTracer, tensor: torch.Tensor) -> list[int]:
+def sizes_of(tracer: TensorTracker, tensor: torch.Tensor) -> list[int]:
     """The shape of a handle: an int where it is static, else a traced int."""
     record = tracer.record(tensor)
     if record is None:
@@ -63,7 +66,7 @@ def sizes_of(tracer: TorchTracer, tensor: torch.Tensor) -> list[int]:
     ]
 
 
-@handles(T.shape.__get__)
+@handles(_T.shape.__get__)
 def shape(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     if tracer.record(args[0]) is None:
         return func(*args)
@@ -85,7 +88,7 @@ def numel(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     return math.prod(sizes_of(tracer, tensor))
 
 
-@handles(T.nbytes.__get__)
+@handles(_T.nbytes.__get__)
 def nbytes(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     return math.prod(sizes_of(tracer, args[0])) * args[0].element_size()
 
@@ -155,7 +158,9 @@ def contains(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
 def equal(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     if not any(tracer.record(x) for x in tracer.leaves(args, kwargs)):
         return func(*args, **kwargs)
-    first, second = (*args, *kwargs.values())
+    first: Any
+    second: Any
+    first, second = itertools.chain(args, kwargs.values())
     with tracer:
         if list(first.shape) != list(second.shape):
             return False
@@ -182,7 +187,7 @@ def item(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 def traced_number(
-    tracer: TorchTracer, tensor: torch.Tensor, read: Callable[[torch.Tensor], Any]
+    tracer: TensorTracker, tensor: torch.Tensor, read: Callable[[torch.Tensor], Any]
 ) -> Any:
     """A one-element handle as a traced Python number."""
     record = tracer.record(tensor)
@@ -197,7 +202,7 @@ def traced_number(
     if tensor.dim() > 0:
         value = op.Reshape(value, [])
         value.shape = ir.Shape([])
-        value.type = ir.TensorType(record.value.dtype)
+        value.type = record.value.type
     return tracer.trace.number(
         ScalarRecord(tracer.trace, worlds, data=record.data, scalar=op.cast(value, dtype)), kind
     )
@@ -236,7 +241,7 @@ def _staged_numbers(tracer: TorchTracer, tensor: torch.Tensor) -> StagedList:
 
 @handles(
     T.numpy, T.__array__, T.data_ptr, T.untyped_storage, T.storage, T._typed_storage, T.__dlpack__,
-    torch.to_dlpack, T.apply_, T.map_, T.__reduce_ex__, T.__cuda_array_interface__.__get__,
+    torch._C._to_dlpack, T.apply_, T.map_, T.__reduce_ex__, _T.__cuda_array_interface__.__get__,
 )  # fmt: skip
 def leaves_the_trace(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     if tracer.record(args[0]) is None:
@@ -278,7 +283,7 @@ def derivatives(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
 
 
 @handles(
-    T.grad.__set__,
+    _T.grad.__set__,
     T.__setstate__,
     T.share_memory_,
     T.pin_memory,
@@ -299,7 +304,7 @@ def asserted(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> None:
         func(*args, **kwargs)
 
 
-@handles(T.data.__set__)
+@handles(_T.data.__set__)
 def set_data(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> None:
     tensor, new = args
     record = tracer.record(new)

@@ -55,7 +55,7 @@ class Arguments:
         if self.signature is None:
             keywords = arguments.pop("**", {})
             return tuple(arguments.values()), keywords
-        bound = inspect.BoundArguments(self.signature, arguments)  # type: ignore[arg-type]
+        bound = inspect.BoundArguments(self.signature, arguments)
         return bound.args, bound.kwargs
 
 

@@ -44,7 +44,7 @@ _BUILTIN_TYPES = (
 )
 
 
-class Unlowerable(Exception):
+class Unlowerable(Exception):  # noqa: N818 - a signal, not a failure
     """A lowering cannot express this call; the reason is told if nothing else can either."""
 
 
@@ -100,7 +100,24 @@ _DUNDERS = {
     "rshift": "bitwise_right_shift",
     **{
         name: name
-        for name in ["abs", "add", "div", "eq", "ge", "getitem", "gt", "le", "lt", "matmul", "mul", "ne", "neg", "pow", "setitem", "sub"]
+        for name in [
+            "abs",
+            "add",
+            "div",
+            "eq",
+            "ge",
+            "getitem",
+            "gt",
+            "le",
+            "lt",
+            "matmul",
+            "mul",
+            "ne",
+            "neg",
+            "pow",
+            "setitem",
+            "sub",
+        ]
     },
 }
 
@@ -119,7 +136,7 @@ def aten_name(func: Any) -> str | None:
         return None
     name = func.__name__
     if name in ("__get__", "__set__"):
-        attribute = func.__self__
+        attribute: Any = getattr(func, "__self__")  # noqa: B009 - only some of these types have it
         attribute = getattr(attribute, "fget", attribute)  # a Python property
         return f"{attribute.__name__}.{name[2:5]}"
     if name.startswith("__") and name.endswith("__"):

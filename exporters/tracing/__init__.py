@@ -1,0 +1,1 @@
+"""Tracing without a framework: worlds, records, traced numbers, graphs, staged control flow."""

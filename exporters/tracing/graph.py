@@ -365,7 +365,7 @@ class GraphBuilder:
     def initializer(self, tensor: ir.TensorProtocol, name: str) -> ir.Value:
         """Register ``tensor`` under ``name``, or under a name near it when that is taken."""
         name = self.unique_name(name)
-        tensor.name = name  # type: ignore[misc]
+        tensor.name = name
         value = ir.Value(
             name=name,
             shape=tensor.shape,  # type: ignore[arg-type]

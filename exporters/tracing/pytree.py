@@ -40,6 +40,7 @@ class Tree:
 
     @property
     def leaf_count(self) -> int:
+        """How many leaves are below this node."""
         return 1 if self.kind == "leaf" else sum(c.leaf_count for c in self.children)
 
     def paths(self, prefix: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -126,9 +127,10 @@ def _refill(original: Any, items: list[Any]) -> Any:
 def _with_fields(original: Any, changed: dict[str, Any]) -> Any:
     """A shallow copy of a dataclass with other field values, frozen ones and mappings included."""
     if isinstance(original, dict):  # transformers' ModelOutput keeps items and fields in step
-        return type(original)(
+        cls: Any = type(original)
+        return cls(
             **{
-                **{f.name: getattr(original, f.name) for f in dataclasses.fields(original)},
+                **{name: getattr(original, name) for name in cls.__dataclass_fields__},
                 **changed,
             }
         )
@@ -148,7 +150,7 @@ def _flatten(x: Any, is_leaf: Callable[[Any], bool], leaves: list[Any], parents:
     if is_leaf(x):
         leaves.append(x)
         return Tree("leaf")
-    if isinstance(x, _ATOMS) or isinstance(x, _OPAQUE) or id(x) in parents:
+    if isinstance(x, (*_ATOMS, *_OPAQUE)) or id(x) in parents:
         return Tree("static", x)
     kind, items = _items(x)
     if not items:

@@ -86,6 +86,7 @@ class ScalarRecord:
 
     @property
     def prefers_vector(self) -> bool:
+        """Whether shape [1] costs no node and rank 0 does."""
         return self._scalar is None
 
 
@@ -108,9 +109,11 @@ class TracedScalar:
     record: ScalarRecord
 
     def scalar(self) -> ir.Value:
+        """The number as a rank-0 value."""
         return self.record.scalar()
 
     def vector(self) -> ir.Value:
+        """The number as a value of shape [1]."""
         return self.record.vector()
 
     def __bool__(self) -> bool:
@@ -158,7 +161,7 @@ class TracedInt(TracedScalar, int):
     kind = int
     record: ScalarRecord
 
-    def __new__(cls, record: ScalarRecord) -> TracedInt:
+    def __new__(cls, record: ScalarRecord) -> TracedInt:  # noqa: D102 - see the class
         self = int.__new__(cls, next(iter(record.worlds.values())))
         self.record = record
         return self
@@ -168,7 +171,7 @@ class TracedInt(TracedScalar, int):
     def __index__(self) -> int:
         return int(_settle(self, int))
 
-    def __round__(self, ndigits: int | None = None) -> Any:
+    def __round__(self, ndigits: Any = None) -> Any:
         return self
 
     def __floor__(self) -> Any:
@@ -177,16 +180,17 @@ class TracedInt(TracedScalar, int):
     __ceil__ = __trunc__ = __floor__
 
     def is_integer(self) -> bool:
+        """True, as of every ``int``."""
         return True
 
 
 class TracedBool(TracedScalar, int):
-    """A truth value of the graph: BOOL, one value per world. (``bool`` cannot be subclassed.)"""
+    """A truth value of the graph: BOOL, one value per world. ``bool`` itself cannot be subclassed."""
 
     kind = bool
     record: ScalarRecord
 
-    def __new__(cls, record: ScalarRecord) -> TracedBool:
+    def __new__(cls, record: ScalarRecord) -> TracedBool:  # noqa: D102 - see the class
         self = int.__new__(cls, next(iter(record.worlds.values())))
         self.record = record
         return self
@@ -203,14 +207,14 @@ class TracedFloat(TracedScalar, float):
     kind = float
     record: ScalarRecord
 
-    def __new__(cls, record: ScalarRecord) -> TracedFloat:
+    def __new__(cls, record: ScalarRecord) -> TracedFloat:  # noqa: D102 - see the class
         self = float.__new__(cls, next(iter(record.worlds.values())))
         self.record = record
         return self
 
     __hash__ = float.__hash__
 
-    def __round__(self, ndigits: int | None = None) -> Any:
+    def __round__(self, ndigits: Any = None) -> Any:
         if ndigits is not None:
             return self.record.trace.arithmetic("round_to", self, ndigits)
         return self.record.trace.arithmetic("round", self)
@@ -462,7 +466,7 @@ for _class in (TracedInt, TracedFloat, TracedBool):
             setattr(_class, f"__r{_name}__", _method(_name, reflected=True))
     for _name in ("neg", "pos", "abs"):
         setattr(_class, f"__{_name}__", _unary_method(_name))
-    _class.__pow__ = _pow  # type: ignore[method-assign,assignment]
-    _class.__divmod__ = _divmod  # type: ignore[method-assign,assignment]
-    _class.__rdivmod__ = _rdivmod  # type: ignore[method-assign,assignment]
+    _class.__pow__ = _pow  # type: ignore[method-assign]
+    _class.__divmod__ = _divmod  # type: ignore[method-assign]
+    _class.__rdivmod__ = _rdivmod  # type: ignore[method-assign]
 TracedInt.__invert__ = _unary_method("invert")  # type: ignore[method-assign]

@@ -7,12 +7,11 @@ import functools
 import linecache
 import os
 import sys
-from types import CodeType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import FrameType
+    from types import CodeType, FrameType
 
 __all__ = ["Source", "SourceFinder", "shorten"]
 
@@ -114,7 +113,7 @@ class SourceFinder:
         if code is self._module_call:
             return "module"
         file = code.co_filename
-        if file.startswith(_OURS) or file.startswith("<frozen"):
+        if file.startswith((_OURS, "<frozen")):
             return "ours"
         return "library" if file.startswith(self._library) else "user"
 

@@ -11,7 +11,6 @@ import onnx_ir as ir
 
 from exporters.errors import DataDependentError, DisagreeingBranchError, ExportError
 from exporters.tracing import scalars
-from exporters.tracing.effects import MemoryLog
 from exporters.tracing.graph import Block, GraphBuilder
 from exporters.tracing.record import Memory, Record, View
 from exporters.tracing.scalars import (
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import FrameType
 
+    from exporters.tracing.effects import MemoryLog
     from exporters.tracing.source import Source, SourceFinder
 
 __all__ = ["Assumption", "Interrupt", "Trace"]
@@ -472,9 +472,11 @@ class Trace:
         return sum(1 for _ in self.builder.block.ancestry()) - 1
 
     def new_memory(self) -> Memory:
+        """The state of something made here."""
         return Memory(self.depth())
 
     def new_block(self, kind: str) -> Block:
+        """A block inside the current one."""
         return Block(kind, self.builder.block)
 
 

@@ -37,6 +37,7 @@ class Symbol:
     named: bool = True
 
     def allows(self, size: int) -> bool:
+        """Whether ``size`` is within the declared bounds."""
         return self.minimum <= size and (self.maximum is None or size <= self.maximum)
 
 

@@ -46,8 +46,7 @@ FIXED_SEEDS = [
     <float[4, 3, 3, 3] w = {%s}, float[4] b = {0, 1, 2, 3}> {
         c = Conv <pads = [1, 1, 1, 1], strides = [2, 2]> (x, w, b)
         y = Relu(c)
-    }"""
-        % ", ".join(["0.5"] * 108)
+    }""".replace("%s", ", ".join(["0.5"] * 108))
     ),
     graph_bytes("""g(float[N, 4] x, bool c) => (float[N, M] y) <int64[2] s = {-1, 2}, int64[1] a = {0}> {
         r = Reshape(x, s)
@@ -60,12 +59,11 @@ FIXED_SEEDS = [
     onnx.parser.parse_model(FUNCTION).SerializeToString(),
     graph_bytes(
         """g(float[2, 5, 4] x) => (float[2, 1, 5, 3] y)
-    <float[1, 12, 4] w = {%s}, float[1, 12, 3] r = {%s}> {
+    <float[1, 12, 4] w = {W}, float[1, 12, 3] r = {R}> {
         t = Transpose <perm = [1, 0, 2]> (x)
         z = LSTM <hidden_size = 3> (t, w, r)
         y = Transpose <perm = [2, 1, 0, 3]> (z)
-    }"""
-        % (", ".join(["0.1"] * 48), ", ".join(["0.2"] * 36))
+    }""".replace("W", ", ".join(["0.1"] * 48)).replace("R", ", ".join(["0.2"] * 36))
     ),
     graph_bytes("""g(uint8[4] x) => (float[4] y) <float s = {0.5}, uint8 z = {3}> {
         y = DequantizeLinear(x, s, z)

@@ -274,7 +274,7 @@ def test_product_goes_before_a_rearrangement_that_is_taken_back(before, after, l
 def test_parts_of_one_product_become_products(weight, cut, parts):
     model = parse(
         "g (float[B,S,4] x, float[4,6] w, float[6,4] v, float[6] b) => (y) "
-        "<int64[2] sizes = {2,4}, int64[1] c0 = {0}, int64[1] c2 = {2}, int64[1] c6 = {6}, int64[1] ax = {2}> "
+        "<int64[2] sizes = {2,4}, int64[1] c0 = {0}, int64[1] c2 = {2}, int64[1] c6 = {6}, int64[1] ax = {2}>"
         f"{{ t = Transpose<perm=[1,0]>(v) m = MatMul(x, {weight}) a = Add(m, b) {cut} }}",
         w=weights(4, 6),
         v=weights(6, 4),

@@ -20,7 +20,7 @@ def module_infos() -> dict[str, Any]:
     """Torch's module database by name: ``nn.LSTM``."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        from torch.testing._internal.common_modules import module_db  # noqa: TID251
+        from torch.testing._internal.common_modules import module_db
 
     return {info.name: info for info in module_db}
 

@@ -209,6 +209,7 @@ def with_block(x):
         if x.sum() > 0:
             return x * 2
         y = x + 1
+        y += 1
     return y
 
 

@@ -320,7 +320,7 @@ def test_explicit_mode_refuses_what_is_not_marked():
             return x * 2
         return x
 
-    with pytest.raises(bridge.ExportError, match="bridge.script"):
+    with pytest.raises(bridge.ExportError, match=r"bridge\.script"):
         bridge.export(unmarked, ALL[0], script="explicit")
 
 

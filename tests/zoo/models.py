@@ -7,6 +7,7 @@ inputs of other sizes.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -327,7 +328,7 @@ class DCGAN(nn.Module):
         torch.manual_seed(0)
         layers: list[nn.Module] = []
         widths = [32, 64, 32, 16]
-        for i, (inside, out) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (inside, out) in enumerate(itertools.pairwise(widths)):
             layers += [
                 nn.ConvTranspose2d(
                     inside, out, 4, 1 if i == 0 else 2, 0 if i == 0 else 1, bias=False
@@ -379,13 +380,31 @@ CACHE_SIZES = (
 )
 
 ZOO: dict[str, Entry] = {
-    "resnet50": Entry(vision("resnet50"), image, IMAGE_DIMS, {"batch": 2, "height": 64, "width": 64}, VARYING),
-    "mobilenet_v3_large": Entry(vision("mobilenet_v3_large"), image, IMAGE_DIMS, {"batch": 2, "height": 64, "width": 64}, VARYING),
-    "efficientnet_b0": Entry(vision("efficientnet_b0"), image, IMAGE_DIMS, {"batch": 2, "height": 64, "width": 64}, VARYING),
-    "convnext_tiny": Entry(vision("convnext_tiny"), image, IMAGE_DIMS, {"batch": 2, "height": 64, "width": 64}, VARYING),
-    "swin_t": Entry(vision("swin_t"), image, IMAGE_DIMS, {"batch": 2, "height": 64, "width": 64}, VARYING, rtol=1e-3),
+    "resnet50": Entry(
+        vision("resnet50"), image, IMAGE_DIMS,
+        {"batch": 2, "height": 64, "width": 64}, VARYING,
+    ),
+    "mobilenet_v3_large": Entry(
+        vision("mobilenet_v3_large"), image, IMAGE_DIMS,
+        {"batch": 2, "height": 64, "width": 64}, VARYING,
+    ),
+    "efficientnet_b0": Entry(
+        vision("efficientnet_b0"), image, IMAGE_DIMS,
+        {"batch": 2, "height": 64, "width": 64}, VARYING,
+    ),
+    "convnext_tiny": Entry(
+        vision("convnext_tiny"), image, IMAGE_DIMS,
+        {"batch": 2, "height": 64, "width": 64}, VARYING,
+    ),
+    "swin_t": Entry(
+        vision("swin_t"), image, IMAGE_DIMS,
+        {"batch": 2, "height": 64, "width": 64}, VARYING, rtol=1e-3,
+    ),
     "vit_b_16": Entry(vision("vit_b_16", image_size=64), image, BATCH, {"batch": 2}, BATCHES),
-    "deeplabv3_resnet50": Entry(segmentation, image, IMAGE_DIMS, {"batch": 2, "height": 64, "width": 64}, VARYING),
+    "deeplabv3_resnet50": Entry(
+        segmentation, image, IMAGE_DIMS,
+        {"batch": 2, "height": 64, "width": 64}, VARYING,
+    ),
     "bert": Entry(bert, text, TEXT_DIMS, {"batch": 2, "length": 12}, TEXTS),
     "gpt2": Entry(gpt2, text, TEXT_DIMS, {"batch": 2, "length": 12}, TEXTS),
     "gpt2_with_cache": Entry(
@@ -401,7 +420,8 @@ ZOO: dict[str, Entry] = {
         t5, sequence_pair,
         {**TEXT_DIMS, "decoder_input_ids": {0: "batch", 1: "target"}},
         {"batch": 2, "length": 12, "target": 7},
-        ({"batch": 1, "length": 9, "target": 4}, {"batch": 3, "length": 1, "target": 1}, {"batch": 4, "length": 17, "target": 11}),
+        ({"batch": 1, "length": 9, "target": 4}, {"batch": 3, "length": 1, "target": 1},
+         {"batch": 4, "length": 17, "target": 11}),
     ),
     "whisper": Entry(
         whisper, speech,
@@ -411,16 +431,22 @@ ZOO: dict[str, Entry] = {
     ),
     "clip": Entry(
         clip, picture_and_text,
-        {"input_ids": {0: "texts", 1: "length"}, "pixel_values": {0: "batch"}, "attention_mask": {0: "texts", 1: "length"}},
+        {"input_ids": {0: "texts", 1: "length"}, "pixel_values": {0: "batch"},
+         "attention_mask": {0: "texts", 1: "length"}},
         {"batch": 2, "texts": 3, "length": 12},
-        ({"batch": 1, "texts": 1, "length": 9}, {"batch": 3, "texts": 2, "length": 5}, {"batch": 4, "texts": 5, "length": 17}),
+        ({"batch": 1, "texts": 1, "length": 9}, {"batch": 3, "texts": 2, "length": 5},
+         {"batch": 4, "texts": 5, "length": 17}),
     ),
-    "unet": Entry(UNet, image, IMAGE_DIMS, {"batch": 2, "height": 64, "width": 64}, (*VARYING[:2], {"batch": 2, "height": 57, "width": 45})),
+    "unet": Entry(
+        UNet, image, IMAGE_DIMS,
+        {"batch": 2, "height": 64, "width": 64}, (*VARYING[:2], {"batch": 2, "height": 57, "width": 45}),
+    ),
     "seq2seq": Entry(
         Seq2Seq, translation,
         {"source": {0: "batch", 1: "length"}, "lengths": {0: "batch"}, "target": {0: "batch", 1: "target"}},
         {"batch": 2, "length": 8, "target": 6},
-        ({"batch": 1, "length": 5, "target": 4}, {"batch": 3, "length": 7, "target": 1}, {"batch": 4, "length": 11, "target": 9}),
+        ({"batch": 1, "length": 5, "target": 4}, {"batch": 3, "length": 7, "target": 1},
+         {"batch": 4, "length": 11, "target": 9}),
     ),
     "dcgan": Entry(DCGAN, lambda batch: noise(batch, 32, 1, 1), {"z": {0: "batch"}}, {"batch": 2}, BATCHES),
     "wavenet": Entry(

@@ -48,7 +48,7 @@ def test_agrees_at_every_size(name):
                     b,
                     rtol=1e-3,
                     atol=entry.rtol * scale,
-                    msg=lambda m: f"{name} at {sizes}: {m}",
+                    msg=lambda m, at=sizes: f"{name} at {at}: {m}",
                 )
             else:
                 assert torch.equal(a, b), f"{name} at {sizes}"
