@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.nn.modules import rnn, transformer
 
+from exporters.tracing.scalars import TracedScalar
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -51,7 +52,22 @@ def _checks(cls: type[rnn.RNNBase]) -> Any:
     return check_forward_args
 
 
+_range = torch.range
+
+
+def range_to(start: Any, end: Any = None, step: Any = 1, **options: Any) -> torch.Tensor:
+    """``torch.range``, which shows itself to no mode, by way of ``torch.arange``, which does."""
+    if end is None:
+        start, end = 0, start
+    if not any(isinstance(x, TracedScalar) for x in (start, end, step)):
+        return _range(start, end, step, **options)
+    options["dtype"] = options.get("dtype") or torch.get_default_dtype()
+    whole = torch.arange((end - start) // step + 1, dtype=torch.float64)
+    return (whole * step + start).to(**options)
+
+
 _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
+    (torch, "range", range_to),
     (transformer, "_detect_is_causal_mask", detect_is_causal_mask),
     (rnn.RNNBase, "check_forward_args", _checks(rnn.RNNBase)),
     (rnn.LSTM, "check_forward_args", _checks(rnn.LSTM)),

@@ -205,22 +205,6 @@ def arange(
     return _range(op, start, end, step, dtype)
 
 
-@lowers(torch.range)
-def range_to(
-    op: Op,
-    /,
-    start: Any = 0,
-    end: Any = 0,
-    step: Any = 1,
-    *,
-    dtype: torch.dtype | None = None,
-    **_: object,
-) -> ir.Value:
-    """Lower to ``Range-11`` with its end included."""
-    past = end + step / 2 if dtype is None or dtype.is_floating_point else end + step
-    return _range(op, start, past, step, dtype or torch.get_default_dtype())
-
-
 def _range(op: Op, start: Any, end: Any, step: Any, dtype: torch.dtype | None) -> ir.Value:
     """Lower to ``Range-11`` of integers, scaled where the numbers are not."""
     numbers = (start, end, step)

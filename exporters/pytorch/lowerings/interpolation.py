@@ -97,6 +97,7 @@ def _nearest(exact: bool) -> Callable[..., ir.Value]:
             if output_size is not None:
                 after: Any = output_size[i]
             else:
+                assert factor is not None  # torch takes one of the two
                 after = math.floor(before * factor) if isinstance(before, int) else before
             if not _reads_same_places(before, after, factor, n, exact=exact):
                 raise Unlowerable("Resize rounds otherwise than torch")

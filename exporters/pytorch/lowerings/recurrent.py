@@ -147,7 +147,7 @@ def _states_of_layers(
         return [state]
     parts: list[ir.Value | None] = op.Split(state, [directions] * layers, axis=0, outputs=layers)
     for part in parts:
-        part.shape = ir.Shape([directions, *state.shape.dims[1:]])  # type: ignore[union-attr]
+        part.shape = ir.Shape([directions, *state.shape.dims[1:]])
     return parts
 
 

@@ -147,12 +147,6 @@ _DIGAMMA = [b / (2 * k) for k, b in enumerate(_BERNOULLI, 1)]
 _STEPS = torch.arange(_SHIFT, dtype=torch.float64)
 
 
-def _sine_of_pi(x: Tensor) -> Tensor:
-    """``sin(pi x)``, of what is left of ``x`` after whole turns."""
-    rest = x - 2 * torch.round(x / 2)
-    return torch.sin(math.pi * rest)
-
-
 def _log_gamma_positive(x: Tensor) -> Tensor:
     small = x < _SHIFT
     shifted = torch.where(small, x + _SHIFT, x)
@@ -167,7 +161,9 @@ def _log_gamma_positive(x: Tensor) -> Tensor:
 def _log_gamma(x: Tensor) -> Tensor:
     """By Euler's reflection below 1/2; infinite at the poles."""
     mirrored = _log_gamma_positive(torch.where(x < 0.5, 1 - x, x))
-    reflected = math.log(math.pi) - torch.log(_sine_of_pi(x).abs()) - mirrored
+    reflected = (
+        math.log(math.pi) - torch.log(torch.sin(math.pi * (x - x.round())).abs()) - mirrored
+    )
     pole = (x <= 0) & (x == x.floor())
     return torch.where(pole, math.inf, torch.where(x < 0.5, reflected, mirrored))
 

@@ -14,7 +14,7 @@ aten = torch.ops.aten
 prims = torch.ops.prims
 
 X, Y = torch.randn(3, 4), torch.randn(3, 4)
-I, M = torch.tensor([2, 0]), torch.rand(3, 4) > 0.5
+INDEX, M = torch.tensor([2, 0]), torch.rand(3, 4) > 0.5
 CALLS: dict[str, Any] = {
     "add.Tensor": lambda x, y, i, m: aten.add.Tensor(x, y, alpha=2),
     "add.Scalar": lambda x, y, i, m: aten.add.Scalar(x, 2),
@@ -77,7 +77,7 @@ CALLS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", CALLS)
 def test_operators_called_by_name_match_eager(name: str) -> None:
-    check_call(CALLS[name], (X, Y, I, M))
+    check_call(CALLS[name], (X, Y, INDEX, M))
 
 
 def test_in_place_overloads_write() -> None:
@@ -103,7 +103,7 @@ def test_checks_are_left_to_eager() -> None:
 
 def test_random_operators_of_exported_graphs_keep_shapes() -> None:
     def f(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        noisy, noise = aten.rrelu_with_noise_functional(x, torch.zeros_like(x), 0.1, 0.3, False)
+        noisy, _ = aten.rrelu_with_noise_functional(x, torch.zeros_like(x), 0.1, 0.3, False)
         kept, mask = aten.native_dropout(x, 0.0, True)
         return aten.normal_functional(x, 0.0, 0.0), noisy, kept, mask
 

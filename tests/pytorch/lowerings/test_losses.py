@@ -46,7 +46,11 @@ CASES = (
         **SUMS,
     ),
 )
-MODULES = ["L1", "SmoothL1", "KLDiv", "MSE", "MarginRanking", "MultiLabelMargin", "MultiMargin", "SoftMargin", "CosineEmbedding", "MultiLabelSoftMargin", "NLL", "GaussianNLL", "PoissonNLL", "HingeEmbedding", "Huber", "BCE", "BCEWithLogits", "CrossEntropy", "CTC"]  # fmt: skip
+MODULES = """
+    L1 SmoothL1 KLDiv MSE MarginRanking MultiLabelMargin MultiMargin SoftMargin
+    CosineEmbedding MultiLabelSoftMargin NLL GaussianNLL PoissonNLL HingeEmbedding Huber BCE
+    BCEWithLogits CrossEntropy CTC
+""".split()
 
 
 def _available(cases: Any) -> list[OpCase]:

@@ -42,7 +42,7 @@ def test_rows_of_embeddings_are_replaced_whole() -> None:
         return x.masked_scatter(mask.unsqueeze(-1).expand_as(x), rows)
 
     mask = torch.tensor([[True, False, True], [False, False, True]])
-    x, rows = torch.randn(2, 3, 4), torch.randn(5, 4)
+    x, rows = torch.randn(2, 3, 4), torch.randn(200, 4)
     traced = check_call(
         merge,
         (x, mask, rows),

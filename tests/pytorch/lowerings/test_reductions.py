@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -13,7 +13,9 @@ from tests.pytorch.lowerings.cases import (
     op_cases,
     supported_rows,
 )
-from tests.pytorch.opinfo import OpCase
+
+if TYPE_CHECKING:
+    from tests.pytorch.opinfo import OpCase
 
 
 def _has_nan(sample: Any) -> str | None:

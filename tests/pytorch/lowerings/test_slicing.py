@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
-import torch
 
 from tests.pytorch.lowerings.cases import (
     ALL,
@@ -11,7 +12,11 @@ from tests.pytorch.lowerings.cases import (
     op_cases,
     supported_rows,
 )
-from tests.pytorch.opinfo import OpCase
+
+if TYPE_CHECKING:
+    import torch
+
+    from tests.pytorch.opinfo import OpCase
 
 CASES = op_cases(
     """

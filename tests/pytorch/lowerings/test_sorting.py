@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -16,6 +15,9 @@ from tests.pytorch.lowerings.cases import (
     supported_rows,
 )
 from tests.pytorch.opinfo import OpCase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def _elements(function: Callable[..., Any], dim_at: int) -> Callable[..., Any]:

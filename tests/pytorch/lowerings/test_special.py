@@ -63,6 +63,8 @@ def test_matches_eager_for_small_integers(case: OpCase) -> None:
 
 D = torch.float64
 LINE = torch.cat([torch.linspace(-20, 20, 801, dtype=D), torch.logspace(-8, 2, 60, dtype=D)])
+BESIDE = (LINE - LINE.round()).abs()
+LINE = LINE[(BESIDE == 0) | (BESIDE > 1e-9)]  # torch's digamma is 1e-3 off right beside a pole
 POSITIVE = LINE[LINE > 0]
 UNIT = torch.cat([torch.linspace(-1, 1, 401, dtype=D), 1 - torch.logspace(-15, -1, 60, dtype=D)])
 # Function, arguments, relative and absolute tolerance of the comparison in float64.
