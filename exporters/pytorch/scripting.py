@@ -55,8 +55,7 @@ class Scripting:
         target = error.target
         if not self.automatic:
             return False
-        known = not isinstance(target, Target) or target.code in self.settled
-        if known or target.code in self.targets:
+        if not isinstance(target, Target) or target.code in {*self.settled, *self.targets}:
             if error.optional is None or error.optional in self.settled:
                 return False
             self.settled.add(error.optional)  # go on without

@@ -20,9 +20,10 @@ _COMPARISONS = {
     ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
     ast.In: "in", ast.NotIn: "not_in",
 }  # fmt: skip
-_BUILTINS = frozenset(
-    ["abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list", "max", "min", "print", "range", "reversed", "round", "sum", "zip"]
-)
+_BUILTINS = frozenset({
+    "abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list",
+    "max", "min", "print", "range", "reversed", "round", "sum", "zip",
+})  # fmt: skip
 _MATH = frozenset(name for name in dir(math) if not name.startswith("_"))
 
 
@@ -75,21 +76,25 @@ class ExpressionConverter(ast.NodeTransformer):
     # Operators
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
+        """``a and b``, ``a or b``."""
         values = [self.visit(v) for v in node.values]
         name = "and_" if isinstance(node.op, ast.And) else "or_"
         return staged_call(name, values[0], *(self.lazy(v) for v in values[1:]), at=node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
+        """``not a``."""
         operand = self.visit(node.operand)
         if isinstance(node.op, ast.Not):
             return staged_call("not_", operand, at=node)
         return ast.copy_location(ast.UnaryOp(node.op, operand), node)
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
+        """``a if c else b``."""
         then, orelse = self.lazy(self.visit(node.body)), self.lazy(self.visit(node.orelse))
         return staged_call("ifexp", self.visit(node.test), then, orelse, at=node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
+        """``a < b < c``."""
         operands = [self.visit(x) for x in (node.left, *node.comparators)]
         if len(node.ops) == 1:
             return self._comparison(node, node.ops[0], *operands)
@@ -114,6 +119,7 @@ class ExpressionConverter(ast.NodeTransformer):
         return staged_call("compare", ast.Constant(name), left, right, at=at)
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        """``a[b]`` that is read."""
         value, index = self.visit(node.value), self.visit(node.slice)
         if isinstance(node.ctx, ast.Load) and not _is_plain_index(node.slice):
             return staged_call("getitem", value, index, at=node)
@@ -122,6 +128,7 @@ class ExpressionConverter(ast.NodeTransformer):
     # Calls
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
+        """``f(a)``, where ``f`` may be a builtin; ``super()``."""
         function = node.func
         is_super = isinstance(function, ast.Name) and function.id == "super"
         if is_super and not node.args and self._first is not None:
@@ -144,9 +151,11 @@ class ExpressionConverter(ast.NodeTransformer):
     # Comprehensions
 
     def visit_ListComp(self, node: ast.ListComp) -> ast.expr:
+        """``[f(a) for a in b if c]``."""
         return self._comprehension(node, "comprehension")
 
     def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.expr:
+        """``(f(a) for a in b if c)``."""
         return self._comprehension(node, "generator")
 
     def _comprehension(self, node: ast.ListComp | ast.GeneratorExp, operator: str) -> ast.expr:
@@ -172,6 +181,7 @@ class ExpressionConverter(ast.NodeTransformer):
         return ast.fix_missing_locations(ast.copy_location(function, body))
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
+        """``lambda a: b``; defaults stay as they are."""
         return ast.copy_location(ast.Lambda(node.args, self.visit(node.body)), node)
 
 

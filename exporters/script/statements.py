@@ -227,7 +227,7 @@ class StatementConverter:
             s,
             ast.Try(
                 body,
-                handlers,  # type: ignore[arg-type]
+                handlers,
                 self.block(s.orelse, everything),
                 self.block(s.finalbody, after),
             ),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX", "breaks_by", "jumps", "structure"]
 
 PREFIX = "ag__"  # of every name that the compiler makes up
+_N = TypeVar("_N", bound=ast.AST)
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)
 _Match = ast.Match
 _Block = ast.With | ast.Try | ast.Match
@@ -98,7 +99,7 @@ class _Structurer:
     def _both(self, s: ast.If, context: _Context) -> ast.If:
         body, orelse = self.block(s.body, context) or [_pass(s)], self.block(s.orelse, context)
         node = _like(s, ast.If(s.test, body, orelse))
-        node.jumps = _jumps(s) or jumps(s)
+        vars(node)["jumps"] = _jumps(s) or jumps(s)
         return node
 
     def _branch(self, s: ast.If, rest: list[ast.stmt], context: _Context) -> list[ast.stmt]:
@@ -228,7 +229,7 @@ class _Structurer:
             return before, _like(s, ast.While(test, body, [])), after
         loop = _like(s, ast.For(s.target, s.iter, body, []))
         if breaks:
-            loop.broken_by = inner.broken
+            vars(loop)["broken_by"] = inner.broken
         return before, loop, after
 
 
@@ -272,9 +273,9 @@ def _jumps(statement: ast.stmt) -> bool:
             isinstance(node, ast.Break | ast.Continue) and not in_loop
         ):
             return True
-        for child in ast.iter_child_nodes(node):
-            if not isinstance(child, _FUNCTIONS):
-                pending.append((child, in_loop or isinstance(node, ast.For | ast.While)))
+        inside = in_loop or isinstance(node, ast.For | ast.While)
+        children = ast.iter_child_nodes(node)
+        pending += [(c, inside) for c in children if not isinstance(c, _FUNCTIONS)]
     return False
 
 
@@ -300,24 +301,21 @@ def _breaks(loop: ast.For | ast.While) -> bool:
     return False
 
 
-def _like(at: ast.AST, node: ast.AST) -> ast.AST:  # type: ignore[type-var]
+def _like(at: ast.AST, node: _N) -> _N:
     return ast.fix_missing_locations(ast.copy_location(node, at))
 
 
 def _assign(name: str, value: ast.expr, at: ast.AST) -> ast.stmt:
     node = ast.Assign([ast.Name(name, ast.Store())], value)
-    result: ast.stmt = _like(at, node)  # type: ignore[assignment]
-    return result
+    return _like(at, node)
 
 
 def _load(name: str, at: ast.AST) -> ast.expr:
-    node: ast.expr = _like(at, ast.Name(name, ast.Load()))  # type: ignore[assignment]
-    return node
+    return _like(at, ast.Name(name, ast.Load()))
 
 
 def _pass(at: ast.AST) -> ast.stmt:
-    node: ast.stmt = _like(at, ast.Pass())  # type: ignore[assignment]
-    return node
+    return _like(at, ast.Pass())
 
 
 def structure(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
@@ -325,5 +323,5 @@ def structure(statements: Sequence[ast.stmt]) -> list[ast.stmt]:
     body = list(statements)
     if not always_jumps(body):
         last = body[-1]
-        body.append(_like(last, ast.Return(ast.Constant(None))))  # type: ignore[arg-type]
+        body.append(_like(last, ast.Return(ast.Constant(None))))
     return _Structurer().block(body, _Context())

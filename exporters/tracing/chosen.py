@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
+from exporters.tracing.branches import if_
 from exporters.tracing.scalars import TracedBool, TracedScalar
-from exporters.tracing.staging import Scope, if_, recorded
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Chosen", "pick"]
-
-NO_SCOPE = Scope((), lambda: (), lambda _: None, lambda: ())
 
 
 class Chosen:
@@ -49,6 +48,7 @@ class Chosen:
         return at(0)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The result of the chosen one."""
         return self.map(lambda option: option(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:

@@ -142,14 +142,14 @@ class Snapshot:
                 if old is not new:
                     name = f"{label}{key}" if label.endswith(".") else f"{label}[{key!r}]"
                     found.append(Change(container, key, old, new, name))
-        for container, before, label in self._lists:
-            now = list(container)
-            if len(now) != len(before):
-                found.append(Change(container, None, before, now, label))
+        for items, held, label in self._lists:
+            now = list(items)
+            if len(now) != len(held):
+                found.append(Change(items, None, held, now, label))
                 continue
-            for index, (old, new) in enumerate(zip(before, now, strict=True)):
+            for index, (old, new) in enumerate(zip(held, now, strict=True)):
                 if old is not new:
-                    found.append(Change(container, index, old, new, f"{label}[{index}]"))
+                    found.append(Change(items, index, old, new, f"{label}[{index}]"))
         for staged, contents, label in self._staged:
             if staged.contents is not contents:
                 now = staged.at(staged.contents)
@@ -164,8 +164,8 @@ class Snapshot:
                 if value is x:
                     name = f"{label}{key}" if label.endswith(".") else f"{label}[{key!r}]"
                     found.append((container, key, name))
-        for container, before, label in self._lists:
-            found += [(container, i, f"{label}[{i}]") for i, v in enumerate(before) if v is x]
+        for items, held, label in self._lists:
+            found += [(items, i, f"{label}[{i}]") for i, v in enumerate(held) if v is x]
         return found
 
     def value(self, container: Any, key: Any, default: Any) -> Any:
@@ -173,9 +173,9 @@ class Snapshot:
         for known, before, _ in self._dicts:
             if known is container:
                 return before.get(key, default)
-        for known, before, _ in self._lists:
-            if known is container:
-                return before[key] if key is not None else before
+        for items, held, _ in self._lists:
+            if items is container:
+                return held[key] if key is not None else held
         return default
 
     def restore(self) -> None:
@@ -186,16 +186,16 @@ class Snapshot:
             ):
                 container.clear()
                 container.update(before)
-        for container, before, _ in self._lists:
-            if len(container) != len(before) or any(
-                a is not b for a, b in zip(container, before, strict=True)
+        for items, held, _ in self._lists:
+            if len(items) != len(held) or any(
+                a is not b for a, b in zip(items, held, strict=True)
             ):
-                container.clear()
-                container.extend(before)
-        for container, before in self._sets:
-            if container != before:
-                container.clear()
-                container.update(before)
+                items.clear()
+                items.extend(held)
+        for members, kept in self._sets:
+            if members != kept:
+                members.clear()
+                members.update(kept)
         for staged, contents, _ in self._staged:
             if staged.contents is not contents:
                 staged.assign(contents)

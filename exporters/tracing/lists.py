@@ -76,7 +76,7 @@ class StagedList(list[Any]):
         """A list of the same type with other items."""
         return StagedList(self.trace, contents, self.item)
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def __reduce__(self) -> Any:
         return list, (list.copy(self),)
@@ -201,11 +201,11 @@ class StagedList(list[Any]):
         for item in items:
             self.append(item)
 
-    def __iadd__(self, items: Iterable[Any]) -> StagedList:  # type: ignore[override]
+    def __iadd__(self, items: Iterable[Any]) -> StagedList:
         self.extend(items)
         return self
 
-    def __add__(self, items: Iterable[Any]) -> StagedList:  # type: ignore[override]
+    def __add__(self, items: Iterable[Any]) -> StagedList:
         joined = self.copy()
         joined.extend(items)
         return joined
@@ -272,7 +272,7 @@ class ScanList(list[Any]):
         self._block = trace.builder.block
         self.items: list[Any] = []
 
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None
 
     def append(self, item: Any) -> None:
         """Add what becomes a scan output."""
@@ -285,7 +285,7 @@ class ScanList(list[Any]):
         for item in items:
             self.append(item)
 
-    def __iadd__(self, items: Iterable[Any]) -> ScanList:  # type: ignore[override]
+    def __iadd__(self, items: Iterable[Any]) -> ScanList:  # type: ignore[misc]
         self.extend(items)
         return self
 

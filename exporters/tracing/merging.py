@@ -135,6 +135,7 @@ class Merged:
 
     @property
     def slots(self) -> list[Slot]:
+        """The leaves that differ."""
         return [leaf for leaf in self.leaves if isinstance(leaf, Slot)]
 
     def rebuild(self, values: Sequence[Any]) -> Any:

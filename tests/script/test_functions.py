@@ -68,8 +68,8 @@ def uses_nonlocal(x):
 
 
 def lambdas(x):
-    f = lambda v: v * 2 if v.sum() > 0 else v - 1  # noqa: E731
-    g = lambda v: f(v) if v.max() > 1 else f(-v)  # noqa: E731
+    f = lambda v: v * 2 if v.sum() > 0 else v - 1
+    g = lambda v: f(v) if v.max() > 1 else f(-v)
     return g(x)
 
 

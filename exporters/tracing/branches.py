@@ -1,17 +1,27 @@
-"""``if`` whose condition only run time knows, and what all staged statements share."""
+"""``if`` whose condition only run time knows."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from exporters.errors import BranchMismatchError, ScriptError
-from exporters.tracing.effects import Change, MemoryLog, Snapshot
+from exporters.errors import ScriptError
+from exporters.tracing.bodies import (
+    Outcome,
+    Scope,
+    adopt,
+    condition_in,
+    condition_value,
+    distinct,
+    is_data,
+    raise_unowned,
+    refuse_in_try,
+    run_body,
+    seal,
+)
 from exporters.tracing.finish import live_nodes
-from exporters.tracing.lists import ScanList, StagedList
+from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import (
     UNBOUND,
     Merged,
@@ -28,219 +38,23 @@ from exporters.tracing.scalars import ScalarRecord, TracedBool
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
-    from exporters.tracing.graph import Block
-    from exporters.tracing.record import Record
-    from exporters.tracing.source import Source
+    from exporters.tracing.effects import Change
 
-__all__ = ["Scope", "condition_in", "condition_value", "if_", "recorded", "seal"]
+__all__ = ["if_"]
 
-INTERNAL = "ag__"  # names that the compiler made up
+_INTERNAL = "ag__"  # names that the compiler made up
 
 # Nodes that may run although their branch is not taken: no failure, no side effect, little time.
-_CHEAP = frozenset(
-    ["Abs", "Add", "And", "Cast", "Ceil", "Clip", "Cos", "Equal", "Erf", "Exp", "Floor", "Gelu", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less", "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Xor", "Unsqueeze"]
-)
+_CHEAP = frozenset({
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Cos", "Equal", "Erf", "Exp", "Floor", "Gelu",
+    "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "LeakyRelu", "Less",
+    "LessOrEqual", "Log", "Max", "Min", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu",
+    "Round", "Sigmoid", "Sign", "Sin", "Softplus", "Sqrt", "Sub", "Tanh", "Where", "Xor",
+    "Unsqueeze"
+})  # fmt: skip
 _CHEAP_NODES = 6
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Scope:
-    """What compiled code tells of a statement.
-
-    Attributes:
-        names: Names that the statement may bind and that matter afterwards.
-        get: Their values; UNBOUND for those without.
-        set: Binds them.
-        roots: The values of all names that the statement's bodies read.
-        source: Where it stands.
-        fenced: The line of a ``try`` around it, in which nothing can be staged.
-        lenient: A name that only one branch binds is read only where that branch was taken, so it
-            may hold anything elsewhere.
-    """
-
-    names: tuple[str, ...]
-    get: Callable[[], tuple[Any, ...]]
-    set: Callable[[tuple[Any, ...]], None]
-    roots: Callable[[], tuple[Any, ...]]
-    source: Source | None = None
-    fenced: int | None = None
-    lenient: bool = False
-
-
-def recorded() -> Trace | None:
-    """The current trace while it records; None in eager code and in eager replays."""
-    trace = Trace.current()
-    return trace if trace is not None and trace.live and trace.recording else None
-
-
-def condition_in(trace: Trace, x: Any, world: int) -> bool:
-    """A condition's truth in one world."""
-    return bool(trace.frontend.truth(x, world))
-
-
-def condition_value(trace: Trace, x: Any) -> ir.Value:
-    """A staged condition as a BOOL value of rank 0."""
-    op = trace.builder
-    if trace.frontend.is_array(x):
-        value = trace.frontend.graph(x)
-        if value.shape is None or len(value.shape.dims):
-            value = op.Reshape(value, [])
-            value.shape = ir.Shape([])
-    else:
-        value = op.operand(x)
-    return op.cast(value, ir.DataType.BOOL)
-
-
-def is_data(trace: Trace, x: Any) -> bool:
-    """Whether a condition depends on input values, not only on sizes."""
-    record = x.record if hasattr(x, "record") else trace.record(x)
-    return bool(record is None or record.data)
-
-
-@dataclasses.dataclass(slots=True)
-class Outcome:
-    """What running a body left behind.
-
-    Attributes:
-        block: The nodes it emitted.
-        result: What it returned.
-        names: The objects that the names of its scope were bound to afterwards.
-        values: What these held then.
-        changes: Places in objects that it changed.
-        memories: Storage that it wrote to, with its value afterwards.
-        active: The worlds that got through.
-        snapshot: The objects as they were before.
-    """
-
-    block: Block
-    result: Any
-    names: tuple[Any, ...]
-    values: tuple[Any, ...]
-    changes: dict[Any, Change]
-    memories: dict[int, tuple[Record, ir.Value]]
-    active: tuple[int, ...]
-    snapshot: Snapshot
-
-
-@contextlib.contextmanager
-def worlds_of(trace: Trace, active: Sequence[int], ghosts: Iterable[int]) -> Iterator[None]:
-    """Let only some worlds take part."""
-    before = trace.active, trace.ghosts
-    trace.active, trace.ghosts = tuple(active), frozenset(ghosts)
-    try:
-        yield
-    finally:
-        trace.active, trace.ghosts = before
-
-
-def run_body(
-    trace: Trace,
-    body: Callable[[], Any],
-    scope: Scope,
-    kind: str,
-    *,
-    active: Sequence[int],
-    ghosts: Iterable[int],
-    prepare: Callable[[Block], None] | None = None,
-    finish: Callable[[Outcome], None] | None = None,
-    transient: bool = False,
-) -> Outcome:
-    """Trace a body into a block of its own, and take back everything it did outside of it.
-
-    Args:
-        trace: The trace.
-        body: What to run.
-        scope: The statement's scope.
-        kind: The block's kind, ``if`` or ``loop``.
-        active: Worlds that take part, the ones that matter first.
-        ghosts: Those of them that only come along.
-        prepare: Called inside the block before the body.
-        finish: Called inside the block after the body, before its effects are taken back.
-        transient: Whether in-place writes are taken back in all worlds, not only in ghosts.
-    """
-    builder = trace.builder
-    names = scope.get()
-    snapshot = Snapshot((*scope.roots(), *names), trace.frontend.is_opaque)
-    block = trace.new_block(kind)
-    log = MemoryLog(None if transient else frozenset(ghosts))
-    outer, builder.block = builder.block, block
-    trace.logs.append(log)
-    try:
-        with worlds_of(trace, active, ghosts):
-            if prepare is not None:
-                prepare(block)
-            result = body()
-            bound = scope.get()
-            outcome = Outcome(
-                block=block,
-                result=frozen(trace, result),
-                names=bound,
-                values=tuple(frozen(trace, x) for x in bound),
-                changes={
-                    c.place: dataclasses.replace(c, after=frozen(trace, c.after))
-                    for c in snapshot.changes()
-                },
-                memories={
-                    key: (record, trace.read(record))
-                    for key, record in block.written.items()
-                    if record.memory.depth <= _depth(outer)
-                },
-                active=trace.active,
-                snapshot=snapshot,
-            )
-            if finish is not None:
-                finish(outcome)
-            return outcome
-    finally:
-        trace.logs.pop()
-        log.swap()
-        for undo in reversed(block.undo):
-            undo()
-        builder.block = outer
-        scope.set(names)
-        snapshot.restore()
-
-
-def frozen(trace: Trace, x: Any) -> Any:
-    """``x`` in containers of its own, which later changes do not reach."""
-    if isinstance(x, StagedList) or x is Change.MISSING or isinstance(x, ScanList):
-        return x
-    leaves, tree = flatten_state(trace, x)
-    return x if tree.kind in ("leaf", "static") else tree.unflatten(leaves)
-
-
-def _depth(block: Block) -> int:
-    return sum(1 for _ in block.ancestry()) - 1
-
-
-def raise_unowned(label: str, scope: Scope) -> None:
-    """Complain of a list that changes its length where nobody can be told."""
-    raise Interrupt(
-        BranchMismatchError(
-            f"the list `{label or '?'}` changes its length here, and is reached through a name that "
-            "this function does not own",
-            source=scope.source,
-            hint="make the list in the function that fills it",
-        )
-    )
-
-
-def refuse_in_try(scope: Scope) -> None:
-    """Raise if the statement stands in a ``try``, which a graph does not have."""
-    if scope.fenced is not None:
-        raise Interrupt(
-            ScriptError(
-                f"this depends on the input inside of the `try` of line {scope.fenced}; a graph "
-                "raises no exceptions",
-                source=scope.source,
-                hint="move the branch or loop out of the try statement",
-            )
-        )
-
-
-# --- if -----------------------------------------------------------------------------------------
 
 
 def if_(
@@ -454,7 +268,7 @@ class _IfMerge:
             return _SAME
         values = [o.values[index] for o in self.outcomes]
         known = [v for v in values if v is not UNBOUND]
-        if (name.startswith(INTERNAL) or self.staged.scope.lenient) and len(known) == 1:
+        if (name.startswith(_INTERNAL) or self.staged.scope.lenient) and len(known) == 1:
             bound = known[0]
             return _dummies(self.trace, name, values, bound)
         merged = self.ways.merge(name, values)
@@ -523,7 +337,7 @@ class _IfMerge:
         for which, outcome in enumerate(self.outcomes):
             block = outcome.block
             outputs = [seal(trace, pair[which], block) for pair in pairs]
-            outputs = _distinct(trace, outputs, block)
+            outputs = distinct(trace, outputs, block)
             name = "then_branch" if which == 0 else "else_branch"
             nodes = live_nodes(block.nodes, outputs)
             graphs.append(ir.Graph([], outputs, nodes=nodes, name=op.unique_name(name)))
@@ -597,35 +411,3 @@ def _dummies(trace: Trace, label: str, values: list[Any], bound: Any) -> Any:
     zeros = tree.unflatten([trace.frontend.zeros_like(x) for x in leaves])
     ways = Ways(trace, ("one way", "the other"), None, loose=True)
     return ways.merge(label, [zeros if v is UNBOUND else v for v in values])
-
-
-def adopt(trace: Trace, block: Block) -> None:
-    """Let a block's nodes run in the block around it."""
-    outer = trace.builder.block
-    for node in block.nodes:
-        outer.nodes.append(node)
-        for value in node.outputs:
-            value.meta["block"] = outer
-
-
-def seal(trace: Trace, value: ir.Value, block: Block) -> ir.Value:
-    """``value`` as something that ``block`` itself produces, as a subgraph's outputs must be."""
-    if value.meta.get("block") is block and value.producer() is not None:
-        return value
-    copy: ir.Value = trace.builder.emit("Identity", value, block=block)
-    copy.type, copy.shape = value.type, value.shape
-    return copy
-
-
-def _distinct(trace: Trace, outputs: list[ir.Value], block: Block) -> list[ir.Value]:
-    """The outputs with a copy of each that stands among them again."""
-    seen: set[int] = set()
-    result = []
-    for value in outputs:
-        output = value
-        if id(value) in seen:
-            output = trace.builder.emit("Identity", value, block=block)
-            output.type, output.shape = value.type, value.shape
-        seen.add(id(output))
-        result.append(output)
-    return result

@@ -1,0 +1,276 @@
+"""Python's builtins, and functions of ``math``, on what may be known at run time only."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import math
+import operator
+from typing import TYPE_CHECKING, Any
+
+from exporters.tracing import scalars
+from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
+from exporters.tracing.branches import if_
+from exporters.tracing.iteration import comprehension, for_, iterable, natively
+from exporters.tracing.lists import StagedList
+from exporters.tracing.loops import Iterable
+from exporters.tracing.merging import is_staged
+from exporters.tracing.operators import and_, compare, getitem, not_, or_, staged_in, truth
+from exporters.tracing.scalars import TracedBool, TracedScalar
+from exporters.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["call"]
+
+
+def _number(trace: Trace, x: Any) -> Any:
+    return trace.frontend.to_number(x) if trace.frontend.is_array(x) else x
+
+
+def _conversion(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    def convert(*args: Any, **kwargs: Any) -> Any:
+        trace = staged_in(*args[:1])
+        if trace is None or len(args) != 1:
+            return plain(*args, **kwargs)
+        if isinstance(args[0], StagedList):
+            return compare("gt", args[0].staged_length(), 0)
+        return trace.arithmetic(name, _number(trace, args[0]))
+
+    return convert
+
+
+def _len(x: Any) -> Any:
+    if isinstance(x, StagedList):
+        return x.staged_length()
+    if isinstance(x, Iterable):
+        return x.count
+    trace = staged_in(x)
+    return len(x) if trace is None else trace.frontend.length(x)
+
+
+def _range(*args: Any) -> Any:
+    trace = Trace.current()
+    if trace is None or not trace.live:
+        return range(*args)
+    args = tuple(_number(trace, x) for x in args)
+    if not any(isinstance(x, TracedScalar) for x in args):
+        return range(*args)
+    if not trace.recording:
+        return range(*(trace.number_in(x, trace.active[0]) for x in args))
+    start, stop, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
+    if (
+        isinstance(start, int)
+        and not isinstance(start, TracedScalar)
+        and start == 0
+        and _is_one(step)
+    ):
+        count = stop if stop.record.nonnegative else trace.arithmetic("max", stop, 0)
+    else:
+        # ceil((stop - start) / step), for steps of either sign
+        count = trace.arithmetic("max", -((start - stop) // step), 0)
+    return Iterable(
+        count,
+        lambda i: (
+            i * step + start if not _is_one(step) else i + start if not _is_zero(start) else i
+        ),
+    )
+
+
+def _is_one(x: Any) -> bool:
+    return not isinstance(x, TracedScalar) and x == 1
+
+
+def _is_zero(x: Any) -> bool:
+    return not isinstance(x, TracedScalar) and x == 0
+
+
+def _enumerate(items: Any, start: Any = 0) -> Any:
+    trace = recorded()
+    staged = None if trace is None else iterable(trace, items)
+    if staged is None:
+        return enumerate(natively(items), start)
+    item = staged.item
+    return Iterable(staged.count, lambda i: (i if _is_zero(start) else i + start, item(i)))
+
+
+def _zip(*sequences: Any, strict: bool = False) -> Any:
+    trace = recorded()
+    staged = [] if trace is None else [iterable(trace, x) for x in sequences]
+    if trace is None or not any(s is not None for s in staged):
+        return zip(*map(natively, sequences), strict=strict)
+    parts = [
+        s if s is not None else Iterable(len(x), functools.partial(getitem, x))
+        for s, x in builtins.zip(staged, sequences, strict=True)
+    ]
+    count = parts[0].count
+    for part in parts[1:]:
+        if not trace.certain(part.count, count):
+            count = _min(count, part.count)
+    return Iterable(count, lambda i: tuple(p.item(i) for p in parts))
+
+
+def _reversed(items: Any) -> Any:
+    trace = recorded()
+    staged = None if trace is None else iterable(trace, items)
+    if staged is None:
+        return reversed(natively(items))
+    return Iterable(staged.count, lambda i: staged.item(staged.count - 1 - i))
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def _extreme(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    def extreme(*args: Any, **kwargs: Any) -> Any:
+        trace = recorded()
+        items = args[0] if len(args) == 1 else args
+        if trace is None or kwargs or not isinstance(items, list | tuple):
+            if trace is not None and trace.frontend.is_handle(items) and not kwargs:
+                return trace.frontend.reduce(items, name)
+            return plain(*args, **kwargs)
+        if isinstance(items, StagedList) or not any(is_staged(trace, x) for x in items):
+            return plain(*args, **kwargs)
+        best = items[0]
+        for x in items[1:]:
+            if isinstance(x, int | float) and isinstance(best, int | float):
+                best = trace.arithmetic(name, best, x)
+            else:
+                better = compare("lt" if name == "min" else "gt", x, best)
+                one, other = functools.partial(_same, x), functools.partial(_same, best)
+                best = if_(better, one, other, NO_SCOPE)
+        return best
+
+    return extreme
+
+
+_min = _extreme("min", min)
+_max = _extreme("max", max)
+
+
+def _accumulate(items: Any, start: Any, join: Callable[[Any, Any], Any]) -> Any:
+    total = start
+
+    def get() -> tuple[Any, ...]:
+        return (total,)
+
+    def put(values: tuple[Any, ...]) -> None:
+        nonlocal total
+        (total,) = values
+
+    def body(item: Any) -> None:
+        nonlocal total
+        total = join(total, item)
+
+    for_(items, body, Scope(("the sum",), get, put, lambda: (total,)))
+    return total
+
+
+def _sum(items: Any, start: Any = 0) -> Any:
+    trace = recorded()
+    if trace is None or iterable(trace, items) is None:
+        return sum(natively(items), start)
+    return _accumulate(items, start, operator.add)
+
+
+def _any(items: Any) -> Any:
+    trace = recorded()
+    if trace is None:
+        return any(natively(items))
+    return _accumulate(items, False, lambda found, x: or_(found, lambda: truth(x)))
+
+
+def _all(items: Any) -> Any:
+    trace = recorded()
+    if trace is None:
+        return all(natively(items))
+    return _accumulate(items, True, lambda found, x: and_(found, lambda: truth(x)))
+
+
+def _isinstance(x: Any, kinds: Any) -> bool:
+    if isinstance(x, TracedBool):
+        return (
+            issubclass(bool, kinds)
+            if not isinstance(kinds, tuple)
+            else any(issubclass(bool, k) for k in kinds)
+        )
+    return isinstance(x, kinds)
+
+
+def _print(*args: Any, **kwargs: Any) -> None:
+    trace = Trace.current()
+    if trace is None or not trace.live or trace.recording:
+        print(*args, **kwargs)
+
+
+def _list(*args: Any) -> Any:
+    if len(args) == 1 and isinstance(args[0], StagedList):
+        return args[0].copy()
+    trace = recorded()
+    if trace is not None and len(args) == 1 and iterable(trace, args[0]) is not None:
+        return comprehension(args[0], lambda x: x)
+    return list(*(natively(x) for x in args))
+
+
+def _round(x: Any, ndigits: Any = None) -> Any:
+    trace = staged_in(x)
+    if trace is None or trace.frontend.is_array(x):
+        return round(x, ndigits) if ndigits is not None else round(x)
+    return round(x) if ndigits is None else round(x, ndigits)
+
+
+def _divmod(a: Any, b: Any) -> Any:
+    return a // b, a % b
+
+
+def _math(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
+    def function(*args: Any) -> Any:
+        trace = staged_in(*args)
+        if trace is None:
+            return plain(*args)
+        return trace.arithmetic(name, *(_number(trace, x) for x in args))
+
+    return function
+
+
+def _math_pow(a: Any, b: Any) -> Any:
+    return math.pow(a, b) if staged_in(a, b) is None else _BUILTINS[float](a) ** b
+
+
+_BUILTINS: dict[Any, Callable[..., Any]] = {
+    int: _conversion("int", int),
+    float: _conversion("float", float),
+    bool: _conversion("bool", bool),
+    len: _len,
+    range: _range,
+    enumerate: _enumerate,
+    zip: _zip,
+    reversed: _reversed,
+    min: _min,
+    max: _max,
+    sum: _sum,
+    any: _any,
+    all: _all,
+    isinstance: _isinstance,
+    print: _print,
+    list: _list,
+    round: _round,
+    divmod: _divmod,
+    math.pow: _math_pow,
+    operator.not_: not_,
+    **{
+        getattr(math, name): _math(name, getattr(math, name))
+        for name in scalars.PYTHON
+        if hasattr(math, name) and name not in ("pow",)
+    },
+}
+
+
+def call(function: Any) -> Any:
+    """What to call instead of a builtin; anything else is itself."""
+    try:
+        return _BUILTINS.get(function, function)
+    except TypeError:  # not hashable
+        return function

@@ -1,0 +1,167 @@
+"""Loops and comprehensions, over what may have a length that only run time knows."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from exporters.tracing.bodies import Scope, recorded
+from exporters.tracing.branches import if_
+from exporters.tracing.lists import StagedList
+from exporters.tracing.loops import Iterable, stage_loop
+from exporters.tracing.merging import is_staged
+from exporters.tracing.operators import and_, plain_truth, staged_in
+from exporters.tracing.scalars import TracedInt
+from exporters.tracing.trace import Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Nested", "comprehension", "for_", "generator", "iterable", "natively", "while_"]
+
+
+def while_(test: Callable[[], Any], body: Callable[[], None], scope: Scope) -> None:
+    """``while test: body``; iterations are run natively until the condition is staged."""
+    while True:
+        condition = test()
+        trace = staged_in(condition)
+        if trace is not None:
+            stage_loop(trace, body, scope, test=test)
+            return
+        if not plain_truth(condition):
+            return
+        body()
+
+
+def for_(
+    items: Any, body: Callable[[Any], None], scope: Scope, *, test: Callable[[], Any] | None = None
+) -> None:
+    """``for target in items: body(target)``, as long as ``test`` holds.
+
+    Args:
+        items: What to loop over.
+        body: One iteration.
+        scope: What it binds.
+        test: Whether the loop goes on (no ``break`` yet); called before each iteration.
+    """
+    trace = recorded()
+    if trace is not None:
+        staged = iterable(trace, items)
+        if staged is not None:
+            stage_loop(trace, body, scope, test=test, over=staged)
+            return
+    sequence = items if isinstance(items, range) else None
+    for index, item in enumerate(natively(items)):
+        go_on: Any = True if test is None else test()
+        if trace is not None and is_staged(trace, go_on):
+            if sequence is not None and len(sequence) - index > trace.unroll_limit:
+                rest = sequence[index:]
+                stage_loop(trace, body, scope, test=test, over=_over_range(rest))
+                return
+            if_(go_on, functools.partial(body, item), _nothing, scope)
+            continue
+        if not plain_truth(go_on):
+            break
+        body(item)
+
+
+def _nothing() -> None:
+    return None
+
+
+def _over_range(numbers: range) -> Iterable:
+    return Iterable(len(numbers), lambda i: i * numbers.step + numbers.start)
+
+
+def natively(items: Any) -> Any:
+    """``items`` for Python to loop over; in an eager replay, as they are in its world."""
+    trace = Trace.current()
+    if trace is None or not trace.live or trace.recording:
+        return items
+    world = trace.active[0]
+    if isinstance(items, Iterable):
+        return (items.item(i) for i in range(trace.number_in(items.count, world)))
+    if isinstance(items, StagedList):
+        return list(items.contents.worlds[world])
+    return trace.frontend.concrete(items, world) if trace.frontend.is_array(items) else items
+
+
+def iterable(trace: Trace, items: Any) -> Iterable | None:
+    """Something to stage a loop over; None if Python can loop over it."""
+    if isinstance(items, Iterable):
+        return items if is_staged(trace, items.count) else None
+    if isinstance(items, StagedList):
+        return Iterable(items.staged_length(), items.__getitem__)
+    if trace.frontend.is_handle(items):
+        count = trace.frontend.length(items)
+        if isinstance(count, TracedInt) or count > trace.unroll_limit:
+            return Iterable(count, items.__getitem__)
+    if isinstance(items, range) and len(items) > trace.unroll_limit:
+        return _over_range(items)
+    return None
+
+
+class Nested:
+    """The inner ``for`` of a comprehension: ``[element(x) for ... for x in items if test(x)]``."""
+
+    def __init__(
+        self, items: Any, element: Callable[[Any], Any], *tests: Callable[[Any], Any]
+    ) -> None:
+        self.items = items
+        self.element = element
+        self.tests = tests
+
+
+def comprehension(
+    items: Any, element: Callable[[Any], Any], *tests: Callable[[Any], Any]
+) -> list[Any]:
+    """``[element(x) for x in items if test(x)]``."""
+    found: list[Any] = []
+
+    def get() -> tuple[Any, ...]:
+        return (found,)
+
+    def put(values: tuple[Any, ...]) -> None:
+        nonlocal found
+        (found,) = values
+
+    scope = Scope(("the comprehension",), get, put, lambda: (found, element))
+
+    def collect(level: Nested) -> None:
+        def add(item: Any) -> None:
+            value = level.element(item)
+            if isinstance(value, Nested):
+                collect(value)
+            else:
+                found.append(value)
+
+        def body(item: Any) -> None:
+            if not level.tests:
+                add(item)
+                return
+            first, *rest = level.tests
+            keep = and_(first(item), *(functools.partial(t, item) for t in rest))
+            if_(keep, functools.partial(add, item), _nothing, scope)
+
+        for_(level.items, body, scope)
+
+    collect(Nested(items, element, *tests))
+    return found
+
+
+def generator(items: Any, element: Callable[[Any], Any], *tests: Callable[[Any], Any]) -> Any:
+    """A generator expression: lazy for Python, a list where its items are staged."""
+    trace = recorded()
+    if trace is not None and iterable(trace, items) is not None:
+        return comprehension(items, element, *tests)
+
+    def lazily(level: Nested) -> Iterator[Any]:
+        for item in natively(level.items):
+            if all(test(item) for test in level.tests):
+                value = level.element(item)
+                if isinstance(value, Nested):
+                    yield from lazily(value)
+                else:
+                    yield value
+
+    return lazily(Nested(items, element, *tests))

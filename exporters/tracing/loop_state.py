@@ -1,0 +1,113 @@
+"""What a loop's staging knows: the loop, its state, and what the state was seen to be."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from exporters.tracing.effects import MemoryLog
+from exporters.tracing.merging import Ways
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from exporters.tracing.bodies import Scope
+    from exporters.tracing.trace import Trace
+
+__all__ = ["Iterable", "LoopState", "Reference", "Seen"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Iterable:
+    """Something to loop over whose length only run time knows.
+
+    Attributes:
+        count: How many items there are: a traced int, or an int in an eager replay.
+        item: The item at a position, given as a traced int or an int.
+    """
+
+    count: Any
+    item: Callable[[Any], Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reference:
+    """Where a loop's state is kept: a name of the scope, or a place in an object.
+
+    Attributes:
+        label: What the user calls it.
+        name: Index among the scope's names; None for a place.
+        container: The object's contents.
+        key: The place in it.
+    """
+
+    label: str
+    name: int | None = None
+    container: Any = None
+    key: Any = None
+
+    @property
+    def identity(self) -> Any:
+        """What tells references apart."""
+        return self.name if self.name is not None else (id(self.container), self.key)
+
+
+@dataclasses.dataclass(slots=True)
+class Seen:
+    """What a reference held over the iterations, in all worlds.
+
+    Attributes:
+        start: Before the loop.
+        values: One value of each type that was seen after an iteration.
+        shapes: For each leaf, every shape that was seen, by world.
+        final: After the loop, by world.
+        grows: Items that a list gained in each iteration; None if it did anything else.
+    """
+
+    start: Any
+    values: list[Any] = dataclasses.field(default_factory=list)
+    shapes: list[dict[int, set[tuple[int, ...]]]] = dataclasses.field(default_factory=list)
+    final: dict[int, Any] = dataclasses.field(default_factory=dict)
+    grows: int | None = None
+
+
+class LoopState:
+    """A loop that is being staged.
+
+    Args:
+        trace: The trace.
+        body: One iteration.
+        scope: What an iteration binds.
+        test: Whether another iteration follows.
+        over: What is looped over.
+
+    Attributes:
+        names: What the scope's names hold before the loop.
+        trips: How many iterations each world has.
+        seen: What each name and place held, by its identity.
+        log: Memory that the replays wrote to.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        body: Callable[..., Any],
+        scope: Scope,
+        test: Callable[[], Any] | None,
+        over: Iterable | None,
+    ) -> None:
+        self.trace = trace
+        self.body = body
+        self.scope = scope
+        self.test = test
+        self.over = over
+        self.ways = Ways(
+            trace,
+            ("zero iterations", "an iteration", *["an iteration"] * 8),
+            scope.source,
+            loose=True,
+        )
+        self.names = scope.get()
+        self.trips: dict[int, int] = {}
+        self.seen: dict[Any, tuple[Reference, Seen]] = {}
+        self.log = MemoryLog()

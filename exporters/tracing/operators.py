@@ -1,0 +1,263 @@
+"""Python's operators on what may be known at run time only.
+
+Plain values are treated as Python treats them, handles are staged. Nothing here knows a framework.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from typing import TYPE_CHECKING, Any
+
+from exporters.tracing.bodies import (
+    NO_SCOPE,
+    Scope,
+    condition_in,
+    condition_value,
+    is_data,
+    recorded,
+)
+from exporters.tracing.branches import if_
+from exporters.tracing.chosen import Chosen, pick
+from exporters.tracing.lists import ScanList, StagedList
+from exporters.tracing.merging import UNBOUND, is_staged
+from exporters.tracing.scalars import ScalarRecord, TracedBool, TracedScalar
+from exporters.tracing.trace import Assumption, Trace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx_ir as ir
+
+__all__ = ["Operand", "and_", "assert_", "bind", "compare", "getitem", "ifexp", "not_", "or_",
+           "plain_truth", "setitem", "staged_in", "truth", "updateitem"]  # fmt: skip
+
+
+def bind(read: Callable[[], Any]) -> Any:
+    """A name's value, UNBOUND if it has none."""
+    try:
+        return read()
+    except NameError:
+        return UNBOUND
+
+
+def staged_in(*values: Any) -> Trace | None:
+    """The trace, if it records and one of the values is known at run time only."""
+    trace = recorded()
+    if trace is not None and any(is_staged(trace, x) for x in values):
+        return trace
+    return None
+
+
+def plain_truth(condition: Any) -> bool:
+    """A condition's truth where nothing is staged."""
+    trace = Trace.current()
+    if (
+        trace is not None
+        and trace.live
+        and not trace.recording
+        and isinstance(condition, TracedScalar)
+    ):
+        return condition_in(trace, condition, trace.active[0])
+    return bool(condition)
+
+
+def truth(x: Any) -> Any:
+    """``x`` where only its truth matters."""
+    trace = staged_in(x)
+    if trace is None or isinstance(x, TracedBool):
+        return x
+    return _traced_bool(trace, x, lambda v: v)
+
+
+def _traced_bool(
+    trace: Trace, x: Any, change: Callable[[ir.Value], ir.Value], *, negate: bool = False
+) -> Any:
+    worlds = {w: condition_in(trace, x, w) is not negate for w in trace.active}
+    record = ScalarRecord(
+        trace, worlds, data=is_data(trace, x), scalar=change(condition_value(trace, x))
+    )
+    return TracedBool(record)
+
+
+def not_(x: Any) -> Any:
+    """``not x``."""
+    if isinstance(x, StagedList) and recorded() is not None:
+        return x.staged_length() == 0 if not staged_in(x) else compare("eq", x.staged_length(), 0)
+    trace = staged_in(x)
+    if trace is None:
+        return not plain_truth(x)
+    return _traced_bool(trace, x, trace.builder.Not, negate=True)
+
+
+class Operand:
+    """An operand that binds names when it is evaluated (``a and (n := f())``).
+
+    Args:
+        evaluate: Evaluates it.
+        scope: The names.
+    """
+
+    def __init__(self, evaluate: Callable[[], Any], scope: Scope) -> None:
+        self.evaluate = evaluate
+        self.scope = scope
+
+    def __call__(self) -> Any:
+        """Its value."""
+        return self.evaluate()
+
+
+def _scope_of(*operands: Any) -> Scope:
+    return next((x.scope for x in operands if isinstance(x, Operand)), NO_SCOPE)
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def and_(first: Any, *rest: Callable[[], Any]) -> Any:
+    """``first and rest[0]() and ...``."""
+    for operand in rest:
+        if staged_in(first) is None:
+            if not plain_truth(first):
+                return first
+            first = operand()
+        else:
+            known = first
+            first = if_(known, operand, functools.partial(_same, known), _scope_of(operand))
+    return first
+
+
+def or_(first: Any, *rest: Callable[[], Any]) -> Any:
+    """``first or rest[0]() or ...``."""
+    for operand in rest:
+        if staged_in(first) is None:
+            if plain_truth(first):
+                return first
+            first = operand()
+        else:
+            known = first
+            first = if_(known, functools.partial(_same, known), operand, _scope_of(operand))
+    return first
+
+
+def ifexp(condition: Any, then: Callable[[], Any], orelse: Callable[[], Any]) -> Any:
+    """``then() if condition else orelse()``."""
+    return if_(condition, then, orelse, _scope_of(then, orelse))
+
+
+_COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le,
+            "gt": operator.gt, "ge": operator.ge}  # fmt: skip
+
+
+def compare(name: str, a: Any, b: Any) -> Any:
+    """A comparison; of numbers it is a traced truth value, not asked of Python."""
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, Chosen) and name in ("eq", "ne"):
+            return one.map(functools.partial(_COMPARE[name], other))
+    if name in ("in", "not_in"):
+        found = _contains(b, a)
+        return found if name == "in" else not_(found)
+    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    if numbers and (isinstance(a, TracedScalar) or isinstance(b, TracedScalar)):
+        trace = Trace.current()
+        if trace is not None and trace.live:
+            if trace.recording and trace.certain(a, b):
+                return _COMPARE[name](a, b)
+            return trace.arithmetic(name, a, b)
+    return _COMPARE[name](a, b)
+
+
+def _contains(container: Any, x: Any) -> Any:
+    trace = staged_in(x, container)
+    if trace is None:
+        return x in container
+    if trace.frontend.is_array(container):
+        return trace.frontend.any_equal(container, x)
+    if isinstance(container, dict):
+        container = list(container)
+    found: Any = False
+    for item in container:
+        found = or_(found, functools.partial(compare, "eq", item, x))
+    return found
+
+
+def getitem(container: Any, index: Any) -> Any:
+    """``container[index]``, where the index may be known at run time only."""
+    trace = Trace.current()
+    if isinstance(index, Chosen):
+        return index.map(lambda key: container[key])
+    if trace is None or not trace.live or not is_staged(trace, index):
+        return container[index]
+    if not trace.recording:
+        return container[trace.frontend.concrete(index, trace.active[0])]
+    if (
+        isinstance(container, StagedList)
+        or trace.frontend.is_array(container)
+        or isinstance(container, ScanList)
+    ):
+        return container[index]
+    if trace.frontend.is_array(index):
+        index = trace.frontend.to_number(index)
+    if isinstance(container, range):
+        return index * container.step + container.start
+    if isinstance(container, dict):
+        keys, items = list(container), list(container.values())
+    else:
+        items = [container[i] for i in range(len(container))]
+        keys = list(range(len(items)))
+        index = trace.arithmetic("mod", index, len(items))  # from the end, too
+    return pick(trace, index, keys, items)
+
+
+def setitem(container: Any, index: Any, value: Any) -> None:
+    """``container[index] = value``, where the index may be known at run time only."""
+    trace = Trace.current()
+    if trace is None or not trace.live or not is_staged(trace, index):
+        container[index] = value
+        return
+    if not trace.recording:
+        container[trace.frontend.concrete(index, trace.active[0])] = value
+        return
+    if isinstance(container, StagedList | ScanList) or trace.frontend.is_array(container):
+        container[index] = value
+        return
+    if trace.frontend.is_array(index):
+        index = trace.frontend.to_number(index)
+    keys: Any = list(container) if isinstance(container, dict) else range(len(container))
+    if not isinstance(container, dict):
+        index = trace.arithmetic("mod", index, len(container))  # from the end, too
+    for key in keys:
+        old = container[key]
+        here = compare("eq", index, key)
+        container[key] = if_(here, lambda: value, functools.partial(_same, old), NO_SCOPE)
+
+
+def updateitem(container: Any, index: Any, operation: str, value: Any) -> None:
+    """``container[index] += value`` and its like; ``operation`` is the syntax tree's name of it."""
+    old = getitem(container, index)
+    setitem(container, index, _UPDATES[operation](old, value))
+
+
+_UPDATES: dict[str, Callable[[Any, Any], Any]] = {
+    "Add": operator.iadd, "Sub": operator.isub, "Mult": operator.imul, "Div": operator.itruediv,
+    "FloorDiv": operator.ifloordiv, "Mod": operator.imod, "Pow": operator.ipow,
+    "MatMult": operator.imatmul, "BitAnd": operator.iand, "BitOr": operator.ior,
+    "BitXor": operator.ixor, "LShift": operator.ilshift, "RShift": operator.irshift,
+}  # fmt: skip
+
+
+def assert_(condition: Any, message: Callable[[], Any]) -> None:
+    """``assert condition, message()``; a staged condition is noted as an assumption."""
+    trace = staged_in(condition)
+    if trace is None:
+        if not plain_truth(condition):
+            raise AssertionError(message())
+        return
+    firm = [w for w in trace.active if w not in trace.ghosts]
+    if not all(condition_in(trace, condition, w) for w in firm):
+        raise AssertionError(message())
+    trace.moved()
+    source, _ = trace.position()
+    text = "" if source is None else source.excerpt().split("\n")[0].strip()
+    trace.assumptions.append(Assumption(f"`{text}`", True, source))

@@ -1,0 +1,281 @@
+"""A loop run to its end, eagerly and once per world, to see what its state does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from exporters.errors import ScriptError
+from exporters.tracing.bodies import condition_in, raise_unowned, worlds_of
+from exporters.tracing.effects import Change, MemoryLog, Snapshot
+from exporters.tracing.lists import StagedList
+from exporters.tracing.loop_state import Reference, Seen
+from exporters.tracing.merging import UNBOUND, flatten_state, is_staged, leaf_type, same
+from exporters.tracing.trace import Interrupt
+
+if TYPE_CHECKING:
+    from exporters.tracing.loop_state import LoopState
+    from exporters.tracing.trace import Trace
+
+__all__ = ["OuterWrite", "replay"]
+
+_GHOST_TRIPS = 4  # enough to see what changes from one iteration to the next
+
+
+class OuterWrite(BaseException):
+    """A replay is about to write to a constant that it did not make itself.
+
+    Attributes:
+        array: The constant.
+    """
+
+    def __init__(self, array: Any) -> None:
+        super().__init__()
+        self.array = array
+
+
+def replay(loop: LoopState) -> None:
+    """Run the loop in every world; note its trip counts, and what its state held."""
+    _Replay(loop).run()
+
+
+class _Replay:
+    def __init__(self, loop: LoopState) -> None:
+        self.loop = loop
+        self.trace = loop.trace
+
+    def run(self) -> None:
+        while True:
+            try:
+                self._all_worlds()
+                break
+            except OuterWrite as write:  # it has to vary between worlds before it is written to
+                self.loop.log.swap()
+                self.loop.log = MemoryLog()
+                self.trace.frontend.promote(write.array)
+
+    def _all_worlds(self) -> None:
+        self.loop.seen.clear()
+        self.loop.trips.clear()
+        self.trace.logs.append(self.loop.log)
+        try:
+            for world in self.trace.active:
+                self._world(world, forced=False)
+            if not any(self.loop.trips.values()):
+                self._force()
+        finally:
+            self.trace.logs.pop()
+
+    def _force(self) -> None:
+        """See what an iteration does although no world has one."""
+        failure: Exception | None = None
+        for world in self.trace.active:
+            try:
+                self._world(world, forced=True)
+            except Exception as error:
+                failure = error
+            else:
+                return
+        raise Interrupt(
+            ScriptError(
+                "the body of a loop that no example enters cannot be traced: "
+                f"{type(failure).__name__}: {failure}",
+                source=self.loop.scope.source,
+                hint="give an example that enters it with examples=[...]",
+            )
+        ) from failure
+
+    def _world(self, world: int, *, forced: bool) -> None:
+        """Run the whole loop eagerly in one world, or one iteration of it if that is forced."""
+        trace, scope = self.trace, self.loop.scope
+        snapshot = Snapshot((*scope.roots(), *self.loop.names), trace.frontend.is_opaque)
+        recording, trace.recording = trace.recording, False
+        log = MemoryLog()
+        if forced:
+            trace.logs.append(log)
+        watch = _Watch(self.loop, snapshot, world)
+        try:
+            with worlds_of(trace, [world], trace.ghosts & {world}):
+                scope.set(tuple(bare(self.trace, x, world) for x in self.loop.names))
+                trips = 0
+                limit = self._limit(world, forced=forced)
+                while limit is None or trips < limit:
+                    if (
+                        not forced
+                        and self.loop.test is not None
+                        and not condition_in(trace, self.loop.test(), world)
+                    ):
+                        break
+                    if self.loop.over is None:
+                        self.loop.body()
+                    else:
+                        self.loop.body(self.loop.over.item(trips))
+                    trips += 1
+                    watch.look()
+                self.loop.trips[world] = 0 if forced else trips
+                watch.finish(keep=not forced)
+        except Exception:
+            if forced or world not in trace.ghosts or len(trace.active) == 1:
+                raise
+            trace.leave_behind([world])
+        finally:
+            if forced:
+                trace.logs.pop()
+                log.swap()
+            trace.recording = recording
+            scope.set(self.loop.names)
+            snapshot.restore()
+
+    def _limit(self, world: int, *, forced: bool) -> int | None:
+        """The most iterations to replay; None if only the condition ends the loop."""
+        if forced:
+            return 1
+        count = (
+            None if self.loop.over is None else self.trace.number_in(self.loop.over.count, world)
+        )
+        if world in self.trace.ghosts:  # its values do not matter, and it may never end
+            return _GHOST_TRIPS if count is None else min(count, _GHOST_TRIPS)
+        return count
+
+
+def bare(trace: Trace, x: Any, world: int) -> Any:
+    """What a name holds in one world; containers keep their identity."""
+    if isinstance(x, StagedList):
+        return list(x.contents.worlds[world])
+    if is_staged(trace, x):
+        return trace.frontend.concrete(x, world)
+    return x
+
+
+class _Watch:
+    """Looks at the state after each iteration of a replay."""
+
+    def __init__(self, loop: LoopState, snapshot: Snapshot, world: int) -> None:
+        self.loop = loop
+        self.trace = loop.trace
+        self.snapshot = snapshot
+        self.world = world
+        self.places: dict[Any, Reference] | None = None
+        self.lengths: dict[Any, int] = {}
+
+    def look(self) -> None:
+        """Note what every name and changed place holds now."""
+        if self.places is None:
+            self.places = self._changed_places()
+        for reference, value in self._current():
+            self._note(reference, value)
+
+    def finish(self, *, keep: bool) -> None:
+        """Note the values after the last iteration."""
+        before = set(self.places or ())
+        later = self._changed_places() if self.places is not None else {}
+        for identity, reference in later.items():
+            if identity not in before:  # it changed in a later iteration only
+                assert self.places is not None
+                self.places[identity] = reference
+                self._note(reference, self._value(reference))
+        if keep:
+            for reference, value in self._current():
+                if reference.identity in self.loop.seen:
+                    final = list(value) if isinstance(value, list) else value
+                    self.loop.seen[reference.identity][1].final[self.world] = final
+
+    def _changed_places(self) -> dict[Any, Reference]:
+        found: dict[Any, Reference] = {}
+        for change in self.snapshot.changes():
+            references = [Reference(change.label, None, change.container, change.key)]
+            if change.key is None:
+                references = self._references_to(change)
+            for reference in references:
+                found[reference.identity] = reference
+        return found
+
+    def _references_to(self, change: Change) -> list[Reference]:
+        """The names and places through which a list that grew or shrank is reached."""
+        found = [
+            Reference(name, index)
+            for index, (name, x) in enumerate(
+                zip(self.loop.scope.names, self.loop.names, strict=True)
+            )
+            if x is change.container
+        ]
+        found += [
+            Reference(label, None, c, k)
+            for c, k, label in self.snapshot.places_of(change.container)
+        ]
+        if not found:
+            raise_unowned(change.label, self.loop.scope)
+        return found
+
+    def _current(self) -> list[tuple[Reference, Any]]:
+        names = self.loop.scope.get()
+        pairs = [
+            (Reference(name, index), value)
+            for index, (name, value) in enumerate(zip(self.loop.scope.names, names, strict=True))
+        ]
+        taken = {r.identity for r, _ in pairs}
+        pairs += [(r, self._value(r)) for i, r in (self.places or {}).items() if i not in taken]
+        return pairs
+
+    def _value(self, reference: Reference) -> Any:
+        if reference.name is not None:
+            return self.loop.scope.get()[reference.name]
+        container = reference.container
+        if isinstance(container, dict):
+            return container.get(reference.key, UNBOUND)
+        return container[reference.key]
+
+    def _start(self, reference: Reference) -> Any:
+        if reference.name is not None:
+            value = self.loop.names[reference.name]
+        else:
+            value = self.snapshot.value(reference.container, reference.key, UNBOUND)
+        if isinstance(value, list) and not isinstance(value, StagedList):
+            return list(self.snapshot.value(value, None, value))
+        return value
+
+    def _note(self, reference: Reference, value: Any) -> None:
+        loop = self.loop
+        start = self._start(reference)
+        entry = loop.seen.get(reference.identity)
+        grown = isinstance(value, list) and reference.identity in (self.places or {})
+        if entry is None:
+            if not grown and self._unchanged(reference, start, value):
+                return
+            entry = loop.seen[reference.identity] = (reference, Seen(start))
+        seen = entry[1]
+        if isinstance(value, list) and isinstance(start, list):
+            self._note_list(reference, seen, start, value)
+        leaves, tree = flatten_state(self.trace, value)
+        types = [leaf_type(self.trace, x) for x in leaves]
+        for known in seen.values:
+            known_leaves, known_tree = flatten_state(self.trace, known)
+            if (
+                known_tree.describe() == tree.describe()
+                and [leaf_type(self.trace, x) for x in known_leaves] == types
+            ):
+                break
+        else:
+            if len(seen.values) < 4:
+                seen.values.append(list(value) if isinstance(value, list) else value)
+        for index, leaf in enumerate(leaves):
+            if len(seen.shapes) <= index:
+                seen.shapes.append({})
+            if self.trace.frontend.is_array(leaf):
+                shape = self.trace.frontend.shape_of(leaf)
+                seen.shapes[index].setdefault(self.world, set()).add(shape)
+
+    def _unchanged(self, reference: Reference, start: Any, value: Any) -> bool:
+        if reference.name is not None and value is self.loop.names[reference.name]:
+            return True
+        return same(bare(self.trace, start, self.world), value)
+
+    def _note_list(
+        self, reference: Reference, seen: Seen, start: list[Any], value: list[Any]
+    ) -> None:
+        before = self.lengths.get(reference.identity, len(start))
+        gained = len(value) - before
+        self.lengths[reference.identity] = len(value)
+        if seen.grows is None and len(seen.values) == 0 and gained > 0:
+            seen.grows = gained
+        elif seen.grows != gained:
+            seen.grows = -1
