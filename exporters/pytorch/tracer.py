@@ -20,8 +20,8 @@ from exporters.pytorch.specialisation import Call, name_of, tensors_of
 from exporters.pytorch.unsupported import PLACEHOLDER_DOMAIN, UnsupportedCall, describe_arguments
 from exporters.pytorch.views import scatter_view
 from exporters.tracing.lists import StagedList
-from exporters.tracing.replay import OuterWrite
 from exporters.tracing.record import Record, View
+from exporters.tracing.replay import OuterWrite
 from exporters.tracing.scalars import TracedScalar
 from exporters.tracing.trace import Interrupt, Trace
 
