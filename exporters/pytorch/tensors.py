@@ -31,6 +31,7 @@ class TensorTracker:
         named: Parameters and buffers by ``state_dict`` name.
 
     Attributes:
+        fresh: Constants made inside of branches and loops: the depth of the block, by storage.
         promoted: Constants that something was written into: the tensor and its record, by storage.
         keep: Called with every graph value that stands for a tensor, and the tensor in each world;
             later calls may write to it.
@@ -41,6 +42,7 @@ class TensorTracker:
         self.trace = trace
         self.op = trace.builder
         self.constants = Constants(trace, named)
+        self.fresh: dict[int, int] = {}
         self.promoted: dict[int, tuple[torch.Tensor, Record]] = {}
         self.keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None
         self._concretes: dict[int, weakref.ref[torch.Tensor]] = {}  # by storage
@@ -247,7 +249,7 @@ class TensorTracker:
                     for w in range(self.trace.world_count)
                 }
                 record = self.track(results, value, data=False)
-                record.memory.depth = 0  # it was there before any branch or loop
+                record.memory.depth = self.fresh.get(base.untyped_storage()._cdata, 0)
                 self.promoted[base.untyped_storage()._cdata] = (base, record)
             found = self.record(tensor)
         assert found is not None

@@ -52,7 +52,6 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         self.random: list[Source | None] = []
         self._plans: dict[Any, Plan] = {}
         self._composing: list[Callable[..., Any]] = []
-        self._fresh: set[int] = set()  # storages of constants made inside of branches and loops
         self.log: list[Call] = []
         self._log_world: int | None = None
         self._logging = False  # inside a call of the user's: what it is made of is not noted
@@ -94,14 +93,17 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         return result
 
     def _note_fresh(self, result: Any, arguments: Sequence[Any]) -> None:
-        """Remember the constants that are made inside of a branch or a loop."""
+        """Remember where constants are made: inside of a branch or a loop, or not."""
         found = {
             t.untyped_storage()._cdata for t in tensors_of(result) if t.layout is torch.strided
         }
-        if found:
-            self._fresh |= found - {
-                t.untyped_storage()._cdata for t in arguments if isinstance(t, torch.Tensor)
-            }
+        given = {t.untyped_storage()._cdata for t in arguments if isinstance(t, torch.Tensor)}
+        depth = self.trace.depth()
+        for key in found - given:
+            if depth or not self.trace.recording:
+                self.fresh[key] = depth
+            else:  # an older storage had the same address
+                self.fresh.pop(key, None)
 
     def _is_outer(self, tensor: torch.Tensor) -> bool:
         """Whether ``tensor`` is a constant from before the branch or loop that is being traced."""
@@ -110,7 +112,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         held = None if owner is None else owner()
         if held is not None and held.untyped_storage()._cdata == key:
             return False  # it is what a handle is in one world
-        return key not in self._fresh
+        return key not in self.fresh
 
     def plan(self, func: Any) -> Plan:
         """What is known of ``func`` before it is called."""
@@ -172,7 +174,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
             for written in target:
                 self.constants.before_write(written)
             result = func(*args, **kwargs)
-            if inside:
+            if inside or self.fresh:
                 self._note_fresh(result, leaves)
             return result
 

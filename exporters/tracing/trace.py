@@ -187,7 +187,7 @@ class Trace:
             def undo() -> None:
                 memory.writes = writes
 
-            self.builder.block.undo.append(undo)
+            self._on_leaving(memory, undo)
             self.builder.block.written.setdefault(id(record), record)
             memory.writes += 1
         self._set(record, value)
@@ -199,7 +199,7 @@ class Trace:
         def undo() -> None:
             memory.writes = writes
 
-        self.builder.block.undo.append(undo)
+        self._on_leaving(memory, undo)
         memory.writes += 1
         self._set(record, value)
 
@@ -209,8 +209,13 @@ class Trace:
         def undo() -> None:
             record.value, record.seen = before
 
-        self.builder.block.undo.append(undo)
+        self._on_leaving(record.memory, undo)
         record.value, record.seen = value, record.memory.writes
+
+    def _on_leaving(self, memory: Memory, undo: Callable[[], None]) -> None:
+        """Take a write back at the end of the block, unless the storage came to be in it."""
+        if memory.depth < self.depth():
+            self.builder.block.undo.append(undo)
 
     def _inherit(self, record: Record, value: ir.Value) -> ir.Value:
         """Give ``value`` the type, shape and sizes that the record had before."""
