@@ -109,6 +109,13 @@ class Diagnosis:
             "findings": [dataclasses.asdict(f) for f in self.findings],
         }
 
+    def to_junit(self) -> str:
+        """The diagnosis as JUnit's XML, one test case for each finding."""
+        from bridge.parity.report import junit
+
+        cases = [(f.about, str(f) if f.level == "problem" else None) for f in self.findings]
+        return junit("bridge doctor", cases)
+
     def __str__(self) -> str:
         return "\n".join(map(str, self.findings))
 

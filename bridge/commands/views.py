@@ -1,0 +1,70 @@
+"""Reports as rich shows them on a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from bridge.parity.comparison import Comparison
+    from bridge.parity.matrix import MatrixReport
+    from bridge.parity.report import ParityReport
+
+__all__ = ["divergence_view", "matrix_view"]
+
+
+def _state(passed: bool) -> Text:  # noqa: FBT001
+    return Text("ok", "green") if passed else Text("FAILED", "bold red")
+
+
+def matrix_view(matrix: MatrixReport) -> Any:
+    """A row for each combination, and what is known of those that failed."""
+    if len(matrix.cells) == 1 and matrix.cells[0].report is not None:
+        return parity_view(matrix.cells[0].report)
+    table = Table(title="parity", title_justify="left")
+    for column in ("", "combination", "worst output", "max abs", "SNR", "smallest atol"):
+        table.add_column(column, overflow="fold")
+    for cell in matrix.cells:
+        worst = None if cell.report is None else cell.report.worst
+        row = [cell.error or "", "", "", ""] if worst is None else _numbers(worst)
+        table.add_row(_state(cell.passed), cell.label, *row)
+    failed = [c.report for c in matrix.cells if c.report is not None and not c.passed]
+    return Group(table, *(_explanation(r) for r in failed))
+
+
+def _numbers(row: Comparison) -> list[str]:
+    if row.problem is not None:
+        return [f"{row.name}: {row.problem}", "", "", ""]
+    return [row.name, f"{row.max_abs:.3g}", f"{row.snr:.1f} dB", f"{row.needed:.3g}"]
+
+
+def parity_view(report: ParityReport) -> Any:
+    """A row for each output of each case."""
+    table = Table(title=f"{report.candidate} against {report.reference}", title_justify="left")
+    for column in ("", "inputs", "output", "max abs", "SNR", "smallest atol", "top-1"):
+        table.add_column(column, overflow="fold")
+    for case in report.cases:
+        if case.error is not None:
+            table.add_row(_state(case.passed), case.label, case.error, "", "", "", "")
+        for row in case.comparisons:
+            top1 = "" if row.top1 is None else f"{row.top1:.1%}"
+            table.add_row(_state(row.passed), case.label, *_numbers(row), top1)
+    return table if report.passed else Group(table, _explanation(report))
+
+
+def _explanation(report: ParityReport) -> Any:
+    lines = [f"verdict: {v}" for v in report.verdicts]
+    if report.divergence is not None:
+        lines.append(str(report.divergence))
+    return Panel(
+        Text("\n".join(lines) or "no explanation"), title=report.candidate, title_align="left"
+    )
+
+
+def divergence_view(report: ParityReport) -> Any:
+    """Where it goes wrong; the outputs where it does not."""
+    return parity_view(report) if report.passed else _explanation(report)
