@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from bridge.errors import FeedError
 from bridge.exporting import export
 from exporters.pytorch.inputs import modules_of, named_tensors
 
@@ -16,26 +17,39 @@ if TYPE_CHECKING:
 
 __all__ = ["TracedModule", "trace"]
 
+_MOST_PROGRAMS = 8  # of one model, for inputs that no program takes
+
 
 class TracedModule(torch.nn.Module):
-    """An eager model with its exported form.
+    """An eager model with its exported forms.
 
     In eval mode calls run on ONNX Runtime. Where gradients are wanted, autograd gets them from
     eager code, run again when ``backward`` reaches it. In train mode eager code runs. After the
-    weights have changed the model is traced anew before it runs on ONNX Runtime.
+    weights have changed the model is traced anew before it runs on ONNX Runtime, and inputs that
+    fit none of the programs (another element type, another structure, a size that is part of the
+    program) get one of their own. Its ``state_dict`` is the eager model's, and so is every
+    attribute that it does not have itself.
 
     Attributes:
         eager: The eager model.
-        program: The current export.
+        programs: The exported programs, the last one made first.
     """
 
-    def __init__(self, eager: Callable[..., Any], make: Callable[[], Program]) -> None:
+    def __init__(self, eager: Callable[..., Any], make: Callable[..., Program]) -> None:
         super().__init__()
         self.eager = eager
         self._make = make
-        self.program = make()
+        self.programs = [make(None)]
         self._versions = self._state()
         self.training = eager.training if isinstance(eager, torch.nn.Module) else False
+        if isinstance(eager, torch.nn.Module):
+            self.register_state_dict_post_hook(_as_eager)
+            self.register_load_state_dict_pre_hook(_from_eager)
+
+    @property
+    def program(self) -> Program:
+        """The program made last."""
+        return self.programs[0]
 
     def _tensors(self) -> list[torch.Tensor]:
         return list(named_tensors(modules_of(self.eager)).values())
@@ -43,14 +57,19 @@ class TracedModule(torch.nn.Module):
     def _state(self) -> list[tuple[int, int]]:
         return [(t.data_ptr(), t._version) for t in self._tensors()]
 
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            eager = self.__dict__.get("eager") or self.__dict__["_modules"].get("eager")
+            if name.startswith("__") or not hasattr(eager, name):
+                raise
+            return getattr(eager, name)
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run on ONNX Runtime or eagerly; see the class."""
         if self.training:
             return self.eager(*args, **kwargs)
-        state = self._state()
-        if state != self._versions:
-            self.program = self._make()
-            self._versions = state
         leaves = [
             x
             for x in torch.utils._pytree.tree_leaves((args, kwargs))
@@ -58,8 +77,37 @@ class TracedModule(torch.nn.Module):
         ]
         wanted = [t for t in (*leaves, *self._tensors()) if t.requires_grad]
         if not (torch.is_grad_enabled() and wanted):
-            return self.program(*args, **kwargs)
+            return self._run(args, kwargs)
         return _with_gradients(self, args, kwargs)
+
+    def _run(self, args: Any, kwargs: Any) -> Any:
+        state = self._state()
+        if state != self._versions:
+            self.programs = [self._make(None)]
+            self._versions = state
+        for program in self.programs:
+            try:
+                return program(*args, **kwargs)
+            except FeedError as error:
+                misfit = error
+        if len(self.programs) == _MOST_PROGRAMS:
+            raise misfit
+        self.programs.insert(0, self._make((args, kwargs)))
+        return self.program(*args, **kwargs)
+
+
+def _as_eager(
+    module: torch.nn.Module, state: dict[str, Any], prefix: str, metadata: dict[str, Any]
+) -> None:
+    for name in [n for n in state if n.startswith(f"{prefix}eager.")]:
+        state[prefix + name[len(prefix) + len("eager.") :]] = state.pop(name)
+
+
+def _from_eager(
+    module: torch.nn.Module, state: dict[str, Any], prefix: str, *_: Any, **__: Any
+) -> None:
+    for name in [n for n in state if n.startswith(prefix)]:
+        state[f"{prefix}eager.{name[len(prefix) :]}"] = state.pop(name)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -69,7 +117,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, module: TracedModule, call: Any, *tensors: torch.Tensor) -> Any:
         args, kwargs, holder = call
         ctx.module, ctx.call, ctx.tensors = module, (args, kwargs), tensors
-        result = module.program(*args, **kwargs)
+        result = module._run(args, kwargs)
         flat, spec = torch.utils._pytree.tree_flatten(result)
         holder.append(spec)
         ctx.mark_non_differentiable(
@@ -140,19 +188,17 @@ def trace(
     if examples is not None:
         dynamic_shapes = None
 
-    def make() -> Program:
+    def make(call: tuple[Any, dict[str, Any]] | None) -> Program:
+        inputs: dict[str, Any] = {"examples": examples, "kwargs": example_kwargs}
+        positional, shapes = args, dynamic_shapes
+        if call is not None:
+            positional, inputs = call[0], {"kwargs": call[1]}
+            shapes = "auto" if examples is not None else dynamic_shapes
         training = [m for r in modules_of(model).values() for m in r.modules() if m.training]
         for module in training:
             module.training = False
         try:
-            return export(
-                model,
-                args,
-                kwargs=example_kwargs,
-                dynamic_shapes=dynamic_shapes,
-                examples=examples,
-                **options,
-            )
+            return export(model, positional, dynamic_shapes=shapes, **inputs, **options)
         finally:
             for module in training:
                 module.training = True
