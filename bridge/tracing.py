@@ -43,8 +43,8 @@ class TracedModule(torch.nn.Module):
         self._versions = self._state()
         self.training = eager.training if isinstance(eager, torch.nn.Module) else False
         if isinstance(eager, torch.nn.Module):
-            self.register_state_dict_post_hook(_as_eager)
-            self.register_load_state_dict_pre_hook(_from_eager)
+            self.register_state_dict_post_hook(_as_eager)  # type: ignore[no-untyped-call]
+            self.register_load_state_dict_pre_hook(_from_eager)  # type: ignore[no-untyped-call]
 
     @property
     def program(self) -> Program:
