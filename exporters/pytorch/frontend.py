@@ -6,12 +6,20 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import torch
 
 from exporters.errors import ExportError, InputError, ScriptError, WorldError
 from exporters.pytorch.attempt import Attempt, TracedModel, World
 from exporters.pytorch.dtypes import from_torch_dtype
-from exporters.pytorch.inputs import Arguments, bind, clone, world_leaves
+from exporters.pytorch.inputs import (
+    Arguments,
+    bind,
+    clone,
+    modules_of,
+    named_tensors,
+    world_leaves,
+)
 from exporters.pytorch.resizing import accepted_sizes, every_dim
 from exporters.pytorch.scripting import Scripting
 from exporters.pytorch.specialisation import differs, first_difference
@@ -83,12 +91,21 @@ def trace(
     opset = DEFAULT_OPSET if opset is None else opset
     if opset < _OLDEST_OPSET:
         raise InputError(f"opset {opset} is older than {_OLDEST_OPSET}, the oldest supported")
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
+        raise InputError(
+            f"opset {opset} is newer than {newest}, the newest that onnx {onnx.__version__} defines"
+        )
+    if not callable(model):
+        raise InputError(
+            f"the model is {model!r} ({type(model).__name__}); it is an nn.Module or a function"
+        )
     started = time.perf_counter()
     given = list(examples or ())
     if given and not kwargs and isinstance(args, tuple) and not args:
         args, kwargs = split_example(given.pop(0))
     arguments = bind(model, args, kwargs)
-    _check_leaves(arguments)
+    _check_leaves(model, arguments)
     if given and dynamic_shapes is not None:
         raise InputError(
             "examples= and dynamic_shapes= both say which dims vary",
@@ -171,10 +188,10 @@ def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | N
     scripting = attempt.scripting
     if scripting is not None and error.source.code in scripting.settled:
         return ScriptError(
-            "the compiled control flow does not compute what eager code computes: a fault of the "
-            "compiler, or state that a function changes where it cannot be seen",
+            f"{error.message}, although the function is compiled",
             source=error.source,
-            hint="keep what the loop or branch changes in names, attributes and lists of its function",
+            hint="its loops, branches and math.* are followed; `[x] * n` of a run-time n and state that "
+            "changes outside of its names, attributes and lists are not",
         )
     error.target = target
     return error
@@ -215,12 +232,32 @@ def split_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (example,), {}
 
 
-def _check_leaves(arguments: Arguments) -> None:
-    devices = {x.device for x in arguments.leaves if isinstance(x, torch.Tensor)}
+def _devices(values: Iterable[Any]) -> list[str]:
+    """The devices that hold ``values``; a rank-0 tensor on the CPU goes with any."""
+    tensors = [x for x in values if isinstance(x, torch.Tensor)]
+    return sorted({str(x.device) for x in tensors if x.dim() or x.device.type != "cpu"})
+
+
+def _check_leaves(model: Callable[..., Any], arguments: Arguments) -> None:
+    devices = _devices(arguments.leaves)
     if len(devices) > 1:
         raise InputError(
-            f"the inputs are on several devices: {', '.join(sorted(map(str, devices)))}",
+            f"the inputs are on several devices: {', '.join(devices)}",
             hint="move the example inputs to the model's device",
+        )
+    state = named_tensors(modules_of(model))
+    empty = [name for name, x in state.items() if x.is_meta]
+    if empty:
+        raise InputError(
+            f"{len(empty)} tensors of the model are on the meta device (first: {empty[0]!r}); "
+            "they have no values",
+            hint="load the weights first, or model.to_empty(device='cpu') and fill them",
+        )
+    homes = _devices(state.values())
+    if len(homes) == 1 and devices and homes != devices:
+        raise InputError(
+            f"the model is on {homes[0]}, the inputs are on {devices[0]}",
+            hint=f"move one of them: model.to({devices[0]!r})",
         )
     for name, x in zip(arguments.names, arguments.leaves, strict=True):
         if not isinstance(x, torch.Tensor):

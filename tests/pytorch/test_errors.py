@@ -1,0 +1,262 @@
+"""What users read when an export stops: the whole text, with place and remedy."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import bridge
+
+X = torch.arange(10.0).reshape(2, 5)
+DIMS = {"x": {0: "batch", 1: "length"}}
+
+
+def text_of(model, error, *args, **options):
+    with pytest.raises(error) as caught:
+        bridge.export(model, args or (X,), **options)
+    return str(caught.value)
+
+
+def place(function, line, excerpt, name=None):
+    """The lines of a message that say where; ``line`` counts from the ``def``."""
+    number = function.__code__.co_firstlineno + line
+    name = name or function.__name__
+    return f"  at tests/pytorch/test_errors.py:{number} in {name}\n{excerpt}"
+
+
+def loop_over_a_dim(x):
+    y = x.new_zeros(x.shape[0])
+    for i in range(x.shape[1]):
+        y = y + x[:, i]
+    return y
+
+
+def list_of_a_dim(x):
+    zeros = [0] * x.shape[1]
+    return x + len(zeros)
+
+
+def root_of_a_dim(x):
+    return x / math.sqrt(x.shape[1])
+
+
+def integer_of_a_dim(x):
+    return x[:, : int(x.shape[1] / 2)]
+
+
+def branch_on_a_dim(x):
+    if x.shape[1] > 6:
+        return x * 2
+    return x
+
+
+def branch_on_data(x):
+    if x.sum() > 0:
+        return x * 2
+    return x
+
+
+def number_of_data(x):
+    return x * int(x.sum())
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "line", "excerpt", "message", "hint"),
+    [
+        (
+            loop_over_a_dim, bridge.SpecialisationError, 2,
+            "    for i in range(x.shape[1]):\n             ^^^^^^^^^^^^^^^^^",
+            "Python took another way for other inputs than the example: a loop or a branch here was "
+            "frozen to the example's size",
+            "mark the function with @bridge.script, or write the loop as a whole-tensor operation",
+        ),
+        (
+            list_of_a_dim, bridge.SpecialisationError, 2,
+            "    return x + len(zeros)\n           ^^^^^^^^^^^^^^",
+            "for other inputs than the example, the result of add (float32[4, 11]) has other values in "
+            "the trace than in eager: a size or a value was frozen to the example's before this line, by "
+            "int(), math.* or Python's own arithmetic",
+            "keep the number in torch (x.shape[i] and its arithmetic are followed; math.sqrt(n) and "
+            "int(t) are not), or mark the function with @bridge.script",
+        ),
+        (
+            root_of_a_dim, bridge.DisagreeingBranchError, 1,
+            "    return x / math.sqrt(x.shape[1])\n               ^^^^^^^^^^^^^^^^^^^^^",
+            "the worlds disagree on float() of `return x / math.sqrt(x.shape[1])`: 5.0, 11.0",
+            "mark the function with @bridge.script, or keep the branch out of the exported function",
+        ),
+        (
+            integer_of_a_dim, bridge.DisagreeingBranchError, 1,
+            "    return x[:, : int(x.shape[1] / 2)]\n                  ^^^^^^^^^^^^^^^^^^^",
+            "the worlds disagree on int() of `return x[:, : int(x.shape[1] / 2)]`: 2, 5",
+            "mark the function with @bridge.script, or keep the branch out of the exported function",
+        ),
+        (
+            branch_on_a_dim, bridge.DisagreeingBranchError, 1,
+            "    if x.shape[1] > 6:\n       ^^^^^^^^^^^^^^",
+            "the worlds disagree on the comparison in `if x.shape[1] > 6:`: False, True",
+            "mark the function with @bridge.script, or keep the branch out of the exported function",
+        ),
+        (
+            branch_on_data, bridge.DataDependentError, 1,
+            "    if x.sum() > 0:\n       ^^^^^^^^^^^",
+            "Python asks for the truth of `if x.sum() > 0:`, which depends on the input's values",
+            "mark the function with @bridge.script, or use torch.where",
+        ),
+        (
+            number_of_data, bridge.DisagreeingBranchError, 1,
+            "    return x * int(x.sum())\n               ^^^^^^^^^^^^",
+            "the worlds disagree on int() of `return x * int(x.sum())`: 45, 190",
+            "mark the function with @bridge.script, or keep the branch out of the exported function",
+        ),
+    ],
+)  # fmt: skip
+def test_python_that_depends_on_sizes_or_values(model, error, line, excerpt, message, hint):
+    text = text_of(model, error, dynamic_shapes=DIMS, script="explicit")
+    anchor = f"docs/errors#{error.__name__.lower()}"
+    assert text == f"{message}\n{place(model, line, excerpt)}\n\nhint: {hint}\n{anchor}"
+
+
+@pytest.mark.parametrize(
+    "model", [loop_over_a_dim, root_of_a_dim, integer_of_a_dim, branch_on_a_dim, branch_on_data]
+)
+def test_the_same_code_exports_when_functions_may_be_compiled(model):
+    program = bridge.export(model, (X,), dynamic_shapes=DIMS)
+    for x in (X, -X, torch.randn(3, 9), torch.randn(1, 1)):
+        torch.testing.assert_close(program(x), model(x))
+
+
+def through_numpy(x):
+    return torch.from_numpy(x.numpy() * 2)
+
+
+def test_tensors_that_leave_torch():
+    excerpt = "    return torch.from_numpy(x.numpy() * 2)\n                            ^^^^^^^^^"
+    assert text_of(through_numpy, bridge.UntraceableError) == (
+        "Tensor.numpy() hands a traced tensor to code that the tracer cannot see\n"
+        f"{place(through_numpy, 1, excerpt)}\n\n"
+        "hint: stay in torch here, or compute this part outside of the exported function\n"
+        "docs/errors#untraceableerror"
+    )
+
+
+def frozen_batch(x):
+    return x.view(2, -1).sum(1)
+
+
+def frozen_by_a_constant(x):
+    return x + torch.ones(2, 5)
+
+
+@pytest.mark.parametrize(
+    ("dims", "message"),
+    [
+        ({"y": {0: "batch"}}, "dynamic_shapes names 'y'; the model's inputs are 'x'\n"),
+        (
+            {"x": {2: "batch"}},
+            "dynamic_shapes names axis 2 of 'x', which has 2 dims: [2, 5]\n",
+        ),
+        (
+            {"x": {0: "batch"}},
+            "dim 'batch' is declared dynamic, but eager accepts only 2: RuntimeError: The size of "
+            "tensor a (5) must match the size of tensor b (2) at non-singleton dimension 0\n\n"
+            "hint: leave it out of dynamic_shapes, give dims that must be equal the same name, or pass "
+            "examples= with sizes that the model accepts",
+        ),
+    ],
+)
+def test_dims_that_cannot_be_dynamic(dims, message):
+    text = text_of(frozen_by_a_constant, bridge.DynamicShapeError, dynamic_shapes=dims)
+    assert text == f"{message}\ndocs/errors#dynamicshapeerror"
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "options", "message"),
+    [
+        (
+            frozen_batch, (X, X), {},
+            "the arguments do not fit frozen_batch(x): too many positional arguments\n\n"
+            "hint: give every input in args=(...) or kwargs={...}",
+        ),
+        (
+            frozen_batch, (X,), {"kwargs": {"z": 3}},
+            "the arguments do not fit frozen_batch(x): got an unexpected keyword argument 'z'\n\n"
+            "hint: give every input in args=(...) or kwargs={...}",
+        ),
+        (frozen_batch, (X,), {"opset": 3}, "opset 3 is older than 17, the oldest supported\n"),
+        (frozen_batch, (X,), {"script": "no"}, "script is 'no'; it is 'auto' or 'explicit'\n"),
+        (frozen_batch, (X,), {"state": "no"}, "state is 'no'; it is 'fold' or 'io'\n"),
+        (3, (X,), {}, "the model is 3 (int); it is an nn.Module or a function\n"),
+        (
+            frozen_batch, (X.to_sparse(),), {},
+            "input 'x' is sparse (torch.sparse_coo); ONNX inputs are dense\n\nhint: pass x.to_dense()",
+        ),
+        (
+            lambda x, y: x, (X, X.to("meta")), {},
+            "the inputs are on several devices: cpu, meta\n\n"
+            "hint: move the example inputs to the model's device",
+        ),
+        (
+            nn.Linear(5, 2, device="meta"), (X,), {},
+            "2 tensors of the model are on the meta device (first: 'weight'); they have no values\n\n"
+            "hint: load the weights first, or model.to_empty(device='cpu') and fill them",
+        ),
+        (
+            nn.Linear(5, 2), (X.to("meta"),), {},
+            "the model is on cpu, the inputs are on meta\n\nhint: move one of them: model.to('meta')",
+        ),
+        (
+            lambda x: None, (X,), {},
+            "the model returns no tensor, so there is nothing to export\n\n"
+            "hint: return a tensor, or a nest of tensors",
+        ),
+        (
+            frozen_batch, (X,), {"output_names": ["a", "b"]},
+            "output_names has 2 names; the model has 1 outputs\n",
+        ),
+        (
+            frozen_batch, (X,), {"examples": [(torch.ones(3, 4, 5),)]},
+            "the examples disagree on input 'x': torch.float32 of rank 2, torch.float32 of rank 3\n",
+        ),
+        (
+            frozen_batch, (X,), {"examples": [(X,)], "dynamic_shapes": DIMS},
+            "examples= and dynamic_shapes= both say which dims vary\n\n"
+            "hint: leave dynamic_shapes out: the dims that differ between examples are dynamic",
+        ),
+    ],
+)  # fmt: skip
+def test_calls_that_are_wrong(model, args, options, message):
+    text = text_of(model, bridge.InputError, *args, **options)
+    assert text == f"{message}\ndocs/errors#inputerror"
+
+
+def test_opsets_that_onnx_does_not_define():
+    text = text_of(frozen_batch, bridge.InputError, opset=99)
+    assert text.startswith("opset 99 is newer than ")
+
+
+def test_eager_errors_are_the_users_own():
+    text_of(lambda x: 1 / 0, ZeroDivisionError)
+
+
+def test_train_mode_warns():
+    with pytest.warns(bridge.TrainModeWarning) as caught:
+        bridge.export(nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.0)), (X,))
+    assert str(caught[0].message) == (
+        "3 modules are in train mode (first: 'Sequential'): dropout and batch normalisation are exported "
+        "as they train; call model.eval() first"
+    )
+
+
+def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
+    missing = tmp_path / "missing" / "model.onnx"
+    text = text_of(frozen_batch, bridge.ModelFileError, path=missing)
+    assert text.startswith(f"cannot write {missing}: No such file or directory\n\nhint: ")
+    folder = tmp_path / "folder.onnx"
+    folder.mkdir()
+    text_of(frozen_batch, bridge.ModelFileError, path=folder)
+    assert list(tmp_path.iterdir()) == [folder]
+    assert list(folder.iterdir()) == []
