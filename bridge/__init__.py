@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bridge import passes
     from bridge.errors import (
         BridgeError,
         FeedError,
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     )
     from bridge.exporting import TrainModeWarning, export
     from bridge.loading import load
+    from bridge.optimization_report import OptimizationReport
+    from bridge.optimizing import OptimizationWarning, optimize
     from bridge.parity.checking import check
     from bridge.parity.comparison import Tolerance
     from bridge.parity.divergence import Divergence
@@ -60,6 +63,8 @@ _HOMES = {
     "InputError": "exporters.errors",
     "MatrixReport": "bridge.parity.matrix",
     "ModelFileError": "bridge.errors",
+    "OptimizationReport": "bridge.optimization_report",
+    "OptimizationWarning": "bridge.optimizing",
     "ParityError": "bridge.errors",
     "ParityReport": "bridge.parity.report",
     "Program": "bridge.program",
@@ -82,6 +87,8 @@ _HOMES = {
     "check_matrix": "bridge.parity.matrix",
     "export": "bridge.exporting",
     "load": "bridge.loading",
+    "optimize": "bridge.optimizing",
+    "passes": "bridge",
     "script": "exporters.script",
     "trace": "bridge.tracing",
 }
@@ -99,6 +106,8 @@ __all__ = [
     "InputError",
     "MatrixReport",
     "ModelFileError",
+    "OptimizationReport",
+    "OptimizationWarning",
     "ParityError",
     "ParityReport",
     "Program",
@@ -121,6 +130,8 @@ __all__ = [
     "check_matrix",
     "export",
     "load",
+    "optimize",
+    "passes",
     "script",
     "trace",
 ]
@@ -129,7 +140,10 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'bridge' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
+    home = _HOMES[name]
+    if home == "bridge":
+        return importlib.import_module(f"bridge.{name}")
+    value = getattr(importlib.import_module(home), name)
     globals()[name] = value
     return value
 

@@ -11,6 +11,7 @@ from bridge.signature import Signature
 from bridge.verification import UnseenSizesError, verify
 from exporters.errors import ExportError
 from exporters.pytorch import frontend
+from exporters.pytorch.inputs import modules_of
 from exporters.script import Target
 
 if TYPE_CHECKING:
@@ -104,7 +105,13 @@ def export(
             more_sizes=more_sizes,
             check=verify,
         )
-        program = Program(traced.model, _signature(traced), _report(traced), state=traced.state)
+        program = Program(
+            traced.model,
+            _signature(traced),
+            _report(traced),
+            state=traced.state,
+            probes=_probes(traced),
+        )
         if not verify:
             break
         tell("verifying on ONNX Runtime")
@@ -147,6 +154,29 @@ def _signature(traced: TracedModel) -> Signature:
     )
 
 
+def _probes(traced: TracedModel) -> list[dict[str, Any]]:
+    """What the graph's inputs were in each world."""
+    names = [str(v.name) for v in traced.model.graph.inputs]
+    return [
+        dict(zip(names, (w.leaves[i] for i in traced.inputs), strict=False)) | traced.state
+        for w in traced.worlds
+    ]
+
+
+def _modules(traced: TracedModel) -> dict[str, str]:
+    """The classes of the modules that nodes came from, and of those around them."""
+    used: set[str] = set()
+    for node in traced.model.graph.all_nodes():
+        parts = node.metadata_props.get("bridge.module", "").split(".")
+        used.update(".".join(parts[: i + 1]) for i in range(len(parts)))
+    return {
+        ".".join(p for p in (prefix, path) if p): type(child).__name__
+        for prefix, module in modules_of(traced.callable).items()
+        for path, child in module.named_modules()
+        if ".".join(p for p in (prefix, path) if p) in used - {""}
+    }
+
+
 def _report(traced: TracedModel) -> ExportReport:
     report = ExportReport(
         assumptions=[str(a) for a in traced.assumptions],
@@ -157,6 +187,7 @@ def _report(traced: TracedModel) -> ExportReport:
         mutated=traced.mutated,
         seconds=dict(traced.seconds),
         op_counts=count_ops(traced.model),
+        modules=_modules(traced),
     )
     if traced.training:
         text = (

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from bridge.optimization_report import OptimizationReport
     from bridge.parity.comparison import Comparison
     from bridge.signature import Signature
 
@@ -34,6 +35,7 @@ class ExportReport:
         verified: The comparison of every output in every verified run.
         seconds: Time by phase.
         op_counts: Nodes by op type, subgraphs included.
+        modules: The class names of the modules that nodes came from, by path.
     """
 
     assumptions: list[str] = dataclasses.field(default_factory=list)
@@ -44,6 +46,7 @@ class ExportReport:
     verified: list[Comparison] = dataclasses.field(default_factory=list)
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
     op_counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    modules: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data."""
@@ -75,20 +78,24 @@ class Program:
 
     Attributes:
         model: The graph.
-        signature: How its inputs and outputs nest in eager code.
-        report: What the export assumed and measured.
+        signature: How its inputs and outputs nest in eager code; None if nobody knows, as of a
+            foreign file: then calls take the inputs in order, and return the outputs in order.
+        report: What the export, or whatever was done to the program last, found and measured.
         state: Buffers that are extra inputs, with the values that the next call takes.
+        probes: Inputs by name that the model is known to take, to compare what is made of it on.
     """
 
     def __init__(
         self,
         model: ir.Model,
-        signature: Signature,
-        report: ExportReport,
+        signature: Signature | None,
+        report: ExportReport | OptimizationReport,
         *,
         state: Mapping[str, Any] | None = None,
+        probes: Sequence[Mapping[str, Any]] = (),
     ) -> None:
         self.state = dict(state or {})
+        self.probes = list(probes)
         self.model = model
         self.signature = signature
         self.report = report
@@ -100,6 +107,7 @@ class Program:
             self._session = self.session()
         if not self.state:
             return self._session(*args, **kwargs)
+        assert self.signature is not None  # only exports have state
         leaves = self.signature.flatten(args, kwargs)
         feed = dict(zip(self._session.input_names, leaves, strict=False)) | self.state
         results = self._session.run(feed)

@@ -151,11 +151,11 @@ def _session_trials(
     reference: Any, session: Session, inputs: Any
 ) -> Iterator[tuple[str, Side, dict[str, Any]]]:
     side = SessionSide(session_of(reference))
-    for case in _cases(side.session, inputs):
+    for case in cases_of(side.session, inputs):
         yield case.label, side, case.feed
 
 
-def _cases(session: Session, inputs: Any) -> list[Case]:
+def cases_of(session: Session, inputs: Any) -> list[Case]:
     """Inputs in any form as feeds of a session."""
     if inputs is None:
         return [Case("made-up inputs", generate(session.inputs))]
@@ -163,7 +163,7 @@ def _cases(session: Session, inputs: Any) -> list[Case]:
         return load_cases(os.fspath(inputs))
     if isinstance(inputs, list) and inputs and all(isinstance(i, tuple | dict) for i in inputs):
         return [
-            Case(f"inputs {n}", c.feed) for n, i in enumerate(inputs) for c in _cases(session, i)
+            Case(f"inputs {n}", c.feed) for n, i in enumerate(inputs) for c in cases_of(session, i)
         ]
     if isinstance(inputs, dict) and set(inputs) <= set(session.input_names):
         return [Case("given inputs", dict(inputs))]
@@ -188,7 +188,7 @@ def _eager_trials(
             isinstance(example, dict) and not kwargs and set(example) == set(session.input_names)
         )
         if (example is None and not kwargs) or by_name or isinstance(example, str | os.PathLike):
-            for case in _cases(session, example):
+            for case in cases_of(session, example):
                 arguments = bind(model, *_arguments(session, case.feed))
                 yield case.label, EagerSide(model, session, arguments), case.feed
             continue
