@@ -235,16 +235,17 @@ Emit = Any  # (builder, values, kinds, facts) -> value
 
 
 def _emit_floordiv(op: GraphBuilder, a: ir.Value, b: ir.Value, *, nonnegative: bool) -> ir.Value:
-    if a.dtype == ir.DataType.DOUBLE:
-        return op.Floor(op.Div(a, b))
+    if a.dtype == ir.DataType.DOUBLE:  # floor(a / b) would be 10 for 1.0 // 0.1, Python says 9
+        return op.Round(op.Div(op.Sub(a, _emit_mod(op, a, b)), b))
     if nonnegative:  # ONNX truncates, Python floors: the same here
         return op.Div(a, b)
     return op.Div(op.Sub(a, op.Mod(a, b)), b)
 
 
 def _emit_mod(op: GraphBuilder, a: ir.Value, b: ir.Value) -> ir.Value:
-    if a.dtype == ir.DataType.DOUBLE:  # ONNX has only C's fmod for floats
-        return op.Sub(a, op.Mul(op.Floor(op.Div(a, b)), b))
+    if a.dtype == ir.DataType.DOUBLE:  # fmod has the sign of a, Python's % that of b
+        rest = op.Mod(a, b, fmod=1)
+        return op.Where(op.Less(op.Mul(rest, b), np.asarray(0.0)), op.Add(rest, b), rest)
     return op.Mod(a, b)
 
 
