@@ -151,6 +151,7 @@ def _signature(traced: TracedModel) -> Signature:
         traced.outputs,
         traced.constants,
         {i: x for i, x in enumerate(traced.arguments.leaves) if i not in traced.inputs},
+        traced.complex_outputs,
     )
 
 

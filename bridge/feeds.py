@@ -156,7 +156,7 @@ def _host_array(spec: TensorSpec, x: Any) -> tuple[np.ndarray[Any, Any], ir.Data
     if is_torch(x):
         array = to_numpy(x, spec.name)
     elif isinstance(x, np.ndarray):
-        array = x
+        array = to_numpy(x)
     else:  # a number or a list of numbers has no element type of its own
         assert spec.dtype is not None
         array = np.asarray(x)
@@ -182,17 +182,19 @@ def _onnx_dtype(spec: TensorSpec, x: Any, array: np.ndarray[Any, Any]) -> ir.Dat
 
 
 def to_numpy(x: Any, name: str = "value") -> np.ndarray[Any, Any]:
-    """An array that shares memory with ``x`` where it can.
+    """An array that shares memory with ``x`` where it can; complex numbers are pairs of real ones.
 
     Raises:
         FeedError: ``x`` is a sparse tensor.
     """
     if isinstance(x, np.ndarray):
-        return x
+        return _pairs(x) if x.dtype.kind == "c" else x
     if not is_torch(x):
         return np.asarray(x)
     if x.requires_grad:
         x = x.detach()
+    if x.is_complex():
+        return _pairs(x.resolve_conj().resolve_neg().cpu().numpy())
     if x.device.type != "cpu":
         x = x.cpu()
     try:
@@ -200,6 +202,12 @@ def to_numpy(x: Any, name: str = "value") -> np.ndarray[Any, Any]:
         return array
     except (TypeError, RuntimeError):
         return _odd_tensor(x, name)
+
+
+def _pairs(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Complex numbers with the real and imaginary parts along one more dim."""
+    real = x.real.dtype
+    return np.ascontiguousarray(x).reshape(x.shape).view(real).reshape(*x.shape, 2)
 
 
 def _odd_tensor(x: Any, name: str) -> np.ndarray[Any, Any]:

@@ -31,6 +31,7 @@ class Signature:
         output_leaves: Positions among the result's leaves that are graph outputs.
         constants: What stands at the other positions of the result.
         frozen: The numbers among the leaves that became part of the program.
+        complex_outputs: Which graph outputs, by number, hold complex ones as pairs of real ones.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Signature:
         output_leaves: Sequence[int],
         constants: Mapping[int, Any],
         frozen: Mapping[int, Any] | None = None,
+        complex_outputs: Sequence[int] = (),
     ) -> None:
         self.inputs = inputs
         self.input_leaves = list(input_leaves)
@@ -48,6 +50,7 @@ class Signature:
         self.output_leaves = list(output_leaves)
         self.constants = dict(constants)
         self.frozen = dict(frozen or {})
+        self.complex_outputs = list(complex_outputs)
         self.parameters = [str(k) for k in inputs.keys]
         self._flat = all(c.kind == "leaf" for c in inputs.children) and len(
             self.input_leaves
@@ -66,6 +69,7 @@ class Signature:
             data["output_leaves"],
             {int(k): v for k, v in data["constants"].items()},
             {int(k): v for k, v in data.get("frozen", {}).items()},
+            data.get("complex_outputs", []),
         )
 
     def _frozen_parameters(self) -> dict[str, Any]:
@@ -80,6 +84,8 @@ class Signature:
 
     def restore(self, values: Sequence[Any]) -> Any:
         """The result around the graph's outputs."""
+        if self.complex_outputs:
+            values = [_joined(x) if i in self.complex_outputs else x for i, x in enumerate(values)]
         if self._single:
             return values[0]
         leaves = dict(self.constants)
@@ -138,6 +144,15 @@ class Signature:
         if given:
             raise FeedError(f"unknown {', '.join(given)}; {takes}")
         return nested
+
+
+def _joined(pairs: Any) -> Any:
+    """Complex numbers from their real and imaginary parts along the last dim."""
+    if hasattr(pairs, "is_complex"):
+        import torch
+
+        return torch.view_as_complex(pairs)
+    return pairs.view(f"c{2 * pairs.itemsize}")[..., 0]
 
 
 def _require_same_static(name: str, exported: Any, given: Any) -> None:

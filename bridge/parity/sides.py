@@ -128,10 +128,12 @@ class EagerSide:
                 leaves[position] = type(leaves[position])(to_numpy(value).item())
                 continue
             tensor = value if is_torch(value) else to_torch(np.ascontiguousarray(value))
+            if is_torch(leaves[position]) and leaves[position].is_complex():
+                tensor = tensor if tensor.is_complex() else _complex(tensor)
             leaves[position] = tensor.to(device) if device is not None else tensor
         if dtype is None:
             return leaves
-        return [x.to(dtype) if is_torch(x) and x.is_floating_point() else x for x in leaves]
+        return [_widened(x, dtype) if is_torch(x) else x for x in leaves]
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
         """Run eager code as it stands; model, arguments and random state stay as they were."""
@@ -177,6 +179,18 @@ class EagerSide:
                 f"{', '.join(names)}"
             )
         return {n: to_numpy(x) for n, x in zip(names, chosen, strict=True)}
+
+
+def _complex(pairs: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.view_as_complex(pairs.contiguous())
+
+
+def _widened(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    if x.is_complex():
+        return x.to(dtype.to_complex())
+    return x.to(dtype) if x.is_floating_point() else x
 
 
 def _input_positions(session: Session, arguments: Arguments) -> list[int]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exporters.pytorch.constants import flat_bytes
-from exporters.pytorch.dtypes import from_torch_dtype, to_torch_dtype
+from exporters.pytorch.dtypes import element_type, to_torch_dtype
 from exporters.pytorch.handlers import sizes_of, traced_number
 from exporters.pytorch.isolation import is_opaque
 from exporters.pytorch.tensors import TensorTracker
@@ -43,8 +43,8 @@ class StagedArrays(TensorTracker):
     def type_of(self, x: torch.Tensor) -> tuple[ir.DataType, list[Any]]:
         """Element type and sizes, dynamic ones by name."""
         with torch._C.DisableTorchFunction():
-            dtype = from_torch_dtype(x.dtype)
-            shape: list[Any] = list(x.shape)
+            dtype = element_type(x.dtype)
+            shape: list[Any] = [*x.shape, 2] if x.is_complex() else list(x.shape)
         record = self.record(x)
         if record is not None and record.value.shape is not None:
             dims = record.value.shape.dims

@@ -13,6 +13,7 @@ import torch
 
 from exporters.errors import InputError, UnboundNameError
 from exporters.pytorch import handlers, isolation, lowerings  # noqa: F401  (registration)
+from exporters.pytorch.dtypes import is_complex
 from exporters.pytorch.inputs import (
     Arguments,
     clone,
@@ -82,6 +83,7 @@ class TracedModel:
         output_tree: The structure of the result.
         outputs: Positions among the result's leaves that became graph outputs.
         constants: What stands at the other positions of the result.
+        complex_outputs: Which graph outputs, by number, are pairs of real numbers.
         worlds: The runs that were traced, the example first.
         symbols: The dynamic dims.
         assumptions: What Python asked and the trace took for granted.
@@ -102,6 +104,7 @@ class TracedModel:
     output_tree: Tree
     outputs: list[int]
     constants: dict[int, Any]
+    complex_outputs: list[int]
     worlds: list[World]
     symbols: list[Symbol]
     assumptions: list[Assumption]
@@ -275,6 +278,7 @@ class Attempt:
                 tracer.track(tensors, value)
                 value.shape = ir.Shape(
                     [names_of_dims.get((index, axis), n) for axis, n in enumerate(first.shape)]
+                    + [2] * first.is_complex()
                 )
                 handles.append(tensors[0])
             elif len({repr(x) for x in leaves.values()}) == 1:
@@ -331,6 +335,7 @@ class Attempt:
         for buffer in self.state:
             values.append(tracer.graph(self.named[buffer]))
             names.append(f"{buffer}.out")
+        complex_outputs = [i for i, x in enumerate(concrete[0]) if is_complex(x)]
         model = build_model(tracer.trace, graph_inputs, values, names, name=name)
         model.metadata_props["bridge.signature"] = json.dumps(
             {
@@ -344,6 +349,7 @@ class Attempt:
                 "outputs": tree.describe(),
                 "output_leaves": positions,
                 "constants": {str(k): v for k, v in constants.items()},
+                "complex_outputs": complex_outputs,
             }
         )
         return TracedModel(
@@ -354,6 +360,7 @@ class Attempt:
             output_tree=tree,
             outputs=positions,
             constants=constants,
+            complex_outputs=complex_outputs,
             worlds=[
                 dataclasses.replace(w, outputs=o)
                 for w, o in zip(self.worlds, concrete, strict=True)

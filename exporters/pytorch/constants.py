@@ -60,6 +60,8 @@ class Constants:
             detached = detached.to_dense()
         if detached.is_neg() or detached.is_conj():
             detached = detached.resolve_neg().resolve_conj()
+        if detached.is_complex():
+            detached = torch.view_as_real(detached)
         if name is None and detached.numel() <= _SMALL:
             return build.constant(TorchTensor(detached).numpy().copy())
         data = TorchTensor(detached)

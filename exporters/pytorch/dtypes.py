@@ -13,9 +13,30 @@ from exporters.tracing.scalars import TracedBool, TracedFloat, TracedInt
 if TYPE_CHECKING:
     from exporters.tracing.graph import GraphBuilder
 
-__all__ = ["from_torch_dtype", "promote", "promoted_dtype", "to_torch_dtype"]
+__all__ = [
+    "element_type",
+    "from_torch_dtype",
+    "is_complex",
+    "promote",
+    "promoted_dtype",
+    "to_torch_dtype",
+]
 
 _STANDINS: dict[tuple[torch.dtype, bool], torch.Tensor] = {}
+
+
+def element_type(dtype: torch.dtype) -> ir.DataType:
+    """What the graph holds tensors of ``dtype`` in: complex ones are pairs of real numbers."""
+    return from_torch_dtype(dtype.to_real() if dtype.is_complex else dtype)
+
+
+def is_complex(x: Any) -> bool:
+    """Whether there is a complex tensor, number or dtype in a nest of arguments."""
+    if isinstance(x, torch.Tensor):
+        return x.is_complex()
+    if isinstance(x, list | tuple):
+        return any(map(is_complex, x))
+    return isinstance(x, complex) or (isinstance(x, torch.dtype) and x.is_complex)
 
 
 def _standin(x: Any) -> Any:

@@ -57,12 +57,15 @@ class Lowering:
         put_back: ``put_back(op, base, view, *rest)``: the base's new value after a write to this
             view of it, ``put_back(op, base, view, piece, *rest)`` if it is one of several results;
             None if the view can only be written through by position.
+        random: The call draws random numbers.
+        pairs: It knows complex tensors, which the graph holds as pairs of real numbers.
     """
 
     emit: Callable[..., Any]
     accepts: Callable[[Sequence[Any], dict[str, Any]], bool]
     put_back: Callable[..., Any] | None = None
     random: bool = False
+    pairs: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,6 +75,7 @@ class Decomposition:
     body: Callable[..., Any]
     accepts: Callable[[Sequence[Any], dict[str, Any]], bool]
     when: Callable[..., bool] | None = None
+    pairs: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -206,7 +210,10 @@ def _register(keys: Sequence[Any], entry: Entry) -> None:
 
 
 def lowers(
-    *keys: Any, put_back: Callable[..., Any] | None = None, random: bool = False
+    *keys: Any,
+    put_back: Callable[..., Any] | None = None,
+    random: bool = False,
+    pairs: bool = False,
 ) -> Callable[[_F], _F]:
     """Register ``function(op, *torch's parameters)`` as the lowering of torch callables.
 
@@ -218,25 +225,30 @@ def lowers(
             registers with torch when it is imported: ``"torchvision::nms"``.
         put_back: How a write to this view changes the base: ``(op, base, view, *rest) -> base``.
         random: The call draws random numbers, so it is traced even when its arguments are constants.
+        pairs: This one is for calls with complex tensors among their arguments or results, and no
+            other; each is a value of real numbers with one more dim, of size 2.
     """
 
     def register(function: _F) -> _F:
-        _register(keys, Lowering(function, _accepts(function, 1), put_back, random))
+        _register(keys, Lowering(function, _accepts(function, 1), put_back, random, pairs))
         return function
 
     return register
 
 
-def decomposes(*keys: Any, when: Callable[..., bool] | None = None) -> Callable[[_F], _F]:
+def decomposes(
+    *keys: Any, when: Callable[..., bool] | None = None, pairs: bool = False
+) -> Callable[[_F], _F]:
     """Register plain torch code that is traced in place of torch callables.
 
     Args:
         *keys: Callables as a ``TorchFunctionMode`` sees them.
         when: Called with the call's arguments: whether to decompose, rather than look further.
+        pairs: This one is for calls with a complex argument, and no other.
     """
 
     def register(function: _F) -> _F:
-        _register(keys, Decomposition(function, _accepts(function, 0), when))
+        _register(keys, Decomposition(function, _accepts(function, 0), when, pairs))
         return function
 
     return register

@@ -9,7 +9,7 @@ import torch
 
 from exporters.errors import WorldError
 from exporters.pytorch.constants import Constants
-from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.dtypes import element_type
 from exporters.tracing.lists import StagedList
 from exporters.tracing.record import Record, View
 from exporters.tracing.scalars import TracedScalar
@@ -103,10 +103,11 @@ class TensorTracker:
         ranks = {t.dim() for t in results.values()}
         if len(ranks) > 1:
             self._reject_ranks(results)
+        pair = (2,) if first.is_complex() else ()
         self.trace.describe(
             value,
-            from_torch_dtype(first.dtype),
-            {w: tuple(t.shape) for w, t in results.items()},
+            element_type(first.dtype),
+            {w: (*t.shape, *pair) for w, t in results.items()},
             unbacked=unbacked,
             dims=dims,
         )
@@ -202,7 +203,7 @@ class TensorTracker:
             record = self.record(tensor)
             assert record is not None
             results = self.worlds(tensor)
-            wanted = from_torch_dtype(tensor.dtype)
+            wanted = element_type(tensor.dtype)
             value = self.op.cast(value, wanted)
             if _is_smaller(value.shape, record.value.shape):
                 value = self._broadcast(value, self.trace.read(record))

@@ -11,7 +11,7 @@ from exporters.errors import UntraceableError, WorldError
 from exporters.pytorch import autocast
 from exporters.pytorch.arrays import StagedArrays, TensorMemory
 from exporters.pytorch.composite import composition
-from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback
 from exporters.pytorch.lists import call_on_list
 from exporters.pytorch.plans import Plan, plan
@@ -183,13 +183,25 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         functional_args, functional_kwargs = self._functional_arguments(known, args, kwargs)
         reason: str | None = None
         results: dict[int, Any] | None = None
+        has_complex = is_complex(args) or is_complex(tuple(kwargs.values()))
         for entry in known.entries:
             if isinstance(entry, Handler) or not entry.accepts(functional_args, functional_kwargs):
                 continue
             if isinstance(entry, Decomposition):
+                if entry.pairs and not has_complex:
+                    continue
                 if entry.when is None or entry.when(*functional_args, **functional_kwargs):
-                    return self._compose(func, known, entry.body, args, kwargs, target)
+                    try:
+                        return self._compose(func, known, entry.body, args, kwargs, target)
+                    except Unlowerable as unlowerable:
+                        reason = str(unlowerable)
                 continue
+            if entry.pairs != has_complex:
+                if has_complex or target:
+                    continue
+                results = results or self.run(func, args, kwargs)
+                if not is_complex(results[self.trace.active[0]]):
+                    continue
             for written in target:
                 if self.record(written) is None:
                     self.promote(written)
@@ -450,7 +462,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         unbacked: bool,
     ) -> None:
         handle = results[self.trace.active[0]]
-        expected = from_torch_dtype(handle.dtype)
+        expected = element_type(handle.dtype)
         unbacked = bool(value.meta.get("unbacked", unbacked))  # a lowering may know better
         if value.dtype is not None and value.dtype != expected:
             value = self.op.cast(value, expected)

@@ -22,6 +22,7 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 
 from exporters.errors import UnsupportedOpError
+from exporters.pytorch.dtypes import is_complex
 from exporters.pytorch.frontend import TracedModel, trace
 from exporters.pytorch.inputs import bind
 
@@ -127,7 +128,9 @@ def samples(name: str, dtype: torch.dtype) -> Iterator[Any]:
 
 
 def to_numpy(x: Any) -> np.ndarray:
-    """A tensor or number as the array that ONNX Runtime takes."""
+    """A tensor or number as the array that ONNX Runtime takes; complex ones as pairs."""
+    if is_complex(x):
+        x = torch.view_as_real(torch.as_tensor(x).resolve_conj().resolve_neg())
     return TorchTensor(x.detach()).numpy() if isinstance(x, torch.Tensor) else np.asarray(x)
 
 
@@ -178,17 +181,16 @@ def assert_same(
     assert got.dtype == wanted.dtype, f"dtype {got.dtype}, eager {wanted.dtype}"
     if not values:
         return
-    if wanted.dtype.kind not in "fc":
+    if wanted.dtype.kind != "f":
         np.testing.assert_array_equal(got, wanted)
         return
-    default = TOLERANCES.get(dtype, (0.0, 0.0))
+    default = TOLERANCES[dtype.to_real() if dtype.is_complex else dtype]
     tolerance = default[0] if rtol is None else rtol, default[1] if atol is None else atol
-    working = np.complex128 if wanted.dtype.kind == "c" else np.float64
-    got, wanted = got.astype(working), wanted.astype(working)
+    got, wanted = got.astype(np.float64), wanted.astype(np.float64)
     if np.allclose(got, wanted, *tolerance, equal_nan=True):
         return
     if exact is not None:
-        truth = to_numpy(exact()).astype(working)
+        truth = to_numpy(exact()).astype(np.float64)
         allowed = np.maximum(
             tolerance[1] + tolerance[0] * np.abs(truth), 2 * np.abs(wanted - truth)
         )
@@ -241,6 +243,7 @@ def _check_run(traced: TracedModel, leaves: Sequence[Any], tolerance: dict[str, 
 def _in_float64(traced: TracedModel, leaves: Sequence[Any]) -> list[Any]:
     floats = (torch.float16, torch.bfloat16, torch.float32)
     wide = [x.double() if isinstance(x, torch.Tensor) and x.dtype in floats else x for x in leaves]
+    wide = [x.to(torch.complex128) if is_complex(x) else x for x in wide]
     return traced.eager(wide)
 
 

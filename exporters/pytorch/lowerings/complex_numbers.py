@@ -8,38 +8,26 @@ their real and imaginary parts.
 
 from __future__ import annotations
 
-import builtins
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
-from exporters.pytorch.registry import decomposes, lowers
+from exporters.pytorch.dtypes import is_complex
+from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import onnx_ir as ir
+
     from exporters.tracing.graph import GraphBuilder as Op
 
 T = torch.Tensor
+_T: Any = torch.Tensor
 aten = torch.ops.aten
 
 _PARTS = "parts"  # in the meta of a pair that was made of two values
-
-
-def is_complex(x: Any) -> bool:
-    """Whether there is a complex tensor, number or dtype in a nest of arguments."""
-    if isinstance(x, torch.Tensor):
-        return x.is_complex()
-    if isinstance(x, list | tuple):
-        return any(map(is_complex, x))
-    return isinstance(x, builtins.complex) or (isinstance(x, torch.dtype) and x.is_complex)
-
-
-def has_complex(*args: Any, **kwargs: Any) -> bool:
-    """Whether a call has a complex argument."""
-    return is_complex(args) or is_complex(tuple(kwargs.values()))
 
 
 # Pairs
@@ -67,12 +55,17 @@ def _part(op: Op, pair: ir.Value, index: int) -> ir.Value:
     return made
 
 
-@lowers(torch.real, T.real.__get__, pairs=True)  # type: ignore[attr-defined]
+@lowers(torch.real, _T.real.__get__, pairs=True)
 def real(op: Op, /, input: ir.Value) -> ir.Value:
     return _part(op, input, 0)
 
 
-@lowers(torch.imag, T.imag.__get__, pairs=True)  # type: ignore[attr-defined]
+@lowers(torch.real, _T.real.__get__)
+def real_of_real(op: Op, /, input: ir.Value) -> ir.Value:
+    return input
+
+
+@lowers(torch.imag, _T.imag.__get__, pairs=True)
 def imag(op: Op, /, input: ir.Value) -> ir.Value:
     return _part(op, input, 1)
 
@@ -99,6 +92,8 @@ def same(op: Op, /, input: ir.Value, *args: object, **kwargs: object) -> ir.Valu
 def _parts_of(x: Any, index: int) -> Any:
     if isinstance(x, torch.Tensor) and x.is_complex():
         return x.real if index == 0 else x.imag
+    if isinstance(x, torch.dtype) and x.is_complex:
+        return x.to_real()
     if isinstance(x, list | tuple) and not isinstance(x, torch.Size):
         return type(x)(_parts_of(i, index) for i in x)
     return x
@@ -123,15 +118,15 @@ def _by_parts(function: Callable[..., Any]) -> Callable[..., Any]:
 
 LINEAR = (
     T.view, T.reshape, T.permute, T.expand, T.repeat, T.__getitem__, T.unfold, torch.reshape,
-    torch.flatten, torch.unflatten, torch.unsqueeze, torch.squeeze, torch.transpose,
-    torch.swapaxes, torch.permute, torch.movedim, torch.t, T.T.__get__, T.mT.__get__,
+    torch.flatten, torch.ravel, torch.unflatten, torch.unsqueeze, torch.squeeze, torch.transpose,
+    torch.swapaxes, torch.permute, torch.movedim, torch.t, _T.T.__get__, _T.mT.__get__,
     torch.broadcast_to, torch.split, T.split, torch.split_with_sizes, torch.chunk, torch.unbind,
     torch.narrow, torch.select, torch.flip, torch.roll, torch.index_select, torch.gather,
     torch.tile, torch.sum, torch.mean, torch.cumsum, torch.diagonal, torch.diag_embed,
     torch.tril, torch.triu, torch.neg, torch.alias_copy, T.expand_as, T.view_as,
 )  # fmt: skip
 for _function in LINEAR:
-    decomposes(_function, when=has_complex)(_by_parts(_function))
+    decomposes(_function, pairs=True)(_by_parts(_function))
 
 
 def _both(x: Any) -> tuple[Any, Any]:
@@ -156,7 +151,7 @@ def _gathered(function: Callable[..., T]) -> Callable[..., T]:
     return body
 
 
-@decomposes(T.__setitem__, when=has_complex)
+@decomposes(T.__setitem__, pairs=True)
 def setitem(input: torch.Tensor, index: Any, value: Any) -> T:
     parts = []
     for target, part in zip((input.real, input.imag), _both(value), strict=True):
@@ -186,19 +181,19 @@ def _complex(real: T, imag: Any) -> T:
     return torch.complex(real, _tensor(imag, real))
 
 
-@decomposes(torch.add, when=has_complex)
+@decomposes(torch.add, pairs=True)
 def add(input: Any, other: Any, *, alpha: Any = 1) -> T:
     (a, b), (c, d) = _both(input), _both(other * alpha if alpha != 1 else other)
     return _complex(_sum(a, c, 1), _sum(b, d, 1))
 
 
-@decomposes(torch.sub, when=has_complex)
+@decomposes(torch.sub, pairs=True)
 def sub(input: Any, other: Any, *, alpha: Any = 1) -> T:
     (a, b), (c, d) = _both(input), _both(other * alpha if alpha != 1 else other)
     return _complex(_sum(a, c, -1), _sum(b, d, -1))
 
 
-@decomposes(torch.rsub, when=has_complex)
+@decomposes(torch.rsub, pairs=True)
 def rsub(input: Any, other: Any, *, alpha: Any = 1) -> T:
     return sub(other, input, alpha=alpha)
 
@@ -214,25 +209,30 @@ def _product(multiply: Callable[[Any, Any], Any], x: Any, y: Any) -> T:
     return torch.complex(multiply(a, c) - multiply(b, d), multiply(a, d) + multiply(b, c))
 
 
-@decomposes(torch.mul, when=has_complex)
+@decomposes(torch.mul, pairs=True)
 def mul(input: Any, other: Any) -> T:
     return _product(lambda a, b: a * b, input, other)
 
 
-@decomposes(torch.matmul, torch.mm, torch.bmm, when=has_complex)
+@decomposes(torch.matmul, pairs=True)
 def matmul(input: torch.Tensor, other: torch.Tensor) -> T:
     return _product(torch.matmul, input, other)
 
 
-@decomposes(torch.functional.einsum, aten.einsum, when=has_complex)
+@decomposes(torch.mm, torch.bmm, pairs=True)
+def mm(input: torch.Tensor, mat2: torch.Tensor) -> T:
+    return _product(torch.matmul, input, mat2)
+
+
+@decomposes(torch.functional.einsum, aten.einsum, pairs=True)
 def einsum(equation: str, *operands: Any, path: Any = None) -> T:
     values = list(operands[0]) if isinstance(operands[0], list | tuple) else list(operands)
     if len(values) != 2:
-        raise NotImplementedError("einsum of other than two complex tensors")
+        raise Unlowerable("einsum of other than two complex tensors")
     return _product(lambda a, b: torch.einsum(equation, a, b), *values)
 
 
-@decomposes(torch.div, when=has_complex)
+@decomposes(torch.div, pairs=True)
 def div(input: Any, other: Any, *, rounding_mode: Any = None) -> T:
     c, d = _both(other)
     if d is None:
@@ -241,39 +241,106 @@ def div(input: Any, other: Any, *, rounding_mode: Any = None) -> T:
     return mul(input, reciprocal(other))
 
 
-@decomposes(torch.reciprocal, when=has_complex)
+@decomposes(torch.reciprocal, pairs=True)
 def reciprocal(input: Any) -> T:
     a, b = _both(input)
     squared = a * a + b * b
     return _complex(a / squared, -b / squared)
 
 
-@decomposes(torch.conj, torch.conj_physical, T.conj, when=has_complex)
+@decomposes(
+    torch.conj, torch.conj_physical, T.conj, aten._conj_physical, torch.ops.prims.conj, pairs=True
+)
 def conj(input: torch.Tensor) -> T:
     return torch.complex(input.real, -input.imag)
 
 
-@decomposes(T.mH.__get__, T.H.__get__, torch.adjoint, when=has_complex)
+@decomposes(_T.mH.__get__, _T.H.__get__, torch.adjoint, pairs=True)
 def adjoint(input: torch.Tensor) -> T:
     return conj(input.transpose(-2, -1))
 
 
-@decomposes(torch.abs, when=has_complex)
+@decomposes(torch.abs, pairs=True)
 def abs(input: torch.Tensor) -> T:
-    return torch.sqrt(input.real.square() + input.imag.square())
+    return torch.hypot(input.real, input.imag)
 
 
-@decomposes(torch.angle, when=has_complex)
+@decomposes(torch.angle, pairs=True)
 def angle(input: torch.Tensor) -> T:
     return torch.atan2(input.imag, input.real)
 
 
-@decomposes(torch.square, when=has_complex)
+@decomposes(torch.sgn, pairs=True)
+def sgn(input: torch.Tensor) -> T:
+    size = abs(input)
+    divisor = torch.where(size == 0, 1.0, size)
+    return torch.complex(input.real / divisor, input.imag / divisor)
+
+
+@decomposes(torch.log, pairs=True)
+def log(input: torch.Tensor) -> T:
+    return torch.complex(abs(input).log(), angle(input))
+
+
+@decomposes(torch.sqrt, pairs=True)
+def sqrt(input: torch.Tensor) -> T:
+    """The root with the larger part computed first, so that nothing cancels."""
+    a, b = input.real, input.imag
+    larger = torch.sqrt((torch.hypot(a, b) + a.abs()) / 2)
+    other = torch.where(larger == 0, 0.0, b.abs() / (2 * larger))
+    left = a < 0
+    return torch.complex(
+        torch.where(left, other, larger), torch.copysign(torch.where(left, larger, other), b)
+    )
+
+
+@decomposes(torch.where, pairs=True)
+def where(condition: torch.Tensor, input: Any, other: Any) -> T:
+    (a, b), (c, d) = _both(input), _both(other)
+    zero = 0.0
+    return torch.complex(
+        torch.where(condition, a, c),
+        torch.where(condition, zero if b is None else b, zero if d is None else d),
+    )
+
+
+@decomposes(torch.masked_fill, pairs=True)
+def masked_fill(input: torch.Tensor, mask: torch.Tensor, value: Any) -> T:
+    return where(mask, value, input)
+
+
+@decomposes(torch.eq, pairs=True)
+def eq(input: Any, other: Any) -> T:
+    (a, b), (c, d) = _both(input), _both(other)
+    return (a == c) & ((0 if b is None else b) == (0 if d is None else d))
+
+
+@decomposes(torch.ne, pairs=True)
+def ne(input: Any, other: Any) -> T:
+    return ~eq(input, other)
+
+
+@decomposes(torch.isnan, pairs=True)
+def isnan(input: torch.Tensor) -> T:
+    return input.real.isnan() | input.imag.isnan()
+
+
+@decomposes(torch.isinf, pairs=True)
+def isinf(input: torch.Tensor) -> T:
+    return input.real.isinf() | input.imag.isinf()
+
+
+@decomposes(torch.isfinite, pairs=True)
+def isfinite(input: torch.Tensor) -> T:
+    return input.real.isfinite() & input.imag.isfinite()
+
+
+@decomposes(torch.square, pairs=True)
 def square(input: torch.Tensor) -> T:
     return mul(input, input)
 
 
-@decomposes(torch.exp, when=has_complex)
+@decomposes(torch.exp, pairs=True)
 def exp(input: torch.Tensor) -> T:
     return torch.polar(input.real.exp(), input.imag)
 
@@ -283,10 +350,10 @@ def polar(abs: torch.Tensor, angle: torch.Tensor) -> T:
     return torch.complex(abs * angle.cos(), abs * angle.sin())
 
 
-@decomposes(torch.pow, when=has_complex)
+@decomposes(torch.pow, pairs=True)
 def pow(input: torch.Tensor, exponent: Any) -> T:
     if not isinstance(exponent, int) or exponent < 1 or exponent > 8:
-        raise NotImplementedError("powers of complex numbers other than 1 to 8")
+        raise Unlowerable("powers of complex numbers other than 1 to 8")
     y = input
     for _ in range(exponent - 1):
         y = y * input
@@ -296,8 +363,10 @@ def pow(input: torch.Tensor, exponent: Any) -> T:
 # Making
 
 
-def _real_dtype(dtype: Any, otherwise: Any) -> Any:
-    return dtype.to_real() if isinstance(dtype, torch.dtype) else otherwise
+def _real_dtype(dtype: torch.dtype | None, otherwise: Any) -> Any:
+    if dtype is None:
+        return otherwise
+    return dtype.to_real() if dtype.is_complex else dtype
 
 
 def _made(function: Callable[..., T]) -> Callable[..., T]:
@@ -306,6 +375,8 @@ def _made(function: Callable[..., T]) -> Callable[..., T]:
         wanted = _real_dtype(dtype, None if like is None else like.real.dtype)
         first = (like.real, *args[1:]) if like is not None and like.is_complex() else args
         y = function(*first, dtype=wanted, **options)
+        if dtype is not None and not dtype.is_complex:
+            return y
         return torch.complex(y, torch.zeros_like(y))
 
     return body
@@ -315,12 +386,12 @@ for _function in (
     torch.zeros, torch.ones, torch.empty, torch.zeros_like, torch.ones_like, torch.empty_like,
     T.new_zeros, T.new_ones, T.new_empty,
 ):  # fmt: skip
-    decomposes(_function, when=has_complex)(_made(_function))
+    decomposes(_function, pairs=True)(_made(_function))
 for _function in (torch.cat, torch.stack):
-    decomposes(_function, when=has_complex)(_gathered(_function))
+    decomposes(_function, pairs=True)(_gathered(_function))
 
 
-@decomposes(T.to, when=has_complex)
+@decomposes(T.to, pairs=True)
 def to(input: torch.Tensor, *args: Any, **kwargs: Any) -> T:
     dtype = kwargs.get("dtype")
     for x in args:
@@ -334,7 +405,17 @@ def to(input: torch.Tensor, *args: Any, **kwargs: Any) -> T:
     return torch.complex(a, torch.zeros_like(a) if b is None else b.to(a.dtype))
 
 
-@decomposes(F.pad, torch._C._nn.pad, when=has_complex)
+@decomposes(_T.cfloat)
+def cfloat(input: torch.Tensor, memory_format: Any = None) -> T:
+    return to(input, torch.complex64)
+
+
+@decomposes(_T.cdouble)
+def cdouble(input: torch.Tensor, memory_format: Any = None) -> T:
+    return to(input, torch.complex128)
+
+
+@decomposes(F.pad, torch._C._nn.pad, pairs=True)
 def pad(input: torch.Tensor, pad: Any, mode: str = "constant", value: Any = None) -> T:
     a, b = _both(value or 0.0)
     return torch.complex(F.pad(input.real, pad, mode, a), F.pad(input.imag, pad, mode, b or 0.0))

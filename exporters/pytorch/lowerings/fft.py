@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 T = torch.Tensor
 aten = torch.ops.aten
+_raw: Any = torch._C._VariableFunctions
 
 _SMALLEST_DFT = 2048
 _LARGEST_MATRIX = 8192  # 2 * 256 MiB of float32
@@ -36,7 +37,7 @@ def _scale(normalization: int, count: Any, root: Any) -> Any:
 def _waves(rows: Any, columns: Any, period: Any, dtype: torch.dtype) -> tuple[T, T]:
     """Cosine and sine of ``2 pi row column / period``."""
     if not hasattr(period, "record") and max(rows, columns) > _LARGEST_MATRIX:
-        raise NotImplementedError(f"a transform of {period} places, which is no power of two")
+        raise Unlowerable(f"a transform of {period} places, which is no power of two")
     turns = torch.arange(rows)[:, None] * torch.arange(columns) % period
     angle = turns.to(torch.float64) * (2 * math.pi) / period
     sine = torch.where(turns * 2 % period == 0, 0.0, angle.sin())  # 0 decides what angles have
@@ -176,7 +177,7 @@ def _forward(x: T, sizes: Any, dims: Any, norm: str | None, *, inverse: bool) ->
         return y
     if inverse:
         zero = torch.zeros_like(x)
-        return aten._fft_c2c(torch.complex(x, zero), places, kind, False)  # type: ignore[no-any-return]
+        return aten._fft_c2c(torch.complex(x, zero), places, kind, False)
     y = aten._fft_r2c(x, places[-1:], kind, False)
     return aten._fft_c2c(y, places[:-1], kind, True) if len(places) > 1 else y
 
@@ -287,22 +288,26 @@ def _padded_window(window: T | None, win_length: int | None, n_fft: int, like: T
     return F.pad(window, [before, n_fft - length - before]) if length < n_fft else window
 
 
-@decomposes(torch._C._VariableFunctions.stft)
+@decomposes(_raw.stft)
 def stft(
     input: torch.Tensor, n_fft: int, hop_length: Any = None, win_length: Any = None,
     window: Any = None, normalized: bool = False, onesided: Any = None,
     return_complex: Any = None, align_to_window: Any = None,
 ) -> T:  # fmt: skip
     """One convolution with all waves."""
-    if align_to_window:
-        raise NotImplementedError("align_to_window")
+    if align_to_window or (window is not None and window.is_complex()):
+        raise Unlowerable("stft with align_to_window, or a complex window")
     x = input if input.dim() == 2 else input[None]
     hop = n_fft // 4 if hop_length is None else hop_length
-    basis = _basis(_padded_window(window, win_length, n_fft, x), n_fft, onesided is not False)
-    y = torch.conv1d(x[:, None], basis * n_fft**-0.5 if normalized else basis, stride=hop)
-    y = y if input.dim() == 2 else y.squeeze(0)
-    real, imag = y.chunk(2, -2)
+    onesided = not x.is_complex() if onesided is None else onesided
+    basis = _basis(_padded_window(window, win_length, n_fft, x.real), n_fft, onesided)
+    basis = basis * n_fft**-0.5 if normalized else basis
+    real, imag = torch.conv1d(x.real[:, None], basis, stride=hop).chunk(2, -2)
+    if x.is_complex():
+        more = torch.conv1d(x.imag[:, None], basis, stride=hop).chunk(2, -2)
+        real, imag = real - more[1], imag + more[0]
     whole = torch.complex(real, imag)
+    whole = whole if input.dim() == 2 else whole.squeeze(0)
     return whole if return_complex else torch.view_as_real(whole)
 
 
@@ -313,20 +318,24 @@ def istft(
     length: Any = None, return_complex: bool = False,
 ) -> T:  # fmt: skip
     """One transposed convolution with all waves, over what the windows add up to."""
-    if return_complex:
-        raise NotImplementedError("istft of complex signals")
+    if window is not None and window.is_complex():
+        raise Unlowerable("istft with a complex window")
     x = input if input.dim() == 3 else input[None]
-    onesided = x.shape[1] != n_fft if onesided is None else onesided
+    if not return_complex:  # torch takes the other half for the mirror image, whatever is there
+        x = x[:, : n_fft // 2 + 1]
     hop = n_fft // 4 if hop_length is None else hop_length
     real, imag = x.real, x.imag
     taper = _padded_window(window, win_length, n_fft, real)
-    bins = n_fft // 2 + 1 if onesided else n_fft
-    places = torch.arange(bins)[:, None]
-    alone = (places == 0) | (2 * places == n_fft)
-    weights = torch.where(alone, 1.0, 2.0 if onesided else 1.0).to(real.dtype)
     scale = n_fft**-0.5 if normalized else 1 / n_fft
-    basis = _basis(taper, n_fft, onesided) * (torch.cat([weights, weights]) * scale)[:, None]
+    basis = _basis(taper, n_fft, not return_complex) * scale
+    if not return_complex:
+        places = torch.arange(n_fft // 2 + 1)[:, None, None]
+        alone = (places == 0) | (2 * places == n_fft)
+        basis = basis * torch.where(alone, 1.0, 2.0).to(real.dtype).repeat(2, 1, 1)
     y = torch.conv_transpose1d(torch.cat([real, imag], 1), basis, stride=hop)
+    if return_complex:
+        turned = torch.conv_transpose1d(torch.cat([imag, -real], 1), basis, stride=hop)
+        y = torch.complex(y, turned)
     ones = torch.ones_like(real[:1, :1])
     total = torch.conv_transpose1d(ones, taper.square()[None, None], stride=hop)
     start = n_fft // 2 if center else 0

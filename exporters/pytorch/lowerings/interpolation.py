@@ -297,7 +297,7 @@ def grid_sampler_by_index(
 ) -> T:  # fmt: skip
     """Gather the neighbours of every sample, and weigh them."""
     if interpolation_mode == 2:
-        raise NotImplementedError("bicubic sampling before opset 20, in float64")
+        raise Unlowerable("bicubic sampling before opset 20, in float64")
     sizes = list(input.shape[2:])
     corners: list[tuple[T, T]] = [
         (torch.zeros([1], dtype=torch.int64), torch.ones([1], dtype=grid.dtype))

@@ -23,10 +23,12 @@ MODULES = [
     "aten",
     "bessel",
     "comparison",
+    "complex_numbers",
     "conversion",
     "creation",
     "cumulative",
     "elementwise",
+    "fft",
     "indexing",
     "joining",
     "masking",
@@ -51,6 +53,8 @@ NAMED = {
         new_ones feature_dropout
     """,
     "test_assignment": "__setitem__ setitem copy_ fill_ zero_",
+    "test_complex_numbers": "cdouble",
+    "test_fft": "_fft_r2c _fft_c2c _fft_c2r",
     "test_conversion": "cpu cuda data type_as double detach type bfloat16",
     "test_creation": "asarray as_tensor tensor",
     "test_sampling": """
@@ -115,6 +119,7 @@ def label(key: Any) -> str:
 OTHER_NAMES = {
     "torch.Tensor.where": "the method's tensor is the schema's second",
     "torch.Tensor.polygamma": "the method's tensor is the schema's second",
+    "torch.functional.einsum": "torch takes everything by position",
     "torch.nonzero": "`as_tuple` exists in Python alone",
     "torch.functional.unique_consecutive": "torch dispatches it by keyword",
 }
