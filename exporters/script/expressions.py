@@ -7,18 +7,18 @@ import builtins
 import math
 from typing import TYPE_CHECKING
 
+from exporters.script.patterns import MODULE
 from exporters.script.structure import PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ExpressionConverter", "staged_call"]
+__all__ = ["MODULE", "ExpressionConverter", "staged_call"]
 
-MODULE = "__bridge_staged__"  # stands for the module of staged operators until code is made
 
 _COMPARISONS = {
     ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
-    ast.In: "in", ast.NotIn: "not_in",
+    ast.In: "in", ast.NotIn: "not_in", ast.Is: "is", ast.IsNot: "is_not",
 }  # fmt: skip
 _BUILTINS = frozenset({
     "abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list",
@@ -111,12 +111,7 @@ class ExpressionConverter(ast.NodeTransformer):
         return staged_call("and_", parts[0], *(self.lazy(p) for p in parts[1:]), at=node)
 
     def _comparison(self, at: ast.AST, op: ast.cmpop, left: ast.expr, right: ast.expr) -> ast.expr:
-        name = _COMPARISONS.get(type(op))
-        if name is None:  # `is` asks for identity, which Python knows
-            return ast.fix_missing_locations(
-                ast.copy_location(ast.Compare(left, [op], [right]), at)
-            )
-        return staged_call("compare", ast.Constant(name), left, right, at=at)
+        return staged_call("compare", ast.Constant(_COMPARISONS[type(op)]), left, right, at=at)
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         """``a[b]`` that is read."""

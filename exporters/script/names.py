@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 __all__ = [
     "bound_names",
     "captured_names",
+    "certain_reads",
     "live_before",
     "mutated_lists",
     "read_names",
@@ -128,6 +129,28 @@ def _declared(nodes: Iterable[ast.AST]) -> set[str]:
             found.update(node.names)
         elif not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
             pending += list(ast.iter_child_nodes(node))
+    return found
+
+
+def certain_reads(statements: Sequence[ast.stmt]) -> set[str]:
+    """The names that structured statements read whatever happens, before they bind them."""
+    found: set[str] = set()
+    bound: set[str] = set()
+    for s in statements:
+        if isinstance(s, ast.If):
+            read = read_names([s.test]) | (certain_reads(s.body) & certain_reads(s.orelse))
+        elif isinstance(s, ast.While):
+            read = read_names([s.test])
+        elif isinstance(s, ast.For):
+            read = read_names([s.iter])
+        elif isinstance(s, ast.With):
+            read = read_names(s.items) | certain_reads(s.body)
+        elif isinstance(s, ast.Try | ast.Match | ast.FunctionDef | ast.ClassDef):
+            read = set()
+        else:
+            read = read_names([s])
+        found |= read - bound
+        bound |= bound_names([s])
     return found
 
 

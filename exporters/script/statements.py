@@ -10,16 +10,18 @@ from exporters.script.expressions import MODULE, ExpressionConverter, staged_cal
 from exporters.script.names import (
     bound_names,
     captured_names,
+    certain_reads,
     global_names,
     live_before,
     mutated_lists,
     read_names,
     shared_names,
 )
-from exporters.script.structure import PREFIX, breaks_by, jumps, structure
+from exporters.script.patterns import pattern_test
+from exporters.script.structure import PREFIX, breaks_by, is_exhaustive, jumps, structure
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from exporters.tracing.source import Source
 
@@ -95,9 +97,14 @@ class StatementConverter:
         """
         result: list[list[ast.stmt]] = []
         live = after | self.captured | self.shared
-        for statement in reversed(statements):
+        for index in range(len(statements) - 1, -1, -1):
+            statement = statements[index]
             before, self.hoisted = self.hoisted, []
-            converted = self.statement(statement, live)
+            if isinstance(statement, ast.If):
+                needed = certain_reads(statements[index + 1 :])
+                converted = self._if(statement, live, needed)
+            else:
+                converted = self.statement(statement, live)
             result.append([*self.hoisted, *converted])
             self.hoisted = before
             live = live_before([statement], live) | self.captured | self.shared
@@ -105,8 +112,6 @@ class StatementConverter:
 
     def statement(self, s: ast.stmt, after: set[str]) -> list[ast.stmt]:
         """One converted statement."""
-        if isinstance(s, ast.If):
-            return self._if(s, after)
         if isinstance(s, ast.While):
             return self._while(s, after)
         if isinstance(s, ast.For):
@@ -130,8 +135,8 @@ class StatementConverter:
                 "assert_", self.expression(s.test), self.expressions.lazy(message), at=s
             )
             return [_at(s, ast.Expr(call))]
-        if isinstance(s, ast.Assign) and len(s.targets) == 1 and _is_run_time_place(s.targets[0]):
-            return [self._set_item(s, s.targets[0], self.expression(s.value))]  # type: ignore[arg-type]
+        if isinstance(s, ast.Assign):
+            return self._assign(s)
         if isinstance(s, ast.AugAssign) and _is_run_time_place(s.target):
             return self._update_item(s)
         for field, value in ast.iter_fields(s):
@@ -152,21 +157,31 @@ class StatementConverter:
         name = self.name("operand")
         bound = bound_names([node])
         body: list[ast.stmt] = [*self._declare(sorted(bound), node), ast.Return(node)]
-        parts, scope = self._scope(_at(node, ast.Expr(node)), bound, [], set(), lenient=True)
+        parts, scope = self._scope(_at(node, ast.Expr(node)), bound, [], set(), lenient=bound)
         self.hoisted += [_function(name, body, node), *parts]
         self.made.update(bound)
         return name, scope
 
     # Statements
 
-    def _if(self, s: ast.If, after: set[str]) -> list[ast.stmt]:
+    def _if(self, s: ast.If, after: set[str], needed: set[str]) -> list[ast.stmt]:
+        """A staged ``if``.
+
+        Args:
+            s: The statement.
+            after: Names that may be read after it.
+            needed: Names that are certainly read after it.
+        """
         test = self.expression(s.test)
         then_name, else_name = self.name("then"), self.name("else")
         tail = _ends_with_return(s.body) or _ends_with_return(s.orelse)
         bound = bound_names([*s.body, *s.orelse])
         kept = set() if tail else bound & after
         roots = read_names([*s.body, *s.orelse])
-        scope_parts, scope = self._scope(s, kept, [*s.body, *s.orelse], roots, lenient=jumps(s))
+        lenient = kept if jumps(s) or is_exhaustive(s) else kept - needed
+        scope_parts, scope = self._scope(
+            s, kept, [*s.body, *s.orelse], roots, lenient=lenient, restored=bound & roots
+        )
         then = self._body(then_name, s.body, after, bound, s)
         orelse = self._body(else_name, s.orelse, after, bound, s)
         raises = ast.Tuple(
@@ -234,36 +249,49 @@ class StatementConverter:
         )
 
     def _match(self, s: ast.Match, after: set[str]) -> list[ast.stmt]:
-        """Cases of plain values become comparisons; patterns of structure stay Python's."""
-        if not all(_is_value_pattern(c.pattern) for c in s.cases):
-            subject = self.expression(s.subject)
-            cases = [
-                ast.match_case(c.pattern, c.guard, self.block(c.body, after)) for c in s.cases
-            ]
-            return [_at(s, ast.Match(subject, cases))]
+        """A chain of ``if`` statements."""
         name = self.name("subject")
         self.made.add(name)
         self.bound.add(name)
         chain: list[ast.stmt] = []
         for case in reversed(s.cases):
-            test = _pattern_test(case.pattern, name)
-            binding = _pattern_binding(case.pattern, name)
-            body = [*binding, *case.body]
-            guard = case.guard
-            if guard is not None and binding:
-                assert isinstance(case.pattern, ast.MatchAs)
-                guard = _Renamed(case.pattern.name or "", name).visit(guard)
-            if guard is not None:
-                test = guard if test is None else ast.BoolOp(ast.And(), [test, guard])
+            test = pattern_test(case.pattern, ast.Name(name, ast.Load()))
+            if case.guard is not None:
+                test = case.guard if test is None else ast.BoolOp(ast.And(), [test, case.guard])
             if test is None:
-                chain = body
+                chain = case.body
             else:
-                node = ast.If(test, body, chain)
-                chain = [ast.fix_missing_locations(ast.copy_location(node, case.pattern))]
+                branch = _at(case.pattern, ast.If(test, case.body, chain))
+                vars(branch)["exhaustive"] = not chain
+                chain = [branch]
         take = _at(s.subject, ast.Assign([ast.Name(name, ast.Store())], s.subject))
         return self.block([take, *chain], after)
 
-    def _set_item(self, at: ast.stmt, target: ast.Subscript, value: ast.expr) -> ast.stmt:
+    def _assign(self, s: ast.Assign) -> list[ast.stmt]:
+        """An assignment; items at a run-time position are set by a call after it."""
+        places: list[tuple[str, ast.Subscript]] = []
+
+        def replaced(target: ast.expr) -> ast.expr:
+            if _is_run_time_place(target):
+                assert isinstance(target, ast.Subscript)
+                places.append((self.name("item"), target))
+                return _at(target, ast.Name(places[-1][0], ast.Store()))
+            if isinstance(target, ast.Tuple | ast.List):
+                return _at(target, type(target)([replaced(t) for t in target.elts], ast.Store()))
+            if isinstance(target, ast.Starred):
+                return _at(target, ast.Starred(replaced(target.value), ast.Store()))
+            return self.expression(target)
+
+        value = self.expression(s.value)
+        if len(s.targets) == 1 and _is_run_time_place(s.targets[0]):
+            return [self._set_item(s, s.targets[0], value)]
+        targets = [replaced(t) for t in s.targets]
+        self.made.update(name for name, _ in places)
+        sets = [self._set_item(s, target, _load(name, s)) for name, target in places]
+        return [_at(s, ast.Assign(targets, value)), *sets]
+
+    def _set_item(self, at: ast.stmt, target: ast.expr, value: ast.expr) -> ast.stmt:
+        assert isinstance(target, ast.Subscript)
         container, index = self.expression(target.value), self.expression(target.slice)
         return _at(at, ast.Expr(staged_call("setitem", container, index, value, at=at)))
 
@@ -322,11 +350,23 @@ class StatementConverter:
         inside: Sequence[ast.AST],
         read: set[str],
         *,
-        lenient: bool = False,
+        lenient: Iterable[str] = (),
+        restored: set[str] | None = None,
     ) -> tuple[list[ast.stmt], ast.expr]:
-        """Functions that read and bind the statement's names, and the scope made of them."""
+        """Functions that read and bind the statement's names, and the scope made of them.
+
+        Args:
+            s: The statement.
+            kept: Names that it binds and that matter afterwards.
+            inside: Its bodies.
+            read: Names that they read.
+            lenient: See :class:`exporters.tracing.bodies.Scope`.
+            restored: Names that it binds and that another of its bodies reads.
+        """
         lists = {n for n in mutated_lists(inside) if n in self.bound}
         names = sorted(kept | lists | (self.shared & self.bound))
+        matter = len(names)
+        names += sorted((restored or set()) - set(names))
         roots = sorted(n for n in read if not hasattr(builtins, n) and n != "__class__")
         get, put, value = self.name("get"), self.name("set"), f"{PREFIX}values"
         getter = ast.Return(ast.Tuple([_bound_value(n) for n in names], ast.Load()))
@@ -350,7 +390,8 @@ class StatementConverter:
             ast.Lambda(_arguments(), everything),
             self.constant(self.source(_anchor(s))),
             ast.Constant(self.fenced),
-            ast.Constant(lenient),
+            ast.Tuple([ast.Constant(n) for n in sorted(lenient)], ast.Load()),
+            ast.Constant(matter),
             at=s,
         )
         return [_function(get, [getter], s), _function(put, setter, s, value)], scope
@@ -361,18 +402,6 @@ def _anchor(s: ast.stmt) -> ast.AST:
     if isinstance(s, ast.For):
         return s.iter
     return s.test if isinstance(s, ast.If | ast.While) else s
-
-
-class _Renamed(ast.NodeTransformer):
-    def __init__(self, old: str, new: str) -> None:
-        self._old, self._new = old, new
-
-    def visit_Name(self, node: ast.Name) -> ast.Name:
-        return (
-            ast.copy_location(ast.Name(self._new, node.ctx), node)
-            if node.id == self._old
-            else node
-        )
 
 
 def _bound_value(name: str) -> ast.expr:
@@ -420,35 +449,6 @@ def _is_run_time_place(target: ast.expr) -> bool:
         return False
     index = target.slice.operand if isinstance(target.slice, ast.UnaryOp) else target.slice
     return not isinstance(index, ast.Constant | ast.Slice | ast.Tuple)
-
-
-def _is_value_pattern(pattern: ast.pattern) -> bool:
-    if isinstance(pattern, ast.MatchValue | ast.MatchSingleton):
-        return True
-    if isinstance(pattern, ast.MatchOr):
-        return all(_is_value_pattern(p) for p in pattern.patterns)
-    return isinstance(pattern, ast.MatchAs) and pattern.pattern is None
-
-
-def _pattern_test(pattern: ast.pattern, subject: str) -> ast.expr | None:
-    """The comparison that a pattern makes; None if it always matches."""
-    value = ast.Name(subject, ast.Load())
-    if isinstance(pattern, ast.MatchValue):
-        return ast.Compare(value, [ast.Eq()], [pattern.value])
-    if isinstance(pattern, ast.MatchSingleton):
-        return ast.Compare(value, [ast.Is()], [ast.Constant(pattern.value)])
-    if isinstance(pattern, ast.MatchOr):
-        tests = [_pattern_test(p, subject) for p in pattern.patterns]
-        known = [t for t in tests if t is not None]
-        return None if len(known) < len(tests) else ast.BoolOp(ast.Or(), known)
-    return None
-
-
-def _pattern_binding(pattern: ast.pattern, subject: str) -> list[ast.stmt]:
-    if isinstance(pattern, ast.MatchAs) and pattern.name is not None:
-        assign = ast.Assign([ast.Name(pattern.name, ast.Store())], ast.Name(subject, ast.Load()))
-        return [ast.fix_missing_locations(ast.copy_location(assign, pattern))]
-    return []
 
 
 def _parameter_names(args: ast.arguments) -> set[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["PREFIX", "breaks_by", "jumps", "structure"]
+__all__ = ["PREFIX", "breaks_by", "is_exhaustive", "jumps", "structure"]
 
 PREFIX = "ag__"  # of every name that the compiler makes up
 _N = TypeVar("_N", bound=ast.AST)
@@ -242,6 +242,11 @@ def breaks_by(loop: ast.For) -> str | None:
 def jumps(statement: ast.If) -> bool:
     """Whether a structured ``if`` held a jump, so that what follows depends on the way taken."""
     return bool(getattr(statement, "jumps", False))
+
+
+def is_exhaustive(statement: ast.If) -> bool:
+    """Whether an ``if`` is the last case of a ``match``, which is taken for complete."""
+    return bool(getattr(statement, "exhaustive", False))
 
 
 def always_jumps(statements: Sequence[ast.stmt]) -> bool:

@@ -31,14 +31,15 @@ class Scope:
     """What compiled code tells of a statement.
 
     Attributes:
-        names: Names that the statement may bind and that matter afterwards.
+        names: Names that the statement may bind.
         get: Their values; UNBOUND for those without.
         set: Binds them.
         roots: The values of all names that the statement's bodies read.
         source: Where it stands.
         fenced: The line of a ``try`` around it, in which nothing can be staged.
-        lenient: A name that only one branch binds is read only where that branch was taken, so it
+        lenient: Names that are read only where the branch that binds them was taken, so that they
             may hold anything elsewhere.
+        kept: How many of the names, from the first, matter afterwards; None for all.
     """
 
     names: tuple[str, ...]
@@ -47,7 +48,8 @@ class Scope:
     roots: Callable[[], tuple[Any, ...]]
     source: Source | None = None
     fenced: int | None = None
-    lenient: bool = False
+    lenient: tuple[str, ...] = ()
+    kept: int | None = None
 
 
 NO_SCOPE = Scope((), lambda: (), lambda _: None, lambda: ())

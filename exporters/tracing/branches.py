@@ -196,7 +196,8 @@ class _IfMerge:
     def apply(self) -> Any:
         trace, scope = self.trace, self.staged.scope
         then, orelse = self.outcomes
-        names = [self._merge_name(i, n) for i, n in enumerate(scope.names)]
+        names = [self._merge_name(i, n) for i, n in enumerate(scope.names[: scope.kept])]
+        names += [_SAME] * (len(scope.names) - len(names))
         result = self.ways.merge("the returned value", [then.result, orelse.result])
         places = {**then.changes, **orelse.changes}
         changed = {
@@ -268,7 +269,7 @@ class _IfMerge:
             return _SAME
         values = [o.values[index] for o in self.outcomes]
         known = [v for v in values if v is not UNBOUND]
-        if (name.startswith(_INTERNAL) or self.staged.scope.lenient) and len(known) == 1:
+        if (name.startswith(_INTERNAL) or name in self.staged.scope.lenient) and len(known) == 1:
             bound = known[0]
             return _dummies(self.trace, name, values, bound)
         merged = self.ways.merge(name, values)

@@ -26,7 +26,7 @@ def while_(test: Callable[[], Any], body: Callable[[], None], scope: Scope) -> N
         condition = test()
         trace = staged_in(condition)
         if trace is not None:
-            stage_loop(trace, body, scope, test=test)
+            stage_loop(trace, body, scope, test=test, first=condition)
             return
         if not plain_truth(condition):
             return
@@ -48,7 +48,8 @@ def for_(
     if trace is not None:
         staged = iterable(trace, items)
         if staged is not None:
-            stage_loop(trace, body, scope, test=test, over=staged)
+            first = None if test is None else test()
+            stage_loop(trace, body, scope, test=test, first=first, over=staged)
             return
     sequence = items if isinstance(items, range) else None
     for index, item in enumerate(natively(items)):
@@ -56,7 +57,7 @@ def for_(
         if trace is not None and is_staged(trace, go_on):
             if sequence is not None and len(sequence) - index > trace.unroll_limit:
                 rest = sequence[index:]
-                stage_loop(trace, body, scope, test=test, over=_over_range(rest))
+                stage_loop(trace, body, scope, test=test, first=go_on, over=_over_range(rest))
                 return
             if_(go_on, functools.partial(body, item), _nothing, scope)
             continue

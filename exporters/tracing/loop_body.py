@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from exporters.tracing.bodies import Outcome, condition_value, run_body, seal
+from exporters.tracing.bodies import Outcome, condition_value, frozen, run_body, seal
+from exporters.tracing.effects import Change
 from exporters.tracing.lists import ItemType, ScanBrokenError, ScanList, StagedList
 from exporters.tracing.loop_state import Reference, Seen
 from exporters.tracing.merging import (
@@ -180,10 +182,11 @@ class Recording:
         if slot.type.kind == "array" and not has_rank(trace, start, slot.type.rank):
             shown = next(x for x in slot.values if has_rank(trace, x, slot.type.rank))
         worlds = {w: leaf_in(trace, shown, slot.type, w) for w in trace.active}
-        dims = None
+        dims, varies = None, False
         if slot.type.kind == "array":
             dims = self.dims(slot, seen, merged)
-        return make_leaf(trace, worlds, value, slot.type, dims=dims)
+            varies = self.varies(slot, seen, merged)
+        return make_leaf(trace, worlds, value, slot.type, dims=dims, unbacked=varies)
 
     def dims(self, slot: Slot, seen: Seen, merged: Merged) -> list[int | None]:
         """The sizes that stay the same over all iterations, in every world, from the start."""
@@ -199,6 +202,23 @@ class Recording:
         for shape in self._shapes(slot, seen, merged):
             known = [k if k == s else None for k, s in zip(known, shape, strict=True)]
         return known
+
+    def varies(self, slot: Slot, seen: Seen, merged: Merged) -> bool:
+        """Whether sizes change from one iteration to the next."""
+        trace = self.trace
+        if not has_rank(trace, slot.values[0], slot.type.rank):
+            return True
+        record = trace.record(slot.values[0])
+        if record is not None and record.unbacked:
+            return True
+        index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
+        if index >= len(seen.shapes):
+            return False
+        for world, shapes in seen.shapes[index].items():
+            start = trace.frontend.shape_of(trace.frontend.concrete(slot.values[0], world))
+            if any(s != start for s in shapes):
+                return True
+        return False
 
     def _shapes(self, slot: Slot, seen: Seen, merged: Merged) -> list[tuple[int, ...]]:
         index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
@@ -225,16 +245,20 @@ class Recording:
         if missing:
             self.memories.update(missing)
             raise AgainError
-        self._require_known_state(outcome)
         if loop.test is not None:
             again = loop.test()
             staged = is_staged(trace, again)
             self.condition = (
                 condition_value(trace, again) if staged else trace.builder.operand(bool(again))
             )
+            # The test may bind names, which the next iteration starts with.
+            values = tuple(frozen(trace, x) for x in loop.scope.get())
+            outcome = dataclasses.replace(outcome, values=values)
+        self._require_known_state(outcome)
         for reference, _, merged in self.carried:
             after = self._after(reference, outcome)
             leaves, _ = flatten_state(trace, after)
+            self._require_constants(reference, merged, leaves, after)
             if any(s.type.kind == "list" for s in merged.slots):
                 leaves = [after]
             for slot, leaf in zip(merged.slots, self._chosen(merged, leaves), strict=True):
@@ -290,10 +314,30 @@ class Recording:
             if index in known:
                 continue
             after = outcome.values[index]
-            if not same(after, before) and is_staged(self.trace, after):
-                reference = Reference(name, index)
-                self.loop.seen[index] = (reference, Seen(before, [after]))
-                raise AgainError
+            if not same(after, before) and self._holds_staged(after):
+                self._also_carry(Reference(name, index), before, after)
+        for place, change in outcome.changes.items():
+            if place not in known and change.key is not None and self._holds_staged(change.after):
+                reference = Reference(change.label, None, change.container, change.key)
+                self._also_carry(reference, change.before, change.after)
+
+    def _require_constants(
+        self, reference: Reference, merged: Merged, leaves: list[Any], after: Any
+    ) -> None:
+        """What the replays saw only one value of must have that value here, too."""
+        pairs = zip(merged.leaves, leaves, strict=False)
+        if any(not isinstance(known, Slot) and not same(known, leaf) for known, leaf in pairs):
+            self.loop.seen[reference.identity][1].values.append(after)
+            raise AgainError
+
+    def _holds_staged(self, x: Any) -> bool:
+        return any(is_staged(self.trace, leaf) for leaf in flatten_state(self.trace, x)[0])
+
+    def _also_carry(self, reference: Reference, before: Any, after: Any) -> None:
+        """Carry what no replay was seen to change."""
+        start = UNBOUND if before is Change.MISSING else before
+        self.loop.seen[reference.identity] = (reference, Seen(start, [after]))
+        raise AgainError
 
     def _require_type(self, reference: Reference, slot: Slot, leaf: Any) -> None:
         found = (

@@ -137,25 +137,8 @@ class LoopNode:
         dims, varies = None, False
         if slot.type.kind == "array":
             dims = self.recording.dims(slot, seen, merged)
-            varies = self._varies(slot, seen, merged)
+            varies = self.recording.varies(slot, seen, merged)
         return make_leaf(trace, worlds, value, slot.type, dims=dims, unbacked=varies)
-
-    def _varies(self, slot: Slot, seen: Seen, merged: Merged) -> bool:
-        """Whether sizes change from one iteration to the next."""
-        trace = self.trace
-        if not has_rank(trace, slot.values[0], slot.type.rank):
-            return True
-        record = trace.record(slot.values[0])
-        if record is not None and record.unbacked:
-            return True
-        index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
-        if index >= len(seen.shapes):
-            return False
-        for world, shapes in seen.shapes[index].items():
-            start = trace.frontend.shape_of(trace.frontend.concrete(slot.values[0], world))
-            if any(s != start for s in shapes):
-                return True
-        return False
 
     def _scan_result(self, seen: Seen, item: ItemType, outputs: list[ir.Value]) -> StagedList:
         trace, op = self.trace, self.trace.builder

@@ -31,6 +31,7 @@ def stage_loop(
     scope: Scope,
     *,
     test: Callable[[], Any] | None = None,
+    first: Any = None,
     over: Iterable | None = None,
 ) -> None:
     """Turn a loop into a ``Loop`` node.
@@ -40,6 +41,7 @@ def stage_loop(
         body: One iteration; called with the item if there is something to loop over.
         scope: What an iteration binds.
         test: Whether another iteration follows; called before each.
+        first: What ``test`` said before the first.
         over: What is looped over.
 
     Raises:
@@ -47,7 +49,6 @@ def stage_loop(
     """
     refuse_in_try(scope)
     loop = LoopState(trace, body, scope, test, over)
-    first = test() if test is not None else None
     replay(loop)
     memories: dict[int, Record] = {}
     unscanned: set[Any] = set()

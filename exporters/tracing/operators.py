@@ -155,6 +155,8 @@ def compare(name: str, a: Any, b: Any) -> Any:
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Chosen) and name in ("eq", "ne"):
             return one.map(functools.partial(_COMPARE[name], other))
+    if name in ("is", "is_not"):
+        return (a is b) is (name == "is")
     if name in ("in", "not_in"):
         found = _contains(b, a)
         return found if name == "in" else not_(found)

@@ -4,6 +4,16 @@ from exporters.tracing.bodies import Scope
 from exporters.tracing.branches import if_
 from exporters.tracing.builtin_functions import call
 from exporters.tracing.iteration import Nested, comprehension, for_, generator, while_
+from exporters.tracing.matching import (
+    always,
+    as_list,
+    is_constant,
+    is_instance_of,
+    is_mapping,
+    is_sequence,
+    positional_attribute,
+    without_keys,
+)
 from exporters.tracing.merging import UNBOUND
 from exporters.tracing.operators import (
     Operand,
@@ -20,6 +30,7 @@ from exporters.tracing.operators import (
     updateitem,
 )
 
-__all__ = ["UNBOUND", "Nested", "Operand", "Scope", "and_", "assert_", "bind", "call", "compare",
-           "comprehension", "for_", "generator", "getitem", "if_", "ifexp", "not_", "or_",
-           "setitem", "truth", "updateitem", "while_"]  # fmt: skip
+__all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "as_list", "assert_", "bind",
+           "call", "compare", "comprehension", "for_", "generator", "getitem", "if_", "ifexp",
+           "is_constant", "is_instance_of", "is_mapping", "is_sequence", "not_", "or_",
+           "positional_attribute", "setitem", "truth", "updateitem", "while_", "without_keys"]  # fmt: skip

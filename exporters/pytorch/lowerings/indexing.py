@@ -174,7 +174,7 @@ def _cuts_short(x: ir.Value, axis: int, item: slice) -> bool:
 
     A single one is taken for granted.
     """
-    start, stop = item.start or 0, item.stop
+    start, stop = 0 if item.start is None else item.start, item.stop
     if isinstance(x.shape.dims[axis], int) or not (
         isinstance_static(start) and isinstance_static(stop)
     ):
