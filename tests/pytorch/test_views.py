@@ -70,9 +70,9 @@ def write_to(t: torch.Tensor, source: torch.Tensor, kind: int, a: int) -> None:
     elif kind == 6 and t.dim() >= 1:
         t[..., : 1 + a % t.shape[-1]] += 1
     elif kind == 7:
-        t.masked_fill_(t > number, 0.25)
+        t.masked_fill_(t > number + 0.0137, 0.25)  # no value lies on the edge
     elif kind == 8 and t.dim() >= 1:
-        t[t < 0] = number
+        t[t < 0.0219] = number
     elif kind == 9:
         t.clamp_(-1.0, 1.5)
     elif kind == 10 and t.dim() >= 1:
