@@ -248,13 +248,16 @@ class Attempt:
                 error.optional = interrupt.frame.f_code if interrupt.optional else None
             raise error from interrupt.__cause__
         except NameError as error:
-            way, source = trace.unbound.get(error.name or "", (None, None))
+            name = (
+                error.name or str(error).partition("'")[2].partition("'")[0]
+            )  # locals have no .name
+            way, source = trace.unbound.get(name, (None, None))
             if way is None:
                 raise
             raise UnboundNameError(
-                f"`{error.name}` is read, but only {way} binds it",
+                f"`{name}` is read, but only {way} binds it",
                 source=source,
-                hint=f"bind {error.name} before the statement, or on both ways",
+                hint=f"bind {name} before the statement, or on both ways",
             ) from error
         traced.seconds["trace"] = time.perf_counter() - started
         return traced

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 import onnx
 import torch
 
-from exporters.errors import ExportError, InputError, ScriptError, WorldError
+from exporters.errors import (
+    ExportError,
+    InputError,
+    ScriptError,
+    SpecialisationError,
+    WorldError,
+)
 from exporters.pytorch.attempt import Attempt, TracedModel, World
 from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.inputs import (
@@ -22,7 +28,12 @@ from exporters.pytorch.inputs import (
 )
 from exporters.pytorch.resizing import accepted_sizes, every_dim
 from exporters.pytorch.scripting import Scripting
-from exporters.pytorch.specialisation import differs, first_difference
+from exporters.pytorch.specialisation import (
+    KEEP_IN_TORCH,
+    differs,
+    first_difference,
+    is_at,
+)
 from exporters.script import compiled, nested_codes, target_of
 from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
 
@@ -187,6 +198,11 @@ def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | N
     target = target_of(error.source.code)
     scripting = attempt.scripting
     if scripting is not None and error.source.code in scripting.settled:
+        if isinstance(error, WorldError):
+            return error
+        if isinstance(error, SpecialisationError) and KEEP_IN_TORCH in (error.hint or ""):
+            error.hint = KEEP_IN_TORCH  # the function is compiled already
+            return error
         return ScriptError(
             f"{error.message}, although the function is compiled",
             source=error.source,
@@ -351,7 +367,10 @@ def _why_frozen(attempt: Attempt, failure: WorldError) -> ExportError:
         with contextlib.suppress(WorldError):
             attempt.run(log_world=index)
         eager = attempt.eager_calls(world.leaves)
-        difference = first_difference(attempt.log, eager[: len(attempt.log) + 1])
+        done = len(attempt.log)
+        # Eager code got past the call that failed: it is one more, unless it is another one.
+        same = [c for c in eager[done : done + 1] if is_at(c, failure.source)]
+        difference = first_difference(attempt.log, eager[: done + (not same)])
         if difference is not None:
             return _with_target(difference, attempt) or failure
-    return failure
+    return _with_target(failure, attempt) or failure

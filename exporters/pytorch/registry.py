@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import re
 import types
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -300,7 +301,8 @@ def registered() -> dict[Any, list[Entry]]:
 
 def closest(name: str) -> str | None:
     """The supported callable whose name is most like ``name``."""
-    wanted = name.rpartition(".")[2].rstrip("_")
+    plain = re.sub(r"^(torch\.ops\.\w+\.\w+)\.\w+$", r"\1", name)  # without the overload
+    wanted = plain.rpartition(".")[2].strip("_")
     known = {
         str(k if isinstance(k, str) else getattr(k, "__name__", "")): torch.overrides.resolve_name(
             k

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
     from exporters.tracing.source import Source, SourceFinder
 
-__all__ = ["Call", "EagerLog", "differs", "first_difference"]
+__all__ = ["KEEP_IN_TORCH", "Call", "EagerLog", "differs", "first_difference", "is_at"]
+
+KEEP_IN_TORCH = (
+    "keep the number in torch: x.shape[i], its arithmetic and math.* of it are followed; lists, "
+    "strings and NumPy arrays that are made with it are not"
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -112,6 +117,11 @@ def _line(source: Source | None) -> tuple[str, int] | None:
     return None if source is None else (source.file, source.line)
 
 
+def is_at(call: Call, source: Source | None) -> bool:
+    """Whether a call was made in that line."""
+    return _line(call.source) == _line(source)
+
+
 def _describe(x: torch.Tensor) -> str:
     return f"{str(x.dtype).removeprefix('torch.')}{list(x.shape)}"
 
@@ -123,11 +133,9 @@ def _frozen_value(call: Call, traced: torch.Tensor, eager: torch.Tensor) -> Spec
         told = f"({_describe(eager)}) has other values in the trace than in eager"
     return SpecialisationError(
         f"for other inputs than the example, the result of {call.function} {told}: a size or a "
-        "value was frozen to the example's before this line, by int(), math.* or Python's own "
-        "arithmetic",
+        "value was frozen to the example's, here or before this line",
         source=call.source,
-        hint="keep the number in torch (x.shape[i] and its arithmetic are followed; math.sqrt(n) and "
-        "int(t) are not), or mark the function with @bridge.script",
+        hint=f"{KEEP_IN_TORCH}, or mark the function with @bridge.script",
     )
 
 

@@ -16,7 +16,7 @@ from exporters.pytorch.fallbacks import fallback
 from exporters.pytorch.lists import call_on_list
 from exporters.pytorch.plans import Plan, plan
 from exporters.pytorch.registry import Decomposition, Handler, Lowering, Unlowerable
-from exporters.pytorch.specialisation import Call, name_of, tensors_of
+from exporters.pytorch.specialisation import KEEP_IN_TORCH, Call, name_of, tensors_of
 from exporters.pytorch.unsupported import PLACEHOLDER_DOMAIN, UnsupportedCall, describe_arguments
 from exporters.pytorch.views import scatter_view
 from exporters.tracing.lists import StagedList
@@ -260,6 +260,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                     WorldError(
                         f"{name} works with the example's sizes, and fails with others: {error}",
                         source=source,
+                        hint=KEEP_IN_TORCH,
                     )
                 ) from error
         return results
@@ -386,6 +387,8 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
     ) -> Any:
         """Note an unsupported call and go on, so that the export can list all of them at once."""
         name = torch.overrides.resolve_name(func) or getattr(func, "__name__", str(func))
+        if isinstance(func, torch._ops.OpOverload):
+            name = f"torch.ops.{func}"
         source, _ = self.trace.position()
         self.unsupported.append(
             UnsupportedCall(name, describe_arguments(args, kwargs), reason, source)

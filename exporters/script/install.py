@@ -100,6 +100,11 @@ def target_of(where: FrameType | CodeType) -> Target | None:
         ]
         namespace = modules[0].__dict__ if modules else {}
         functions = list(_functions_of(where, namespace, None))
+        if where.co_name in _COMPREHENSIONS:
+            around = [
+                c for f in functions for c in nested_codes(f.__code__) if where in c.co_consts
+            ]
+            return target_of(around[0]) if around else None
         return Target(where, functions) if functions else None
     frame: FrameType | None = where
     while frame is not None and frame.f_code.co_name in _COMPREHENSIONS:

@@ -404,7 +404,7 @@ class Trace:
         given = [answers[w] for w in firm] or [answers[w] for w in self.active if w in answers]
         self.leave_behind(w for w in self.ghosts if answers.get(w, given[0]) != given[0])
         text = "" if source is None else source.excerpt().split("\n")[0].strip()
-        question = f"{asked} `{text}`" if text else asked
+        question = f"{asked} `{text}`" if text else asked.rpartition(" ")[0]
         if any(answer != given[0] for answer in given):
             told = ", ".join(f"{a!r}" for a in given)
             raise Interrupt(
