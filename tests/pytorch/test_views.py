@@ -133,7 +133,7 @@ def run_program(program: list[Step], x: torch.Tensor) -> list[torch.Tensor]:
 )
 @given(steps, st.sampled_from([(2, 3), (4,), (2, 2, 3), (3, 3), (2, 4)]))
 def test_random_programs_of_views_and_writes_agree(program, shape):
-    x = torch.linspace(-2, 2, int(torch.tensor(shape).prod())).view(shape)
+    x = torch.linspace(-2, 3, int(torch.tensor(shape).prod())).view(shape)
     agree(lambda x: run_program(program, x), [(x,)], [(x.flip(0) * 1.7,)])
 
 
@@ -144,12 +144,12 @@ def test_random_programs_of_views_and_writes_agree(program, shape):
 def test_random_programs_agree_with_a_dynamic_dim(program):
     """With sizes from 4 on, so that no step of the program is possible at one size only."""
     fixed = [s for s in program if not (s[0] == "view" and s[2] in (6, 7, 8, 12, 13, 14))]
-    x = torch.linspace(-2, 2, 20).view(5, 4)
+    x = torch.linspace(-2, 3, 20).view(5, 4)  # sums to no zero, which rounding would lose
     program = bridge.export(
         lambda x: run_program(fixed, x), x, dynamic_shapes={"x": {0: "n"}}, verify=False
     )
     for size in (5, 7, 12):
-        y = torch.linspace(-3, 3, size * 4).view(size, 4)
+        y = torch.linspace(-3, 4, size * 4).view(size, 4)
         for got, expected in zip(program(y), run_program(fixed, y), strict=True):
             torch.testing.assert_close(got, expected)
 
