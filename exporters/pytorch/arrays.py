@@ -14,6 +14,7 @@ from exporters.pytorch.constants import flat_bytes
 from exporters.pytorch.dtypes import element_type, to_torch_dtype
 from exporters.pytorch.handlers import sizes_of, traced_number
 from exporters.pytorch.isolation import is_opaque
+from exporters.pytorch.lists import as_tensor
 from exporters.pytorch.tensors import TensorTracker
 from exporters.tracing.scalars import plain
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import onnx_ir as ir
+
+    from exporters.tracing.lists import StagedList
 
 __all__ = ["StagedArrays", "TensorMemory"]
 
@@ -108,12 +111,35 @@ class StagedArrays(TensorTracker):
         with torch._C.DisableTorchFunction():
             return torch.zeros_like(x)
 
-    def item_value(self, item: Any, wanted: Any) -> ir.Value:
-        """A list's item as a graph value."""
-        if isinstance(item, torch.Tensor):
-            value: ir.Value = self.graph(item)
-            return value
-        return self.op.operand(item, wanted.dtype)
+    def sorted_list(self, items: StagedList, key: Any, *, reverse: bool) -> StagedList:
+        """The items of a list in the order of numbers."""
+        from exporters.tracing.iteration import comprehension  # it asks the frontend itself
+
+        numbers: Any = items if key is None else comprehension(items, key)
+        keys = as_tensor(self, numbers, "sort")  # type: ignore[arg-type]
+        return items.reordered(torch.argsort(keys, descending=reverse, stable=True))
+
+    def order_of(self, keys: Sequence[Any], *, reverse: bool) -> list[Any]:
+        """The places of some numbers in their order, as traced numbers."""
+        if all(isinstance(k, torch.Tensor) for k in keys):
+            stacked = torch.stack([k.reshape([]) for k in keys])
+        else:
+            stacked = torch.tensor(list(keys), dtype=torch.float64)
+        order = torch.argsort(stacked, descending=reverse, stable=True)
+        return [order[i].item() for i in range(len(keys))]
+
+    def list_count(self, items: StagedList, element: Any) -> Any:
+        """How many items of a list of numbers equal another."""
+        return (as_tensor(self, items, "count") == element).sum().item()  # type: ignore[arg-type]
+
+    def list_index(self, items: StagedList, element: Any) -> Any:
+        """The place of the first item of a list of numbers that equals another."""
+        return (as_tensor(self, items, "index") == element).long().argmax().item()  # type: ignore[arg-type]
+
+    def reduce_list(self, items: StagedList, name: str) -> Any:
+        """Python's ``min(x)`` or ``max(x)`` of a list of numbers or of scalars."""
+        reduced = getattr(as_tensor(self, items, name), name)()  # type: ignore[arg-type]
+        return reduced if items.columns[0].type.number is None else reduced.item()
 
     def track_value(
         self,

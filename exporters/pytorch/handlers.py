@@ -11,7 +11,9 @@ import torch
 
 from exporters.errors import UntraceableError
 from exporters.pytorch.registry import handles, query
-from exporters.tracing.lists import Contents, ItemType, StagedList
+from exporters.tracing.columns import Column, ItemType
+from exporters.tracing.lists import StagedList
+from exporters.tracing.merging import Ways
 from exporters.tracing.scalars import ScalarRecord, TracedScalar
 from exporters.tracing.trace import Interrupt
 
@@ -235,8 +237,14 @@ def _staged_numbers(tracer: TorchTracer, tensor: torch.Tensor) -> StagedList:
     worlds = {w: t.tolist() for w, t in tracer.worlds(tensor).items()}
     number = bool if tensor.dtype is torch.bool else float if tensor.is_floating_point() else int
     value = tracer.graph(tensor)
-    item = ItemType(value.dtype, 0, number)
-    return StagedList(tracer.trace, Contents(worlds, value, None), item)
+    kind = ItemType(value.dtype, 0, number)
+    item = Ways(tracer.trace, ("the numbers",), None).merge(
+        "the numbers", [number(0)], always=True
+    )
+    record = tracer.record(tensor)
+    column = Column(tracer.trace, kind, worlds, value)
+    data = record is None or record.unbacked
+    return StagedList(tracer.trace, item.node, (column,), data=data)
 
 
 @handles(

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporters.pytorch.tracer import TorchTracer
+    from exporters.tracing.columns import Column
     from exporters.tracing.lists import StagedList
 
 __all__ = ["as_tensor", "call_on_list"]
@@ -34,25 +35,23 @@ def call_on_list(
     name = aten_name(func) or getattr(func, "__name__", str(func))
     dim = args[0] if args else kwargs.get("dim", kwargs.get("axis", 0))
     if name == "stack":
-        stacked = as_tensor(tracer, items)
+        stacked = as_tensor(tracer, items, name)
         with tracer:
             return stacked if dim == 0 else stacked.movedim(0, dim)
     if name in _JOINING:
         return _joined(tracer, items, dim)
     if name in ("tensor", "as_tensor"):
         with tracer:
-            stacked = as_tensor(tracer, items)
-            dtype = kwargs.get("dtype") or (
-                torch.get_default_dtype() if items.item.number is float else None
-            )
+            stacked = as_tensor(tracer, items, name)
+            number = items.columns[0].type.number
+            dtype = kwargs.get("dtype") or (torch.get_default_dtype() if number is float else None)
             return stacked if dtype is None else stacked.to(dtype)
     if name in ("vstack", "hstack", "row_stack"):
-        axis = 0 if name != "hstack" or items.item.rank < 2 else 1
-        return (
-            _joined(tracer, items, axis)
-            if items.item.rank > 1 or name == "hstack"
-            else as_tensor(tracer, items)
-        )
+        rank = _only_column(tracer, items, name).type.rank
+        axis = 0 if name != "hstack" or rank < 2 else 1
+        if rank > 1 or name == "hstack":
+            return _joined(tracer, items, axis)
+        return as_tensor(tracer, items, name)
     source, _ = tracer.trace.position()
     raise Interrupt(
         UntraceableError(
@@ -63,36 +62,61 @@ def call_on_list(
     )
 
 
-def as_tensor(tracer: TorchTracer, items: StagedList) -> torch.Tensor:
+def _only_column(tracer: TorchTracer, items: StagedList, name: str) -> Column:
+    """The column of a list of tensors or numbers.
+
+    Raises:
+        Interrupt: The items are tuples or other containers.
+    """
+    if len(items.columns) == 1:
+        return items.columns[0]
+    source, _ = tracer.trace.position()
+    raise Interrupt(
+        UntraceableError(
+            f"{name} takes tensors or numbers, and the items of the list are containers",
+            source=source,
+            hint="take the tensors out first: [item[0] for item in items]",
+        )
+    )
+
+
+def as_tensor(tracer: TorchTracer, items: StagedList, name: str = "stack") -> torch.Tensor:
     """The items along a new first axis, as a handle."""
-    value = items.stacked()
-    known = [d if isinstance(d, int) else 1 for d in value.shape.dims[1:]]  # type: ignore[union-attr]
+    column = _only_column(tracer, items, name)
+    kind = column.type
+    value = column.as_stacked()
+    dtype = to_torch_dtype(kind.dtype)
+    sizes = [d if isinstance(d, int) else 1 for d in kind.dims]
     worlds: dict[int, torch.Tensor] = {}
-    for w in tracer.trace.active:
-        inside = items.contents.worlds[w]
-        if not inside:
-            worlds[w] = torch.zeros([0, *known], dtype=to_torch_dtype(items.item.dtype))
-        elif items.item.number is not None:
-            worlds[w] = torch.tensor(inside, dtype=to_torch_dtype(items.item.dtype))
-        else:
-            worlds[w] = torch.stack(inside)
-    dims = [d if isinstance(d, int) else None for d in value.shape.dims]  # type: ignore[union-attr]
-    return tracer.track_value(worlds, value, dims=dims, unbacked=True)
+    with torch._C.DisableTorchFunction():
+        for w in tracer.trace.active:
+            inside = column.in_world(w)
+            if not inside:
+                worlds[w] = torch.zeros([0, *sizes], dtype=dtype)
+            elif kind.number is not None:
+                worlds[w] = torch.tensor(inside, dtype=dtype)
+            else:
+                worlds[w] = torch.stack(inside)
+    return tracer.track_value(
+        worlds, value, dims=[None, *kind.dims], unbacked=items.data or kind.varies
+    )
 
 
 def _joined(tracer: TorchTracer, items: StagedList, dim: int) -> torch.Tensor:
-    if items.contents.stacked is not None:
+    column = _only_column(tracer, items, "cat")
+    kind = column.type
+    if column.stacked is not None or kind.stacks:
         stacked = as_tensor(tracer, items)
         with tracer:
-            axis = dim % items.item.rank
+            axis = dim % kind.rank
             moved = stacked.movedim(0, axis) if axis else stacked
             return moved.flatten(axis, axis + 1)
-    value = tracer.op.emit("ConcatFromSequence", items.sequence(), axis=dim, new_axis=0)
-    value.type = ir.TensorType(items.item.dtype)
-    value.shape = ir.Shape([None] * items.item.rank)
-    empty = torch.zeros([0] * items.item.rank, dtype=to_torch_dtype(items.item.dtype))
-    worlds = {
-        w: torch.cat(items.contents.worlds[w], dim) if items.contents.worlds[w] else empty
-        for w in tracer.trace.active
-    }
-    return tracer.track_value(worlds, value, unbacked=True)
+    value = tracer.op.emit("ConcatFromSequence", column.as_sequence(), axis=dim, new_axis=0)
+    value.type = ir.TensorType(kind.dtype)
+    value.shape = ir.Shape([None] * kind.rank)
+    empty = torch.zeros([0] * kind.rank, dtype=to_torch_dtype(kind.dtype))
+    with torch._C.DisableTorchFunction():
+        inside = {w: column.in_world(w) for w in tracer.trace.active}
+        worlds = {w: torch.cat(x, dim) if x else empty for w, x in inside.items()}
+    dims = [None if i == dim % kind.rank else d for i, d in enumerate(kind.dims)]
+    return tracer.track_value(worlds, value, dims=dims, unbacked=True)

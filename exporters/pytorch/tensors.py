@@ -131,7 +131,7 @@ class TensorTracker:
         if isinstance(x, TracedScalar):
             return x.record.worlds[world]
         if isinstance(x, StagedList):
-            return list(x.contents.worlds[world])
+            return x.in_world(world)
         if isinstance(x, tuple | list):
             items = [self.concrete(i, world) for i in x]
             if type(x) in (tuple, list):

@@ -22,7 +22,7 @@ _COMPARISONS = {
 }  # fmt: skip
 _BUILTINS = frozenset({
     "abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list",
-    "max", "min", "print", "range", "reversed", "round", "sum", "zip",
+    "max", "min", "print", "range", "reversed", "round", "sorted", "sum", "zip",
 })  # fmt: skip
 _MATH = frozenset(name for name in dir(math) if not name.startswith("_"))
 

@@ -10,8 +10,10 @@ import onnx_ir as ir
 
 from exporters.errors import BranchMismatchError, ScriptError
 from exporters.tracing.effects import Change, MemoryLog, Snapshot
+from exporters.tracing.leaves import is_leaf, mark, presence
 from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.merging import flatten_state
+from exporters.tracing.pytree import Tree, shallow
 from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
@@ -63,12 +65,26 @@ def recorded() -> Trace | None:
 
 def condition_in(trace: Trace, x: Any, world: int) -> bool:
     """A condition's truth in one world."""
-    return bool(trace.frontend.truth(x, world))
+    present = presence(trace, x)
+    if present is not None and not trace.number_in(present, world):
+        return False
+    return bool(trace.frontend.truth(x, world) if is_leaf(trace, x) else x)
 
 
 def condition_value(trace: Trace, x: Any) -> ir.Value:
     """A staged condition as a BOOL value of rank 0."""
     op = trace.builder
+    present = presence(trace, x)
+    if present is not None:
+        there = op.operand(present)
+        del trace.optional[id(x)]
+        try:
+            inside = condition_value(trace, x) if is_leaf(trace, x) else op.operand(bool(x))
+        finally:
+            mark(trace, x, present)
+        return op.And(there, inside)
+    if isinstance(x, StagedList):
+        return condition_value(trace, trace.arithmetic("gt", x.staged_length(), 0))
     if trace.frontend.is_array(x):
         value = trace.frontend.graph(x)
         if value.shape is None or len(value.shape.dims):
@@ -81,6 +97,8 @@ def condition_value(trace: Trace, x: Any) -> ir.Value:
 
 def is_data(trace: Trace, x: Any) -> bool:
     """Whether a condition depends on input values, not only on sizes."""
+    if isinstance(x, StagedList):
+        return x.data
     record = x.record if hasattr(x, "record") else trace.record(x)
     return bool(record is None or record.data)
 
@@ -191,10 +209,23 @@ def run_body(
 
 def frozen(trace: Trace, x: Any) -> Any:
     """``x`` in containers of its own, which later changes do not reach."""
-    if isinstance(x, StagedList) or x is Change.MISSING or isinstance(x, ScanList):
+    if isinstance(x, StagedList | ScanList) or x is Change.MISSING or is_leaf(trace, x):
         return x
-    leaves, tree = flatten_state(trace, x)
-    return x if tree.kind in ("leaf", "static") else tree.unflatten(leaves)
+    kind, items = shallow(x)
+    if kind in ("list", "tuple", "namedtuple", "dict") and type(x) is not ScanList:
+        children = [frozen(trace, item) for _, item in items]
+        unchanged = all(a is b for a, (_, b) in zip(children, items, strict=True))
+        if unchanged and kind in ("tuple", "namedtuple"):
+            return x
+        keys = tuple(k for k, _ in items)
+        copied = Tree(kind, x, keys, tuple(Tree("leaf") for _ in keys)).unflatten(children)
+    else:
+        leaves, tree = flatten_state(trace, x)
+        if tree.kind in ("leaf", "static"):
+            return x
+        copied = tree.unflatten(leaves)
+    present = presence(trace, x)
+    return copied if present is None else mark(trace, copied, present)
 
 
 def _depth(block: Block) -> int:

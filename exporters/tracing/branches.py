@@ -21,19 +21,9 @@ from exporters.tracing.bodies import (
     seal,
 )
 from exporters.tracing.finish import live_nodes
+from exporters.tracing.leaves import ABSENT, leaf_in, leaf_value, make_leaf
 from exporters.tracing.lists import StagedList
-from exporters.tracing.merging import (
-    UNBOUND,
-    Merged,
-    Slot,
-    Ways,
-    flatten_state,
-    is_staged,
-    leaf_in,
-    leaf_value,
-    make_leaf,
-    static_dims,
-)
+from exporters.tracing.merging import UNBOUND, Merged, Ways, is_staged, static_dims
 from exporters.tracing.scalars import ScalarRecord, TracedBool
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
@@ -41,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from exporters.tracing.effects import Change
+    from exporters.tracing.nodes import Slot
 
 __all__ = ["if_"]
 
@@ -203,10 +194,7 @@ class _IfMerge:
         changed = {
             place: self.ways.merge(
                 change.label,
-                [
-                    o.changes[place].after if place in o.changes else change.before
-                    for o in self.outcomes
-                ],
+                [_placed(o, place, change) for o in self.outcomes],
             )
             for place, change in places.items()
         }
@@ -238,6 +226,8 @@ class _IfMerge:
         returned = self._rebuilt(result, made)
         for place, change in places.items():
             value = self._rebuilt(changed[place], made)
+            if value is ABSENT:
+                value = change.MISSING
             if change.key is None and isinstance(value, StagedList):
                 self._rebind(change, value)
             else:
@@ -270,8 +260,7 @@ class _IfMerge:
         values = [o.values[index] for o in self.outcomes]
         known = [v for v in values if v is not UNBOUND]
         if (name.startswith(_INTERNAL) or name in self.staged.scope.lenient) and len(known) == 1:
-            bound = known[0]
-            return _dummies(self.trace, name, values, bound)
+            values = [ABSENT if v is UNBOUND else v for v in values]
         merged = self.ways.merge(name, values)
         if merged is UNBOUND and any(v is not UNBOUND for v in values):
             way = self.ways.names[0 if values[0] is not UNBOUND else 1]
@@ -381,6 +370,22 @@ class _IfMerge:
         return True
 
 
+class _Missing:
+    def __repr__(self) -> str:
+        return "missing"
+
+
+MISSING = _Missing()  # a key that only one branch puts into a dict
+
+
+def _placed(outcome: Outcome, place: Any, change: Change) -> Any:
+    """What a place holds after a branch; nobody reads what was deleted, or not put there."""
+    held = outcome.changes[place].after if place in outcome.changes else change.before
+    if held is not change.MISSING:
+        return held
+    return ABSENT if change.is_attribute else MISSING
+
+
 _SAME = object()  # a name that neither branch bound anew
 
 
@@ -404,11 +409,3 @@ def _sizes_differ(then: ir.Value, orelse: ir.Value) -> bool:
         elif any(static) or axis >= len(same_sizes) or not same_sizes[axis]:
             return True
     return False
-
-
-def _dummies(trace: Trace, label: str, values: list[Any], bound: Any) -> Any:
-    """Let a name of the compiler's that only one way binds hold zeros on the other."""
-    leaves, tree = flatten_state(trace, bound)
-    zeros = tree.unflatten([trace.frontend.zeros_like(x) for x in leaves])
-    ways = Ways(trace, ("one way", "the other"), None, loose=True)
-    return ways.merge(label, [zeros if v is UNBOUND else v for v in values])

@@ -127,6 +127,8 @@ def _extreme(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
     def extreme(*args: Any, **kwargs: Any) -> Any:
         trace = recorded()
         items = args[0] if len(args) == 1 else args
+        if trace is not None and isinstance(items, StagedList) and not kwargs:
+            return trace.frontend.reduce_list(items, name)
         if trace is None or kwargs or not isinstance(items, list | tuple):
             if trace is not None and trace.frontend.is_handle(items) and not kwargs:
                 return trace.frontend.reduce(items, name)
@@ -205,6 +207,22 @@ def _print(*args: Any, **kwargs: Any) -> None:
         print(*args, **kwargs)
 
 
+def _sorted(items: Any, *, key: Any = None, reverse: bool = False) -> Any:
+    trace = recorded()
+    if trace is None:
+        return sorted(natively(items), key=key, reverse=reverse)
+    if not isinstance(items, StagedList) and iterable(trace, items) is not None:
+        items = comprehension(items, _same)
+    if isinstance(items, StagedList):
+        return trace.frontend.sorted_list(items, key, reverse=reverse)
+    items = list(items)
+    keys = items if key is None else [key(x) for x in items]
+    if not any(is_staged(trace, k) for k in keys):
+        return sorted(items, key=key, reverse=reverse)
+    order = trace.frontend.order_of(keys, reverse=reverse)
+    return [getitem(items, place) for place in order]
+
+
 def _list(*args: Any) -> Any:
     if len(args) == 1 and isinstance(args[0], StagedList):
         return args[0].copy()
@@ -256,6 +274,7 @@ _BUILTINS: dict[Any, Callable[..., Any]] = {
     isinstance: _isinstance,
     print: _print,
     list: _list,
+    sorted: _sorted,
     round: _round,
     divmod: _divmod,
     math.pow: _math_pow,

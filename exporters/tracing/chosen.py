@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
 from exporters.tracing.branches import if_
+from exporters.tracing.leaves import same
 from exporters.tracing.scalars import TracedBool, TracedScalar
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Chosen", "pick"]
 
@@ -28,6 +29,26 @@ class Chosen:
         self._index = index
         self._keys = keys
         self._options = options
+
+    @property
+    def options(self) -> list[Any]:
+        """The objects."""
+        return self._options
+
+    def index_in(self, options: Sequence[Any]) -> Any:
+        """The chosen one's place among other options; None if they lack one of these."""
+        places = [
+            next((i for i, o in enumerate(options) if same(o, x)), None) for x in self._options
+        ]
+        if None in places:
+            return None
+        trace = Trace.current()
+        assert trace is not None
+        if not trace.recording:
+            return places[self._keys.index(trace.number_in(self._index, trace.active[0]))]
+        if places == self._keys and not isinstance(self._index, TracedBool):
+            return self._index
+        return pick(trace, self._index, self._keys, places)
 
     def map(self, function: Callable[[Any], Any]) -> Any:
         """``function`` of the chosen object."""
@@ -52,6 +73,8 @@ class Chosen:
         return self.map(lambda option: option(*args, **kwargs))
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         values = [getattr(x, name) for x in self._options]
         trace = recorded()
         if trace is None or all(v is values[0] for v in values):

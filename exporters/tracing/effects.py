@@ -13,7 +13,7 @@ import dataclasses
 import types
 from typing import TYPE_CHECKING, Any, Protocol
 
-from exporters.tracing.lists import Contents, ScanList, StagedList
+from exporters.tracing.lists import ScanList, StagedList
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -54,6 +54,11 @@ class Change:
     MISSING = _MISSING
 
     @property
+    def is_attribute(self) -> bool:
+        """Whether the place is an attribute of an object."""
+        return not self.label.endswith("]")
+
+    @property
     def place(self) -> tuple[int, Any]:
         """Identifies the place among the changes of several bodies."""
         return id(self.container), self.key
@@ -82,7 +87,7 @@ class Snapshot:
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], str]] = []
         self._lists: list[tuple[Any, list[Any], str]] = []
         self._sets: list[tuple[set[Any], set[Any]]] = []
-        self._staged: list[tuple[StagedList, Contents, str]] = []
+        self._staged: list[tuple[StagedList, Any, str]] = []
         self._seen: set[int] = set()
         self._alive: list[Any] = []
         pending = [(x, "") for x in roots]
@@ -151,7 +156,7 @@ class Snapshot:
                 if old is not new:
                     found.append(Change(items, index, old, new, f"{label}[{index}]"))
         for staged, contents, label in self._staged:
-            if staged.contents is not contents:
+            if staged.contents != contents:
                 now = staged.at(staged.contents)
                 found.append(Change(staged, "contents", staged.at(contents), now, label))
         return found
@@ -197,7 +202,7 @@ class Snapshot:
                 members.clear()
                 members.update(kept)
         for staged, contents, _ in self._staged:
-            if staged.contents is not contents:
+            if staged.contents != contents:
                 staged.assign(contents)
 
 

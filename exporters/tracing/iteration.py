@@ -83,7 +83,7 @@ def natively(items: Any) -> Any:
     if isinstance(items, Iterable):
         return (items.item(i) for i in range(trace.number_in(items.count, world)))
     if isinstance(items, StagedList):
-        return list(items.contents.worlds[world])
+        return items.in_world(world)
     return trace.frontend.concrete(items, world) if trace.frontend.is_array(items) else items
 
 
@@ -111,6 +111,16 @@ class Nested:
         self.items = items
         self.element = element
         self.tests = tests
+
+
+def for_each(items: Any, into: Any) -> None:
+    """Append every item to a staged list."""
+    trace = recorded()
+    if trace is None or iterable(trace, items) is None:
+        for item in natively(items):
+            into.append(item)
+        return
+    into.extend(comprehension(items, lambda x: x))
 
 
 def comprehension(

@@ -2,161 +2,299 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-
-from exporters.tracing.scalars import ScalarRecord, TracedInt
+from exporters.errors import BranchMismatchError
+from exporters.tracing.columns import Column, ItemType
+from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from exporters.tracing.nodes import Node
     from exporters.tracing.trace import Trace
 
-__all__ = ["Contents", "ItemType", "ScanBrokenError", "ScanList", "StagedList"]
+__all__ = ["ScanBrokenError", "ScanList", "StagedList"]
 
-_NUMBERS = {int: ir.DataType.INT64, float: ir.DataType.DOUBLE, bool: ir.DataType.BOOL}
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ItemType:
-    """What a staged list's items are.
-
-    Attributes:
-        dtype: Element type.
-        rank: Number of dims.
-        number: Python type, None for arrays.
-    """
-
-    dtype: ir.DataType
-    rank: int
-    number: type | None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Contents:
-    """The items of a staged list at one point of the program.
-
-    Attributes:
-        worlds: The items in each world.
-        stacked: All items along a new first axis, if they always have one shape.
-        sequence: The items as an ONNX sequence; None if only ``stacked`` is there.
-    """
-
-    worlds: dict[int, list[Any]]
-    stacked: ir.Value | None
-    sequence: ir.Value | None
+_NONE = object()
+Changed = list[tuple[Column, dict[int, list[Any]], Any, ItemType]]
 
 
 class StagedList(list[Any]):
-    """A list of arrays or numbers of one type, whose length only run time knows.
+    """A list of items of one structure, whose length only run time knows.
 
     It is a real ``list`` (of the first world's items) to whoever checks, and a stacked tensor or an
-    ONNX sequence in the graph.
+    ONNX sequence for each leaf of its items in the graph.
 
     Args:
         trace: The trace it belongs to.
-        contents: Its items.
-        item: Their type.
+        item: The structure of each item.
+        columns: The leaves of all items, one column for each.
+        data: Whether its length depends on input values, not only on sizes.
     """
 
-    def __init__(self, trace: Trace, contents: Contents, item: ItemType) -> None:
-        super().__init__(next(iter(contents.worlds.values())))
+    def __init__(
+        self, trace: Trace, item: Node, columns: tuple[Column, ...], *, data: bool = True
+    ) -> None:
         self.trace = trace
         self.item = item
-        self.contents = contents
-
-    def assign(self, contents: Contents) -> None:
-        """Hold other items from now on."""
-        self.contents = contents
-        super().__setitem__(slice(None), next(iter(contents.worlds.values())))
-
-    def at(self, contents: Contents) -> StagedList:
-        """A list of the same type with other items."""
-        return StagedList(self.trace, contents, self.item)
+        self.columns = columns
+        self.data = data
+        super().__init__(self.in_world(trace.active[0]))
 
     __hash__ = None
 
     def __reduce__(self) -> Any:
         return list, (list.copy(self),)
 
-    # The graph's side
+    # State
 
-    def sequence(self) -> ir.Value:
-        """The items as an ONNX sequence."""
-        sequence, stacked, op = self.contents.sequence, self.contents.stacked, self.trace.builder
-        if sequence is not None:
-            return sequence
-        assert stacked is not None
+    @property
+    def contents(self) -> tuple[Node, tuple[Column, ...]]:
+        """What it holds at this point of the program."""
+        return self.item, self.columns
 
-        def make(_: Any) -> ir.Value:
-            return self._typed(op.emit("SplitToSequence", stacked, axis=0, keepdims=0))
+    def assign(self, contents: tuple[Node, tuple[Column, ...]]) -> None:
+        """Hold something else from now on."""
+        self.item, self.columns = contents
+        super().__setitem__(slice(None), self.in_world(self.trace.active[0]))
 
-        return op.once(("sequence", stacked), make, stacked)
+    def in_world(self, world: int) -> list[Any]:
+        """The items in one world."""
+        columns = [self._column_in(c, world) for c in self.columns]
+        return [self.item.build(iter(row)) for row in zip(*columns, strict=True)]
 
-    def _typed(self, sequence: ir.Value) -> ir.Value:
-        sequence.type = ir.SequenceType(ir.TensorType(self.item.dtype))
-        return sequence
+    def _column_in(self, column: Column, world: int) -> list[Any]:
+        if column.items is None and world not in column.worlds:
+            world = next(iter(column.worlds))  # a world that was left behind
+        return column.in_world(world)
 
-    def stacked(self) -> ir.Value:
-        """The items along a new first axis."""
-        if self.contents.stacked is not None:
-            return self.contents.stacked
-        value: ir.Value = self.trace.builder.emit(
-            "ConcatFromSequence", self.contents.sequence, axis=0, new_axis=1
-        )
-        value.type = ir.TensorType(self.item.dtype)
-        value.shape = ir.Shape([None] * (self.item.rank + 1))
-        return value
+    def example(self) -> Any:
+        """An item that stands for all."""
+        from exporters.tracing.leaves import Example  # leaves are columns, too
+
+        return self.item.build(iter([Example(c.type) for c in self.columns]))
+
+    def at(self, contents: tuple[Node, tuple[Column, ...]]) -> StagedList:
+        """A list with other contents."""
+        return StagedList(self.trace, *contents, data=self.data)
+
+    def copy(self) -> StagedList:
+        """A list of its own with the same items."""
+        return self.at(self.contents)
 
     def staged_length(self) -> Any:
         """How many items there are: a traced int, or in an eager replay an int."""
-        lengths = {w: len(items) for w, items in self.contents.worlds.items()}
         if not self.trace.recording:
-            return lengths[self.trace.active[0]]
-        if self.contents.stacked is not None:
-            record = ScalarRecord(
-                self.trace, lengths, data=True, origin=(self.contents.stacked, 0), nonnegative=True
-            )
-        else:
-            value = self.trace.builder.emit("SequenceLength", self.contents.sequence)
-            value.shape = ir.Shape([])
-            record = ScalarRecord(self.trace, lengths, data=True, scalar=value, nonnegative=True)
-        return TracedInt(record)
+            return len(self.in_world(self.trace.active[0]))
+        stacked = (c for c in self.columns if c.stacked is not None)
+        return next(stacked, self.columns[0]).length(data=self.data)
 
-    def _change(self, change: Any, item: Any = None) -> dict[int, list[Any]]:
-        """The items in each active world after ``change(items, item, world)``."""
-        worlds = dict(self.contents.worlds)
+    # Changes
+
+    def _changed(self, edit: Callable[[list[Any], Any, int], Any], item: Any = _NONE) -> Changed:
+        """Each column with its items after an edit, and the new item's leaf and type.
+
+        Args:
+            edit: Called with the items, the new one, and the world.
+            item: The new item, if there is one.
+        """
+        leaves: list[Any] = [None] * len(self.columns)
+        kinds = [c.type for c in self.columns]
+        if item is not _NONE:
+            leaves, kinds = self._leaves_of(item)
+        after: list[dict[int, list[Any]]] = [{} for _ in self.columns]
 
         def apply(w: int) -> None:
-            items = list(worlds[w])
-            change(items, self.trace.frontend.concrete(item, w), w)
-            worlds[w] = items
+            for column, leaf, worlds in zip(self.columns, leaves, after, strict=True):
+                items = column.in_world(w)
+                edit(items, self._leaf_in(leaf, w), w)
+                worlds[w] = items
 
         self.trace.in_worlds(apply)
-        return worlds
+        active = self.trace.active
+        kept = [{w: worlds[w] for w in active} for worlds in after]
+        return list(zip(self.columns, kept, leaves, kinds, strict=True))
 
-    def _put(self, worlds: dict[int, list[Any]], op_type: str, *inputs: Any) -> None:
-        trace = self.trace
-        if not trace.recording:
-            self.assign(dataclasses.replace(self.contents, worlds=worlds))
+    def _leaf_in(self, leaf: Any, world: int) -> Any:
+        from exporters.tracing.leaves import Dummy
+
+        if isinstance(leaf, Dummy):
+            return self.trace.frontend.zeros_like(self.trace.frontend.concrete(leaf.like, world))
+        return self.trace.frontend.concrete(leaf, world)
+
+    def _leaves_of(self, item: Any) -> tuple[list[Any], list[ItemType]]:
+        """An item's leaves, and the types that the columns have with it among them.
+
+        Raises:
+            Interrupt: It has another structure than the other items.
+        """
+        from exporters.tracing.leaves import item_type
+        from exporters.tracing.merging import Ways, describe
+
+        leaves: list[Any] = []
+        if not self.item.take(self.trace, item, leaves):
+            leaves = []
+            source, _ = self.trace.position()
+            ways = Ways(self.trace, ("the others", "the new item"), source)
+            try:
+                wider = ways.merge("the list's items", [self.example(), item], always=True)
+            except BranchMismatchError as error:
+                raise Interrupt(error) from error
+            if len(wider.slots) != len(self.columns) or not wider.node.take(
+                self.trace, item, leaves
+            ):
+                raise Interrupt(
+                    BranchMismatchError(
+                        f"the list holds {describe(self.trace, self.example())}, the new item is "
+                        f"{describe(self.trace, item)}",
+                        source=source,
+                        hint="put items of one structure, dtype and number of dims into the list",
+                    )
+                )
+            self.item = wider.node
+        kinds = []
+        for column, leaf in zip(self.columns, leaves, strict=True):
+            joined = column.type.join(item_type(self.trace, leaf))
+            assert joined is not None
+            kinds.append(joined)
+        return leaves, kinds
+
+    def _number(self, place: Any, world: int) -> Any:
+        return self.trace.frontend.concrete(place, world)
+
+    def _assign_columns(self, columns: Iterable[Column]) -> None:
+        self.assign((self.item, tuple(columns)))
+
+    def _eagerly(self, changed: Changed) -> bool:
+        """Make a change that is not recorded."""
+        if self.trace.recording:
+            self.trace.moved()
+            return False
+        self._assign_columns(Column(self.trace, k, worlds) for _, worlds, _, k in changed)
+        return True
+
+    def append(self, item: Any) -> None:
+        """Add an item at the end."""
+        changed = self._changed(lambda items, x, _: items.append(x), item)
+        if not self._eagerly(changed):
+            self._assign_columns(c.insert(worlds, x, kind) for c, worlds, x, kind in changed)
+
+    def insert(self, index: Any, item: Any) -> None:
+        """Add an item before a place."""
+        changed = self._changed(lambda items, x, w: items.insert(self._number(index, w), x), item)
+        if not self._eagerly(changed):
+            self._assign_columns(
+                c.insert(worlds, x, kind, index) for c, worlds, x, kind in changed
+            )
+
+    def pop(self, index: Any = -1) -> Any:
+        """Take an item out."""
+        item = self[index]
+        del self[index]
+        return item
+
+    def __delitem__(self, index: Any) -> None:
+        changed = self._changed(lambda items, _, w: items.pop(self._number(index, w)))
+        if not self._eagerly(changed):
+            self._assign_columns(c.erase(worlds, index) for c, worlds, _, _ in changed)
+
+    def __setitem__(self, index: Any, item: Any) -> None:
+        if isinstance(index, slice):
+            kept = (
+                self[: index.start or 0],
+                item,
+                self[index.stop :] if index.stop is not None else [],
+            )
+            joined = self.joined(*kept)
+            self.assign(joined.contents)
             return
-        trace.moved()
-        values = [trace.frontend.item_value(x, self.item) if i == 0 and op_type == "SequenceInsert"
-                  else trace.builder.operand(x, ir.DataType.INT64) for i, x in enumerate(inputs)]  # fmt: skip
-        sequence = trace.builder.emit(op_type, self.sequence(), *values)
-        self.assign(Contents(worlds, None, self._typed(sequence)))
+        changed = self._changed(
+            lambda items, x, w: items.__setitem__(self._number(index, w), x), item
+        )
+        if not self._eagerly(changed):
+            self._assign_columns(
+                c.replace(worlds, index, x, kind) for c, worlds, x, kind in changed
+            )
 
-    # Python's side
+    def clear(self) -> None:
+        """Take all items out."""
+        empty: dict[int, list[Any]] = {w: [] for w in self.trace.active}
+        self._assign_columns(Column(self.trace, c.type, empty, items=()) for c in self.columns)
+
+    def joined(self, *parts: Iterable[Any]) -> StagedList:
+        """A list of the items of several."""
+        whole = self.at(
+            (self.item, tuple(Column(self.trace, c.type, {}, items=()) for c in self.columns))
+        )
+        for part in parts:
+            whole.extend(part)
+        return whole
+
+    def extend(self, items: Iterable[Any]) -> None:
+        """Add several items at the end."""
+        if isinstance(items, StagedList) and self.trace.recording:
+            if items.item.signature() != self.item.signature():
+                self._leaves_of(items.example())
+            pairs = list(zip(self.columns, items.columns, strict=True))
+            self._assign_columns(a.join(b) for a, b in pairs)
+            self.data = self.data or items.data
+            return
+        from exporters.tracing.iteration import for_each  # it makes staged lists itself
+
+        for_each(items, self)
+
+    def reverse(self) -> None:
+        """Turn the order round."""
+        self.assign(self[::-1].contents)
+
+    def sort(self, *, key: Any = None, reverse: bool = False) -> None:
+        """Sort the items by numbers."""
+        self.assign(self.trace.frontend.sorted_list(self, key, reverse=reverse).contents)
+
+    def reordered(self, order: Any) -> StagedList:
+        """The items at other places.
+
+        Args:
+            order: The place of each item, a rank-1 handle.
+        """
+        worlds = {w: self._number(order, w).tolist() for w in self.trace.active}
+        value = self.trace.frontend.graph(order)
+        columns = []
+        for column in self.columns:
+            moved = {w: [column.in_world(w)[i] for i in worlds[w]] for w in self.trace.active}
+            columns.append(column.gather(moved, value))
+        return self.at((self.item, tuple(columns)))
+
+    def remove(self, item: Any) -> None:
+        """Take out the first item that equals another."""
+        del self[self.index(item)]
+
+    # What a deque has besides
+
+    def appendleft(self, item: Any) -> None:
+        """Add an item at the start."""
+        self.insert(0, item)
+
+    def popleft(self) -> Any:
+        """Take the first item out."""
+        return self.pop(0)
+
+    # Reading
+
+    def _lengths(self) -> dict[int, int]:
+        return {w: len(self.in_world(w)) for w in self.trace.active}
 
     def __len__(self) -> int:
-        lengths = {w: len(items) for w, items in self.contents.worlds.items()}
-        return int(self.trace.decide(lengths, data=True, asked="len() of the list in"))
+        if not self.trace.live:
+            return list.__len__(self)
+        return int(
+            self.trace.decide(self._lengths(), data=self.data, asked="len() of the list in")
+        )
 
     def __bool__(self) -> bool:
-        answers = {w: bool(items) for w, items in self.contents.worlds.items()}
-        return bool(self.trace.decide(answers, data=True, asked="the truth of the list in"))
+        answers = {w: bool(n) for w, n in self._lengths().items()}
+        return bool(self.trace.decide(answers, data=self.data, asked="the truth of the list in"))
 
     def __iter__(self) -> Iterator[Any]:
         for index in range(len(self)):
@@ -165,45 +303,42 @@ class StagedList(list[Any]):
     def __getitem__(self, index: Any) -> Any:
         trace = self.trace
         if isinstance(index, slice):
-            raise TypeError("a list whose length depends on data cannot be sliced")
-        worlds = self.contents.worlds
-        picked = trace.in_worlds(lambda w: worlds[w][trace.number_in(index, w)])
+            return self._cut(index)
+        found: list[dict[int, Any]] = [{} for _ in self.columns]
+
+        def pick(w: int) -> None:
+            place = self._number(index, w)
+            for column, picked in zip(self.columns, found, strict=True):
+                picked[w] = column.in_world(w)[place]
+
+        trace.in_worlds(pick)
+        kept = [{w: picked[w] for w in trace.active} for picked in found]
         if not trace.recording:
-            return picked[trace.active[0]]
+            return self.item.build(iter([p[trace.active[0]] for p in kept]))
         trace.moved()
-        op = trace.builder
-        place = op.operand(index, ir.DataType.INT64)
-        if self.contents.stacked is not None:
-            value = op.Gather(self.contents.stacked, place, axis=0)
-        else:
-            value = op.emit("SequenceAt", self.contents.sequence, place)
-            value.type = ir.TensorType(self.item.dtype)
-        if self.item.number is None:
-            return trace.frontend.track_value(picked, value, unbacked=True)
-        value.shape = ir.Shape([])
-        scalar = op.cast(value, _NUMBERS[self.item.number])
-        return trace.number(
-            ScalarRecord(trace, picked, data=True, scalar=scalar), self.item.number
-        )
+        if trace.frontend.is_array(index):
+            index = trace.frontend.to_number(index)
+        leaves = [c.take(index, p) for c, p in zip(self.columns, kept, strict=True)]
+        return self.item.build(iter(leaves))
 
-    def append(self, item: Any) -> None:
-        """Add an item at the end."""
-        self._put(self._change(lambda items, x, _: items.append(x), item), "SequenceInsert", item)
+    def _cut(self, bounds: slice) -> StagedList:
+        numbers = self.trace.frontend.concrete
 
-    def insert(self, index: Any, item: Any) -> None:
-        """Add an item before a position."""
-        number = self.trace.number_in
-        worlds = self._change(lambda items, x, w: items.insert(number(index, w), x), item)
-        self._put(worlds, "SequenceInsert", item, index)
+        def cut_items(items: list[Any], _: Any, w: int) -> None:
+            items[:] = items[numbers(bounds, w)]
 
-    def extend(self, items: Iterable[Any]) -> None:
-        """Add several items at the end."""
-        for item in items:
-            self.append(item)
+        changed = self._changed(cut_items)
+        if not self.trace.recording:
+            columns = tuple(Column(self.trace, k, worlds) for _, worlds, _, k in changed)
+            return self.at((self.item, columns))
+        self.trace.moved()
+        parts = (bounds.start, bounds.stop)
+        moving = any(hasattr(b, "record") and b.record.data for b in parts)
+        columns = tuple(c.cut(worlds, bounds) for c, worlds, _, _ in changed)
+        return StagedList(self.trace, self.item, columns, data=self.data or moving)
 
-    def __iadd__(self, items: Iterable[Any]) -> StagedList:
-        self.extend(items)
-        return self
+    def __reversed__(self) -> Iterator[Any]:
+        return iter(self[::-1])
 
     def __add__(self, items: Iterable[Any]) -> StagedList:
         joined = self.copy()
@@ -211,48 +346,28 @@ class StagedList(list[Any]):
         return joined
 
     def __radd__(self, items: list[Any]) -> StagedList:
-        joined = self.copy()
-        for index, item in enumerate(items):
-            joined.insert(index, item)
-        return joined
+        return self.joined(items, self)
 
-    def copy(self) -> StagedList:
-        """A list of its own with the same items."""
-        return self.at(self.contents)
+    def __iadd__(self, items: Iterable[Any]) -> StagedList:
+        self.extend(items)
+        return self
 
-    def pop(self, index: Any = -1) -> Any:
-        """Take an item out."""
-        item = self[index]
-        number = self.trace.number_in
-        self._put(
-            self._change(lambda items, _, w: items.pop(number(index, w))), "SequenceErase", index
-        )
-        return item
+    def __mul__(self, times: Any) -> StagedList:
+        return self.joined(*[self] * times.__index__())
 
-    def clear(self) -> None:
-        """Take all items out."""
-        worlds: dict[int, list[Any]] = {w: [] for w in self.contents.worlds}
-        if not self.trace.recording:
-            self.assign(dataclasses.replace(self.contents, worlds=worlds))
-            return
-        empty = self.trace.builder.emit("SequenceEmpty", dtype=self.item.dtype)
-        self.assign(Contents(worlds, None, self._typed(empty)))
+    def __contains__(self, item: Any) -> bool:
+        return bool(self.trace.frontend.list_count(self, item) > 0)
 
-    def __setitem__(self, index: Any, item: Any) -> None:
-        trace, number = self.trace, self.trace.number_in
-        worlds = self._change(lambda items, x, w: items.__setitem__(number(index, w), x), item)
-        if not trace.recording:
-            self.assign(dataclasses.replace(self.contents, worlds=worlds))
-            return
-        trace.moved()
-        op = trace.builder
-        place = op.operand(index, ir.DataType.INT64)
-        value = trace.frontend.item_value(item, self.item)
-        length = op.emit("SequenceLength", self.sequence())
-        positive = op.Where(op.Less(place, 0), op.Add(place, length), place)
-        erased = self._typed(op.emit("SequenceErase", self.sequence(), positive))
-        inserted = op.emit("SequenceInsert", erased, value, positive)
-        self.assign(Contents(worlds, None, self._typed(inserted)))
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def index(self, item: Any, *_: Any) -> Any:
+        """The place of the first item that equals another."""
+        return self.trace.frontend.list_index(self, item)
+
+    def count(self, item: Any) -> Any:
+        """How many items equal another."""
+        return self.trace.frontend.list_count(self, item)
 
 
 class ScanBrokenError(BaseException):
@@ -282,6 +397,8 @@ class ScanList(list[Any]):
 
     def extend(self, items: Iterable[Any]) -> None:
         """Add several items at the end."""
+        if isinstance(items, StagedList):
+            raise ScanBrokenError
         for item in items:
             self.append(item)
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
 from exporters.tracing.bodies import Outcome, condition_value, frozen, run_body, seal
 from exporters.tracing.effects import Change
-from exporters.tracing.lists import ItemType, ScanBrokenError, ScanList, StagedList
-from exporters.tracing.loop_state import Reference, Seen
-from exporters.tracing.merging import (
+from exporters.tracing.leaves import (
+    ABSENT,
     UNBOUND,
+    Dummy,
     LeafType,
-    Merged,
-    Slot,
-    flatten_state,
-    is_staged,
-    item_type,
     leaf_in,
-    leaf_type,
     leaf_value,
     make_leaf,
     same,
 )
+from exporters.tracing.lists import ScanBrokenError, ScanList, StagedList
+from exporters.tracing.loop_state import Reference, Seen
+from exporters.tracing.merging import Merged, flatten_state, is_staged
 from exporters.tracing.scalars import ScalarRecord
 
 if TYPE_CHECKING:
@@ -32,10 +30,14 @@ if TYPE_CHECKING:
 
     from exporters.tracing.graph import Block
     from exporters.tracing.loop_state import LoopState
+    from exporters.tracing.nodes import ListNode, Slot
     from exporters.tracing.record import Record
     from exporters.tracing.trace import Trace
 
 __all__ = ["AgainError", "Recording", "has_rank"]
+
+
+_MOST_VALUES = 24  # of a name, until its type is given up
 
 
 class AgainError(Exception):
@@ -50,11 +52,11 @@ class Recording:
         self.trace = loop.trace
         self.memories = memories
         self.unscanned = unscanned
-        self.scans: list[tuple[Reference, Seen, ItemType]] = []
+        self.scans: list[tuple[Reference, Seen, ListNode, list[Slot]]] = []
         self.carried: list[tuple[Reference, Seen, Merged]] = []
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
-        self.scanned: list[list[ir.Value]] = []
+        self.scanned: list[list[list[ir.Value]]] = []
         self.condition: ir.Value | None = None
         self.outcome: Outcome | None = None
 
@@ -81,49 +83,40 @@ class Recording:
                 transient=True,
             )
         except ScanBrokenError as broken:
-            self.unscanned.update(r.identity for r, _, _ in self.scans)
+            self.unscanned.update(r.identity for r, *_ in self.scans)
             raise AgainError from broken
 
     # What is carried
 
     def _sort_state(self) -> None:
         for reference, seen in self.loop.seen.values():
-            item = self._scan_type(reference, seen)
-            if item is not None:
-                self.scans.append((reference, seen, item))
+            self.loop.ways.observed = seen.shapes
+            scan = self._scan_type(reference, seen)
+            if scan is not None:
+                self.scans.append((reference, seen, *scan))
                 continue
             merged = self._merge(reference, seen)
             if isinstance(merged, Merged):
                 self.carried.append((reference, seen, merged))
 
-    def _scan_type(self, reference: Reference, seen: Seen) -> ItemType | None:
-        """The item type of a list that may become a scan output."""
+    def _scan_type(self, reference: Reference, seen: Seen) -> tuple[ListNode, list[Slot]] | None:
+        """The structure of a list that may become scan outputs."""
         if reference.identity in self.unscanned or seen.grows is None or seen.grows < 1:
             return None
-        if isinstance(seen.start, StagedList) and seen.start.contents.stacked is None:
+        if isinstance(seen.start, StagedList) and any(
+            c.stacked is None and c.items is None for c in seen.start.columns
+        ):
             return None
-        shapes = {s for leaf in seen.shapes for per_world in leaf.values() for s in per_world}
-        ranks = {len(s) for s in shapes}
-        per_world = [
-            set().union(*(leaf.get(w, set()) for leaf in seen.shapes)) for w in self.loop.trips
-        ]
-        if len(ranks) > 1 or any(len(s) > 1 for s in per_world):
+        found = self.loop.ways.list_of(reference.label, [seen.start, *seen.values])
+        if found is None or any(s.type.item is None or s.type.item.varies for s in found[1]):
             return None
-        return item_type(self.trace, [seen.start, *seen.values])
+        return found
 
     def _merge(self, reference: Reference, seen: Seen) -> Any:
-        trace, label = self.trace, reference.label
-        start, values = seen.start, list(seen.values)
-        if start is UNBOUND:
-            leaves, tree = flatten_state(trace, values[0])
-            start = tree.unflatten([trace.frontend.zeros_like(x) for x in leaves])
-            seen.start = start
-            merged = self.loop.ways.merge(label, [start, *values])
-            if not isinstance(merged, Merged):  # a constant: carried all the same
-                leaves, tree = flatten_state(trace, values[0])
-                merged = Merged(label, tree, [Slot([x, x], leaf_type(trace, x)) for x in leaves])
-            return merged
-        return self.loop.ways.merge(label, [start, *values])
+        ways, label = self.loop.ways, reference.label
+        if seen.start is UNBOUND:  # what it is before the first iteration is never read
+            return ways.merge(label, [ABSENT, *seen.values], always=True)
+        return ways.merge(label, [seen.start, *seen.values])
 
     # The body
 
@@ -140,9 +133,9 @@ class Recording:
             for slot in merged.slots:
                 value = self._input(reference.label, slot.type, block)
                 block.inputs.append(value)
-                handles.append(self._handle(slot, value, seen, merged))
+                handles.append(self._handle(slot, value, seen))
             self.bind(reference, merged.rebuild(handles), names)
-        for reference, _, _ in self.scans:
+        for reference, *_ in self.scans:
             self.bind(reference, ScanList(trace), names)
         self.loop.scope.set(tuple(names))
         for record in self.memories.values():
@@ -165,68 +158,64 @@ class Recording:
             reference.container[reference.key] = value
 
     def _input(self, label: str, kind: LeafType, block: Block) -> ir.Value:
+        listed = kind.item is not None and not kind.item.stacks
         element = ir.TensorType(kind.dtype)
+        shape: list[int | None] | None = [] if kind.kind == "number" else None
+        if kind.item is not None and kind.item.stacks:
+            shape = [None, *kind.item.dims]
         value = ir.Value(
-            name=self.trace.builder.unique_name(label.lstrip(".") or "state"),
-            type=ir.SequenceType(element) if kind.kind == "list" else element,
-            shape=ir.Shape([]) if kind.kind == "number" else None,
+            name=self.trace.builder.unique_name(re.sub(r"\W+", "_", label).strip("_") or "state"),
+            type=ir.SequenceType(element) if listed else element,
+            shape=None if shape is None else ir.Shape(shape),
         )
         value.meta["block"] = block
         return value
 
-    def _handle(self, slot: Slot, value: ir.Value, seen: Seen, merged: Merged) -> Any:
+    def _handle(self, slot: Slot, value: ir.Value, seen: Seen) -> Any:
         """What the body sees: the state at the start of an iteration."""
-        trace = self.trace
-        start = slot.values[0]
-        shown = start
-        if slot.type.kind == "array" and not has_rank(trace, start, slot.type.rank):
-            shown = next(x for x in slot.values if has_rank(trace, x, slot.type.rank))
+        trace, rank = self.trace, slot.type.rank
+        shown = slot.values[0]
+        if slot.type.kind == "array" and not has_rank(trace, shown, rank):
+            shown = next(x for x in slot.values if has_rank(trace, x, rank))
+        elif isinstance(shown, Dummy):
+            shown = shown.like
         worlds = {w: leaf_in(trace, shown, slot.type, w) for w in trace.active}
         dims, varies = None, False
         if slot.type.kind == "array":
-            dims = self.dims(slot, seen, merged)
-            varies = self.varies(slot, seen, merged)
+            dims, varies = self.dims(slot, seen), self.varies(slot, seen)
         return make_leaf(trace, worlds, value, slot.type, dims=dims, unbacked=varies)
 
-    def dims(self, slot: Slot, seen: Seen, merged: Merged) -> list[int | None]:
+    def dims(self, slot: Slot, seen: Seen) -> list[int | None]:
         """The sizes that stay the same over all iterations, in every world, from the start."""
-        trace = self.trace
-        start = slot.values[0]
-        if not has_rank(trace, start, slot.type.rank):
-            return [None] * slot.type.rank
-        known = [d if isinstance(d, int) else None for d in trace.frontend.type_of(start)[1]]
-        for value in slot.values[1:]:
-            if has_rank(trace, value, slot.type.rank):
-                dims = trace.frontend.type_of(value)[1]
-                known = [k if k == d else None for k, d in zip(known, dims, strict=True)]
-        for shape in self._shapes(slot, seen, merged):
-            known = [k if k == s else None for k, s in zip(known, shape, strict=True)]
-        return known
+        trace, rank = self.trace, slot.type.rank
+        known: list[int | None] | None = None
+        for value in slot.values:
+            if isinstance(value, Dummy):
+                continue
+            if not has_rank(trace, value, rank):
+                return [None] * rank
+            found = [d if isinstance(d, int) else None for d in trace.frontend.type_of(value)[1]]
+            pairs = zip(known or found, found, strict=True)
+            known = [a if a == b else None for a, b in pairs]
+        for shapes in seen.shapes.get(slot.path, {}).values():
+            for shape in shapes:
+                if known is not None and len(shape) == rank:
+                    known = [k if k == s else None for k, s in zip(known, shape, strict=True)]
+        return [None] * rank if known is None else known
 
-    def varies(self, slot: Slot, seen: Seen, merged: Merged) -> bool:
+    def varies(self, slot: Slot, seen: Seen) -> bool:
         """Whether sizes change from one iteration to the next."""
-        trace = self.trace
-        if not has_rank(trace, slot.values[0], slot.type.rank):
+        trace, start = self.trace, slot.values[0]
+        if not has_rank(trace, start, slot.type.rank):
             return True
-        record = trace.record(slot.values[0])
+        record = trace.record(start)
         if record is not None and record.unbacked:
             return True
-        index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
-        if index >= len(seen.shapes):
-            return False
-        for world, shapes in seen.shapes[index].items():
-            start = trace.frontend.shape_of(trace.frontend.concrete(slot.values[0], world))
-            if any(s != start for s in shapes):
+        for world, shapes in seen.shapes.get(slot.path, {}).items():
+            before = trace.frontend.shape_of(trace.frontend.concrete(start, world))
+            if any(s != before for s in shapes):
                 return True
         return False
-
-    def _shapes(self, slot: Slot, seen: Seen, merged: Merged) -> list[tuple[int, ...]]:
-        index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
-        if index >= len(seen.shapes):
-            return []
-        return [
-            s for shapes in seen.shapes[index].values() for s in shapes if len(s) == slot.type.rank
-        ]
 
     def _body(self) -> None:
         loop, trace = self.loop, self.trace
@@ -255,32 +244,47 @@ class Recording:
             values = tuple(frozen(trace, x) for x in loop.scope.get())
             outcome = dataclasses.replace(outcome, values=values)
         self._require_known_state(outcome)
-        for reference, _, merged in self.carried:
+        for reference, seen, merged in self.carried:
             after = self._after(reference, outcome)
-            leaves, _ = flatten_state(trace, after)
-            self._require_constants(reference, merged, leaves, after)
-            if any(s.type.kind == "list" for s in merged.slots):
-                leaves = [after]
-            for slot, leaf in zip(merged.slots, self._chosen(merged, leaves), strict=True):
-                self._require_type(reference, slot, leaf)
+            leaves = merged.leaves_of(trace, after)
+            if leaves is None:
+                self._again_with(reference, after)
+            for slot, leaf in zip(merged.slots, leaves or (), strict=True):
+                self._require_sizes(reference, seen, slot, leaf)
                 self.outputs.append(leaf_value(trace, leaf, slot.type))
         for key, record in self.memories.items():
             found = outcome.memories.get(key)
             self.outputs.append(found[1] if found is not None else trace.read(record))
-        for reference, seen, item in self.scans:
+        for reference, seen, node, slots in self.scans:
             filled = self._after(reference, outcome)
             if not isinstance(filled, ScanList) or len(filled.items) != seen.grows:
                 self.unscanned.add(reference.identity)
                 raise AgainError
-            self.scanned.append([trace.frontend.item_value(x, item) for x in filled.items])
+            self.scanned.append([self._row(reference, node, slots, x) for x in filled.items])
         block = outcome.block
         self.outputs = self._sealed(self.outputs, block)
-        self.scanned = [self._sealed(values, block) for values in self.scanned]
+        self.scanned = [[self._sealed(row, block) for row in rows] for rows in self.scanned]
         if self.condition is not None:
             self.condition = seal(trace, self.condition, block)
 
-    def _chosen(self, merged: Merged, leaves: list[Any]) -> list[Any]:
-        return [x for x, leaf in zip(leaves, merged.leaves, strict=True) if isinstance(leaf, Slot)]
+    def _row(
+        self, reference: Reference, node: ListNode, slots: list[Slot], item: Any
+    ) -> list[ir.Value]:
+        """What an appended item adds to each scan output."""
+        leaves: list[Any] = []
+        if not node.item.take(self.trace, item, leaves):
+            self.unscanned.add(reference.identity)
+            raise AgainError
+        row: list[ir.Value] = []
+        for leaf, slot in zip(leaves, slots, strict=True):
+            kind = slot.type.item
+            assert kind is not None
+            wanted = LeafType(
+                "array" if kind.number is None else "number", kind.dtype, kind.rank, kind.number
+            )
+            value = leaf_value(self.trace, leaf, wanted)
+            row.append(self.trace.builder.cast(value, kind.dtype))
+        return row
 
     def _sealed(self, values: Sequence[ir.Value], block: Block) -> list[ir.Value]:
         result: list[ir.Value] = []
@@ -307,7 +311,7 @@ class Recording:
 
     def _require_known_state(self, outcome: Outcome) -> None:
         """Whatever the body changes must have been seen to change in the replays."""
-        known = {r.identity for r, *_ in (*self.carried, *self.scans)}
+        known = {r.identity for r, *_ in self.carried} | {r.identity for r, *_ in self.scans}
         for index, (name, before) in enumerate(
             zip(self.loop.scope.names, self.loop.names, strict=True)
         ):
@@ -321,13 +325,31 @@ class Recording:
                 reference = Reference(change.label, None, change.container, change.key)
                 self._also_carry(reference, change.before, change.after)
 
-    def _require_constants(
-        self, reference: Reference, merged: Merged, leaves: list[Any], after: Any
-    ) -> None:
-        """What the replays saw only one value of must have that value here, too."""
-        pairs = zip(merged.leaves, leaves, strict=False)
-        if any(not isinstance(known, Slot) and not same(known, leaf) for known, leaf in pairs):
-            self.loop.seen[reference.identity][1].values.append(after)
+    def _again_with(self, reference: Reference, after: Any) -> None:
+        """Record anew with a value that the replays did not see."""
+        seen = self.loop.seen[reference.identity][1]
+        if len(seen.values) >= _MOST_VALUES:
+            self.loop.ways.merge(reference.label, [seen.values[0], after])
+            raise AssertionError(f"the state {reference.label} does not settle")
+        seen.values.append(after)
+        raise AgainError
+
+    def _require_sizes(self, reference: Reference, seen: Seen, slot: Slot, leaf: Any) -> None:
+        """A size that is declared static must be that here, too."""
+        trace = self.trace
+        if slot.type.kind == "array" and has_rank(trace, leaf, slot.type.rank):
+            found = tuple(trace.frontend.type_of(leaf)[1])
+            known = tuple(self.dims(slot, seen))
+        elif slot.type.item is not None and not isinstance(leaf, Dummy):
+            found, known = leaf.type.dims, slot.type.item.dims
+        else:
+            return
+        if any(
+            isinstance(a, int) and isinstance(b, int) and a != b
+            for a, b in zip(known, found, strict=True)
+        ):
+            shape = tuple(d if isinstance(d, int) else -1 for d in found)
+            seen.shapes.setdefault(slot.path, {}).setdefault(trace.active[0], set()).add(shape)
             raise AgainError
 
     def _holds_staged(self, x: Any) -> bool:
@@ -338,17 +360,6 @@ class Recording:
         start = UNBOUND if before is Change.MISSING else before
         self.loop.seen[reference.identity] = (reference, Seen(start, [after]))
         raise AgainError
-
-    def _require_type(self, reference: Reference, slot: Slot, leaf: Any) -> None:
-        found = (
-            leaf_type(self.trace, leaf)
-            if slot.type.kind != "list" or isinstance(leaf, StagedList)
-            else slot.type
-        )
-        number_to_array = slot.type.kind == "array" and found.kind == "number"
-        wider = slot.type.kind == "number" and found.kind == "number"
-        if found != slot.type and not number_to_array and not wider:
-            self.loop.ways.merge(reference.label, [slot.values[0], leaf])
 
 
 def has_rank(trace: Trace, x: Any, rank: int) -> bool:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from exporters.tracing.bodies import condition_value
+from exporters.tracing.columns import Column
 from exporters.tracing.finish import live_nodes
-from exporters.tracing.lists import Contents, ItemType, StagedList
-from exporters.tracing.loop_body import has_rank
-from exporters.tracing.merging import (
-    UNBOUND,
-    Merged,
-    Slot,
-    as_staged_list,
-    flatten_state,
-    is_staged,
-    leaf_in,
-    leaf_value,
-    make_leaf,
-)
+from exporters.tracing.leaves import UNBOUND, Dummy, leaf_in, leaf_value, make_leaf
+from exporters.tracing.lists import StagedList
+from exporters.tracing.merging import Merged, is_staged
 
 if TYPE_CHECKING:
     from exporters.tracing.loop_body import Recording
-    from exporters.tracing.loop_state import Reference, Seen
+    from exporters.tracing.loop_state import Seen
+    from exporters.tracing.nodes import ListNode, Slot
 
 __all__ = ["LoopNode"]
 
@@ -58,7 +51,7 @@ class LoopNode:
         outputs = [
             condition,
             *self.recording.outputs,
-            *(v for values in self.recording.scanned for v in values),
+            *(v for rows in self.recording.scanned for row in rows for v in row),
         ]
         nodes = live_nodes(block.nodes, outputs)
         graph = ir.Graph(
@@ -80,7 +73,9 @@ class LoopNode:
                 start = None
         if start is None and not initial:
             start = op.operand(True)  # the schema wants two inputs
-        produced = len(self.recording.outputs) + sum(len(v) for v in self.recording.scanned)
+        produced = len(self.recording.outputs) + sum(
+            len(row) for rows in self.recording.scanned for row in rows
+        )
         if produced == 0:
             return
         emitted = op.emit("Loop", count, start, *initial, body=graph, outputs=produced)
@@ -92,10 +87,12 @@ class LoopNode:
     def _initial(self, slot: Slot) -> ir.Value:
         trace, op = self.trace, self.trace.builder
         start = slot.values[0]
-        if slot.type.kind == "list":
-            return as_staged_list(trace, start, slot.type).sequence()
         value = leaf_value(trace, start, slot.type)
-        if slot.type.kind == "array" and not has_rank(trace, start, slot.type.rank):
+        if (
+            slot.type.kind == "array"
+            and trace.frontend.is_array(start) is False
+            and not isinstance(start, Dummy)
+        ):
             value = op.Reshape(value, [1] * slot.type.rank)  # a number: it broadcasts
         return value
 
@@ -104,9 +101,10 @@ class LoopNode:
         remaining = iter(results)
         names = list(loop.names)
         for reference, seen, merged in self.recording.carried:
+            finals = self._finals(merged, seen)
             made = [
-                self._result(reference, seen, merged, slot, next(remaining))
-                for slot in merged.slots
+                self._result(seen, slot, next(remaining), {w: f[i] for w, f in finals.items()})
+                for i, slot in enumerate(merged.slots)
             ]
             self.recording.bind(reference, merged.rebuild(made), names)
         for record in self.recording.memories.values():
@@ -114,65 +112,86 @@ class LoopNode:
             value.shape = None if before.shape is None else before.shape.copy()
             value.meta["sizes"] = before.meta.get("sizes")
             trace.write(record, value)
-        for (reference, seen, item), values in zip(
+        for (reference, seen, node, slots), rows in zip(
             self.recording.scans, self.recording.scanned, strict=True
         ):
-            outputs = [next(remaining) for _ in values]
-            self.recording.bind(reference, self._scan_result(seen, item, outputs), names)
+            outputs = [[next(remaining) for _ in row] for row in rows]
+            self.recording.bind(reference, self._scan_result(seen, node, slots, outputs), names)
         loop.scope.set(tuple(names))
 
-    def _result(
-        self, reference: Reference, seen: Seen, merged: Merged, slot: Slot, value: ir.Value
-    ) -> Any:
+    def _finals(self, merged: Merged, seen: Seen) -> dict[int, list[Any]]:
+        """The leaves after the loop in each world; those at its start where it had no iteration."""
         trace = self.trace
-        index = next(i for i, leaf in enumerate(merged.leaves) if leaf is slot)
-        worlds: dict[int, Any] = {}
+        finals: dict[int, list[Any]] = {}
         for w in trace.active:
             final = seen.final.get(w, UNBOUND)
-            if final is not UNBOUND:
-                leaves = [final] if slot.type.kind == "list" else flatten_state(trace, final)[0]
-                worlds[w] = leaf_in(trace, leaves[index], slot.type, w)
-            else:
-                worlds[w] = leaf_in(trace, slot.values[0], slot.type, w)
+            leaves = None if final is UNBOUND else merged.leaves_of(trace, final)
+            if leaves is None:
+                leaves = [slot.values[0] for slot in merged.slots]
+            finals[w] = leaves
+        return finals
+
+    def _result(self, seen: Seen, slot: Slot, value: ir.Value, leaves: dict[int, Any]) -> Any:
+        trace = self.trace
+        worlds = {w: leaf_in(trace, leaf, slot.type, w) for w, leaf in leaves.items()}
         dims, varies = None, False
         if slot.type.kind == "array":
-            dims = self.recording.dims(slot, seen, merged)
-            varies = self.recording.varies(slot, seen, merged)
+            dims, varies = self.recording.dims(slot, seen), self.recording.varies(slot, seen)
         return make_leaf(trace, worlds, value, slot.type, dims=dims, unbacked=varies)
 
-    def _scan_result(self, seen: Seen, item: ItemType, outputs: list[ir.Value]) -> StagedList:
-        trace, op = self.trace, self.trace.builder
-        for value in outputs:
-            value.shape = ir.Shape([None] * (item.rank + 1))
-        if len(outputs) > 1:  # several items an iteration: [n, k, ...] -> [n * k, ...]
-            rows = op.Concat(*(op.Unsqueeze(v, [1]) for v in outputs), axis=1)
-            rest = op.Shape(outputs[0], start=1)
-            stacked = op.Reshape(rows, op.Concat(np.asarray([-1]), rest, axis=0))
-        else:
-            stacked = outputs[0]
-        start = seen.start
-        if isinstance(start, StagedList):
-            stacked = op.Concat(start.stacked(), stacked, axis=0)
-        elif start:
-            prefix = [op.Unsqueeze(trace.frontend.item_value(x, item), [0]) for x in start]
-            stacked = op.Concat(*prefix, stacked, axis=0)
-        stacked.type = ir.TensorType(item.dtype)
-        stacked.shape = ir.Shape([None, *self._item_dims(seen, item)])
-        worlds = {}
-        for w in trace.active:
-            final = seen.final.get(w)
-            if final is None:
-                kept = start.contents.worlds[w] if isinstance(start, StagedList) else start
-                final = [trace.frontend.concrete(x, w) for x in kept]
-            worlds[w] = list(final)
-        return StagedList(trace, Contents(worlds, stacked, None), item)
+    def _scan_result(
+        self, seen: Seen, node: ListNode, slots: list[Slot], rows: list[list[ir.Value]]
+    ) -> StagedList:
+        trace, columns = self.trace, []
+        for index, slot in enumerate(slots):
+            kind = slot.type.item
+            assert kind is not None
+            outputs = [row[index] for row in rows]
+            stacked = self._stacked(outputs, kind.rank)
+            start: Column = slot.values[0]
+            if start.stacked is not None or start.items:
+                before = dataclasses.replace(start, type=kind).as_stacked()
+                stacked = trace.builder.Concat(
+                    trace.builder.cast(before, kind.dtype), stacked, axis=0
+                )
+            stacked.type = ir.TensorType(kind.dtype)
+            stacked.shape = ir.Shape([None, *kind.dims])
+            columns.append(
+                Column(trace, kind, self._scanned_worlds(seen, node, index, slot), stacked)
+            )
+        return StagedList(trace, node.item, tuple(columns), data=self._length_is_data())
 
-    def _item_dims(self, seen: Seen, item: ItemType) -> list[int | None]:
-        shapes = [s for leaf in seen.shapes for per_world in leaf.values() for s in per_world]
-        worlds = {w for leaf in seen.shapes for w in leaf}
-        if not shapes or (self.trace.world_count > 1 and len(worlds) < 2):
-            return [None] * item.rank
-        return [c[0] if len(set(c)) == 1 else None for c in zip(*shapes, strict=True)]
+    def _length_is_data(self) -> bool:
+        """Whether the trip count depends on input values, not only on sizes."""
+        over = self.loop.over
+        if over is None or self.loop.test is not None:
+            return True
+        return hasattr(over.count, "record") and bool(over.count.record.data)
+
+    def _scanned_worlds(
+        self, seen: Seen, node: ListNode, index: int, slot: Slot
+    ) -> dict[int, list[Any]]:
+        trace = self.trace
+        worlds: dict[int, list[Any]] = {}
+        for w in trace.active:
+            final, leaves = seen.final.get(w), list[Any]()
+            if final is None or not node.take(trace, final, leaves):
+                worlds[w] = leaf_in(trace, slot.values[0], slot.type, w)
+            else:
+                worlds[w] = leaf_in(trace, leaves[index], slot.type, w)
+        return worlds
+
+    def _stacked(self, outputs: list[ir.Value], rank: int) -> ir.Value:
+        """Several items an iteration become rows: [n, k, ...] -> [n * k, ...]."""
+        op = self.trace.builder
+        for value in outputs:
+            value.shape = ir.Shape([None] * (rank + 1))
+        if len(outputs) == 1:
+            return outputs[0]
+        rows = op.Concat(*(op.Unsqueeze(v, [1]) for v in outputs), axis=1)
+        rest = op.Shape(outputs[0], start=1)
+        joined: ir.Value = op.Reshape(rows, op.Concat(np.asarray([-1]), rest, axis=0))
+        return joined
 
 
 def _true(name: str) -> ir.Value:

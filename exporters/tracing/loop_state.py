@@ -59,14 +59,16 @@ class Seen:
     Attributes:
         start: Before the loop.
         values: One value of each type that was seen after an iteration.
-        shapes: For each leaf, every shape that was seen, by world.
+        shapes: Every shape that was seen on a path, by world.
         final: After the loop, by world.
         grows: Items that a list gained in each iteration; None if it did anything else.
     """
 
     start: Any
     values: list[Any] = dataclasses.field(default_factory=list)
-    shapes: list[dict[int, set[tuple[int, ...]]]] = dataclasses.field(default_factory=list)
+    shapes: dict[tuple[Any, ...], dict[int, set[tuple[int, ...]]]] = dataclasses.field(
+        default_factory=dict
+    )
     final: dict[int, Any] = dataclasses.field(default_factory=dict)
     grows: int | None = None
 

@@ -5,89 +5,77 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
-
 from exporters.errors import BranchMismatchError
-from exporters.tracing.lists import Contents, ItemType, StagedList
-from exporters.tracing.pytree import Tree, flatten
-from exporters.tracing.scalars import ScalarRecord, TracedScalar
+from exporters.tracing.columns import NUMBERS, ItemType, joined_types
+from exporters.tracing.leaves import (
+    ABSENT,
+    UNBOUND,
+    Dummy,
+    Example,
+    LeafType,
+    is_leaf,
+    item_type,
+    leaf_type,
+    presence,
+    same,
+)
+from exporters.tracing.lists import StagedList
+from exporters.tracing.nodes import (
+    ITEM,
+    PRESENT,
+    Choice,
+    Constant,
+    Container,
+    Leaf,
+    ListNode,
+    Node,
+    Optional,
+    Slot,
+    as_columns,
+)
+from exporters.tracing.pytree import Tree, flatten, shallow
+from exporters.tracing.scalars import TracedScalar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    import onnx_ir as ir
+
     from exporters.tracing.source import Source
     from exporters.tracing.trace import Trace
 
-__all__ = ["KEEP", "UNBOUND", "LeafType", "Merged", "Slot", "is_leaf", "leaf_type", "make_leaf"]
+__all__ = ["UNBOUND", "Merged", "Ways", "describe", "flatten_state", "is_staged", "static_dims"]
 
-
-class _Unbound:
-    """What a name holds that was never assigned."""
-
-    def __repr__(self) -> str:
-        return "unbound"
-
-
-UNBOUND = _Unbound()
-KEEP = object()
-NUMBERS = {bool: ir.DataType.BOOL, int: ir.DataType.INT64, float: ir.DataType.DOUBLE}
 _WIDTH = {bool: 0, int: 1, float: 2}
 
 
-def is_leaf(trace: Trace, x: Any) -> bool:
-    """Whether ``x`` can be a value of the graph."""
-    return isinstance(x, bool | int | float | StagedList) or trace.frontend.is_array(x)
-
-
 def flatten_state(trace: Trace, x: Any) -> tuple[list[Any], Tree]:
-    """The leaves of what a name holds, and the structure around them."""
-    return flatten(x, lambda leaf: is_leaf(trace, leaf))
+    """The values of the graph in what a name holds, staged lists among them."""
+    return flatten(x, lambda leaf: isinstance(leaf, StagedList) or is_leaf(trace, leaf))
 
 
 def is_staged(trace: Trace, x: Any) -> bool:
     """Whether ``x`` is known at run time only."""
-    return isinstance(x, TracedScalar | StagedList) or trace.frontend.is_handle(x)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class LeafType:
-    """What a name may hold at run time.
-
-    Attributes:
-        kind: ``array``, ``number`` or ``list``.
-        dtype: Element type in the graph.
-        rank: Number of dims; of the items, for a list.
-        number: Python type of a number, or of a list's items.
-    """
-
-    kind: str
-    dtype: ir.DataType
-    rank: int = 0
-    number: type | None = None
-
-
-def leaf_type(trace: Trace, x: Any) -> LeafType:
-    """The type of a leaf."""
-    if isinstance(x, StagedList):
-        return LeafType("list", x.item.dtype, x.item.rank, x.item.number)
-    if trace.frontend.is_array(x):
-        dtype, shape = trace.frontend.type_of(x)
-        return LeafType("array", dtype, len(shape))
-    number = x.kind if isinstance(x, TracedScalar) else type(x)
-    return LeafType("number", NUMBERS[number], 0, number)
+    if isinstance(x, TracedScalar | StagedList) or trace.frontend.is_handle(x):
+        return True
+    return bool(trace.optional) and presence(trace, x) is not None
 
 
 def describe(trace: Trace, x: Any) -> str:
-    """A value's type as the user writes it: ``float32[N, 8]``, ``int``, ``a list of 3``."""
+    """A value's type as the user writes it: ``float32[N, 8]``, ``int``, ``[int, int]``."""
     if x is UNBOUND:
         return "unbound"
+    if isinstance(x, Example):
+        sizes = ", ".join("?" if d is None else str(d) for d in x.type.dims)
+        number = x.type.number
+        return f"{x.type.dtype.numpy().name}[{sizes}]" if number is None else number.__name__
     if trace.frontend.is_array(x):
         dtype, shape = trace.frontend.type_of(x)
         return f"{dtype.numpy().name}[{', '.join(map(str, shape))}]"
     if isinstance(x, TracedScalar):
         return x.kind.__name__
     if isinstance(x, StagedList):
-        return "a list"
+        return f"a list of {describe(trace, x.example())}"
     if isinstance(x, list | tuple):
         inside = ", ".join(describe(trace, i) for i in x[:4]) + (", ..." if len(x) > 4 else "")
         return f"[{inside}]" if isinstance(x, list) else f"({inside})"
@@ -96,54 +84,28 @@ def describe(trace: Trace, x: Any) -> str:
     return repr(x) if isinstance(x, str | None) else type(x).__name__
 
 
-def same(a: Any, b: Any) -> bool:
-    """Whether two values are one constant: the same object, or equal plain values."""
-    if a is b:
-        return True
-    plain = int | float | str | bytes | bool | complex
-    if isinstance(a, TracedScalar) or isinstance(b, TracedScalar):
-        return False
-    return type(a) is type(b) and isinstance(a, plain) and (a == b or (a != a and b != b))
-
-
-@dataclasses.dataclass(slots=True)
-class Slot:
-    """One leaf that differs between the ways to a point of the program.
-
-    Attributes:
-        values: The leaf as each way leaves it.
-        type: The type that serves them all.
-    """
-
-    values: list[Any]
-    type: LeafType
-
-
 @dataclasses.dataclass(slots=True)
 class Merged:
     """A name (or a place in an object) with several possible values.
 
     Attributes:
         label: What the user calls it.
-        tree: The structure that all values have.
-        leaves: For each leaf either the one value it always has, or a :class:`Slot`.
+        node: The structure that serves all values.
+        slots: The leaves that differ.
     """
 
     label: str
-    tree: Tree
-    leaves: list[Any]
+    node: Node
+    slots: list[Slot]
 
-    @property
-    def slots(self) -> list[Slot]:
-        """The leaves that differ."""
-        return [leaf for leaf in self.leaves if isinstance(leaf, Slot)]
+    def rebuild(self, leaves: Sequence[Any]) -> Any:
+        """The name's value, given one leaf for each slot."""
+        return self.node.build(iter(leaves))
 
-    def rebuild(self, values: Sequence[Any]) -> Any:
-        """The name's value, given one for each slot."""
-        remaining = iter(values)
-        return self.tree.unflatten(
-            [next(remaining) if isinstance(leaf, Slot) else leaf for leaf in self.leaves]
-        )
+    def leaves_of(self, trace: Trace, x: Any) -> list[Any] | None:
+        """The leaves of ``x`` in the slots; None if it has another structure, type or constant."""
+        into: list[Any] = []
+        return into if self.node.take(trace, x, into) else None
 
 
 class Ways:
@@ -154,8 +116,9 @@ class Ways:
         names: What to call each way: "the `if` branch".
         source: The statement, for errors.
         loose: Whether a number may meet an array of any rank (in loops, where shapes may change).
-        choose: Makes one object of several that are not values of the graph; None if there is no
-            such thing.
+        choose: Makes one object of several that are not values of the graph; where it is missing,
+            their number is a value.
+        observed: The shapes that were seen on a path, by world; None if nothing was observed.
     """
 
     def __init__(
@@ -167,49 +130,207 @@ class Ways:
         loose: bool = False,
         choose: Callable[[Sequence[Any]], Any] | None = None,
     ) -> None:
-        self.choose = choose
         self.trace = trace
         self.names = names
         self.source = source
         self.loose = loose
+        self.choose = choose
+        self.observed: dict[tuple[Any, ...], dict[int, set[tuple[int, ...]]]] | None = None
 
-    def merge(self, label: str, values: Sequence[Any]) -> Merged | Any:
+    def merge(self, label: str, values: Sequence[Any], *, always: bool = False) -> Merged | Any:
         """How a name's values become one; the value itself when they are all the same.
+
+        Args:
+            label: What the user calls it.
+            values: What each way leaves; ABSENT where nobody reads it.
+            always: Whether leaves get a slot even where they are all the same.
 
         Raises:
             BranchMismatchError: No one type serves them all.
         """
         first = values[0]
-        if all(same(v, first) for v in values[1:]):
+        if not always and all(same(v, first) for v in values[1:]):
             return first
         if any(v is UNBOUND for v in values):
             return UNBOUND
-        if self._are_lists(values):
-            item = item_type(self.trace, values)
-            if item is None:
-                self._mismatch(label, values)
-            wanted = LeafType("list", item.dtype, item.rank, item.number)  # type: ignore[union-attr]
-            return Merged(label, Tree("leaf"), [Slot(list(values), wanted)])
-        flats = [flatten_state(self.trace, v) for v in values]
-        if any(not _alike(tree, flats[0][1]) for _, tree in flats[1:]):
-            objects = all(tree.kind == "static" and _is_object(tree.original) for _, tree in flats)
-            if objects and self.choose is not None:
-                return self.choose(values)
-            self._mismatch(label, values)
-        leaves: list[Any] = []
-        for group in zip(*(leaves for leaves, _ in flats), strict=True):
-            if all(same(x, group[0]) for x in group[1:]):
-                leaves.append(group[0])
-            else:
-                leaves.append(Slot(list(group), self._unify(label, group)))
-        return Merged(label, flats[0][1], leaves)
+        slots: list[Slot] = []
+        node = self._node(label, values, (), slots, always=always)
+        return (
+            node.value if isinstance(node, Constant) and not always else Merged(label, node, slots)
+        )
 
-    def _are_lists(self, values: Sequence[Any]) -> bool:
-        """Whether the values are lists whose length only run time knows."""
-        if not all(isinstance(v, list) for v in values):
-            return False
-        lengths = {list.__len__(v) for v in values}
-        return len(lengths) > 1 or any(isinstance(v, StagedList) for v in values)
+    def list_of(
+        self, label: str, values: Sequence[list[Any]]
+    ) -> tuple[ListNode, list[Slot]] | None:
+        """The structure of a list that is staged in any case; None if its items have none."""
+        slots: list[Slot] = []
+        try:
+            return self._list(label, values, (), slots), slots
+        except BranchMismatchError:
+            return None
+
+    def _node(
+        self,
+        label: str,
+        values: Sequence[Any],
+        path: tuple[Any, ...],
+        slots: list[Slot],
+        *,
+        always: bool = False,
+        bare: bool = False,
+    ) -> Node:
+        """The structure of some values; their leaves are appended to ``slots``."""
+        trace = self.trace
+        real = [v for v in values if v is not ABSENT]
+        complete = len(real) == len(values)
+        if all(same(v, real[0]) for v in real[1:]):
+            atom = not is_leaf(trace, real[0]) and not shallow(real[0])[1]
+            if (complete and not always) or (atom and not isinstance(real[0], StagedList)):
+                return Constant(real[0])
+        always = always or not complete
+        if not bare and any(v is None or presence(trace, v) is not None for v in real):
+            return self._optional(label, values, path, slots)
+        if all(is_leaf(trace, v) for v in real):
+            return self._leaf(label, values, path, slots)
+        if all(isinstance(v, list) for v in real):
+            lengths = {list.__len__(v) for v in real}
+            if len(lengths) > 1 or any(isinstance(v, StagedList) for v in real):
+                return self._list(label, values, path, slots)
+        inside = [shallow(v) for v in real]
+        keys = [tuple(k for k, _ in items) for _, items in inside]
+        kinds = {(kind, type(v)) for (kind, _), v in zip(inside, real, strict=True)}
+        if len(kinds) == 1 and len(set(keys)) == 1 and (keys[0] or inside[0][0] != "object"):
+            return self._container(label, values, path, slots, always=always)
+        if all(_is_choice(v) for v in real):
+            if self.choose is not None and complete:
+                return Constant(self.choose(values))
+            return self._choice(label, values, path, slots)
+        return self._mismatch(label, values)
+
+    def _leaf(
+        self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
+    ) -> Leaf:
+        real = [v for v in values if v is not ABSENT]
+        kind = self._unify(label, real)
+        slot = Slot([Dummy(real[0]) if v is ABSENT else v for v in values], kind, path)
+        slots.append(slot)
+        return Leaf(slot)
+
+    def _optional(
+        self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
+    ) -> Node:
+        flags: list[Any] = []
+        inner: list[Any] = []
+        for v in values:
+            present = None if v is ABSENT or v is None else presence(self.trace, v)
+            flags.append(
+                v if v is ABSENT else False if v is None else True if present is None else present
+            )
+            inner.append(ABSENT if v is None else v)
+        if all(v is ABSENT for v in inner):
+            return Constant(None)
+        flag = self._leaf(label, flags, (*path, PRESENT), slots)
+        child = self._node(label, inner, path, slots, always=True, bare=True)
+        if isinstance(child, Constant) or (isinstance(child, Choice) and self.choose is not None):
+            return self._mismatch(label, values)
+        return Optional(self.trace, flag, child)
+
+    def _container(
+        self,
+        label: str,
+        values: Sequence[Any],
+        path: tuple[Any, ...],
+        slots: list[Slot],
+        *,
+        always: bool,
+    ) -> Node:
+        first = next(v for v in values if v is not ABSENT)
+        kind, items = shallow(first)
+        columns = [
+            dict.fromkeys(dict(items), ABSENT) if v is ABSENT else dict(shallow(v)[1])
+            for v in values
+        ]
+        children: list[Node] = []
+        for key, _ in items:
+            inside = [column[key] for column in columns]
+            name = (
+                f"{label}.{key}"
+                if kind in ("dataclass", "object", "namedtuple")
+                else f"{label}[{key!r}]"
+            )
+            children.append(self._node(name, inside, (*path, key), slots, always=always))
+        keys = tuple(k for k, _ in items)
+        tree = Tree(kind, first, keys, tuple(Tree("leaf") for _ in keys))
+        return Container(tree, tuple(children))
+
+    def _list(
+        self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
+    ) -> ListNode:
+        trace = self.trace
+        examples: list[Any] = []
+        for v in values:
+            if isinstance(v, StagedList):
+                examples.append(v.example())
+            elif v is not ABSENT:
+                examples += v
+        inside: list[Slot] = []
+        ways = Ways(
+            trace, ["some items", *["others"] * len(examples)], self.source, loose=self.loose
+        )
+        ways.observed = self.observed
+        item = ways._node(f"{label}[...]", examples, (*path, ITEM), inside, always=True)
+        made: list[Slot] = []
+        for slot in inside:
+            kind = self._column_type(slot)
+            if kind is None:
+                self._mismatch(label, values)
+            made.append(Slot([], LeafType("column", kind.dtype, kind.rank, item=kind), slot.path))  # type: ignore[union-attr]
+        for v in values:
+            columns = None if v is ABSENT else as_columns(trace, v, item, made)
+            if columns is None and v is not ABSENT:
+                self._mismatch(label, values)
+            for index, slot in enumerate(made):
+                slot.values.append(ABSENT if columns is None else columns[index])
+        for slot in made:
+            like = next(v for v in slot.values if v is not ABSENT)
+            slot.values = [Dummy(like) if v is ABSENT else v for v in slot.values]
+        slots += made
+        return ListNode(trace, item, tuple(Leaf(s) for s in made))
+
+    def _column_type(self, slot: Slot) -> ItemType | None:
+        """The type of a column: what its leaves have in common, over all iterations."""
+        kind = joined_types([item_type(self.trace, v) for v in slot.values])
+        seen = None if self.observed is None else self.observed.get(slot.path)
+        if kind is None or not seen:
+            return kind
+        shapes = [s for per_world in seen.values() for s in per_world if len(s) == kind.rank]
+        proves = len(seen) > 1 or self.trace.world_count == 1
+        dims = tuple(
+            d if proves and all(s[axis] == d for s in shapes) else None
+            for axis, d in enumerate(kind.dims)
+        )
+        varies = kind.varies or any(len(per_world) > 1 for per_world in seen.values())
+        return dataclasses.replace(kind, dims=dims, varies=varies)
+
+    def _choice(
+        self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
+    ) -> Node:
+        from exporters.tracing.chosen import Chosen  # it stages branches itself
+
+        options: list[Any] = []
+        for v in values:
+            for option in v.options if isinstance(v, Chosen) else [v]:
+                if option is not ABSENT and not any(same(option, o) for o in options):
+                    options.append(option)
+        numbers: list[Any] = []
+        for v in values:
+            if isinstance(v, Chosen):
+                numbers.append(v.index_in(options))
+            elif v is ABSENT:
+                numbers.append(0)
+            else:
+                numbers.append(next(i for i, o in enumerate(options) if same(o, v)))
+        return Choice(tuple(options), self._leaf(label, numbers, path, slots))
 
     def _unify(self, label: str, group: Sequence[Any]) -> LeafType:
         types = [leaf_type(self.trace, x) for x in group]
@@ -219,122 +340,33 @@ class Ways:
             return LeafType("number", NUMBERS[widest], 0, widest)
         if kinds == {"array", "number"}:
             arrays = [t for t in types if t.kind == "array"]
-            fits = all(t.number is not float or arrays[0].dtype.is_floating_point()
-                       for t in types if t.kind == "number")  # fmt: skip
-            if len(set(arrays)) == 1 and fits and (self.loose or arrays[0].rank == 0):
+            fit = all(t.number is not float or arrays[0].dtype.is_floating_point()
+                      for t in types if t.kind == "number")  # fmt: skip
+            if len(set(arrays)) == 1 and fit and (self.loose or arrays[0].rank == 0):
                 return arrays[0]
-        elif len(kinds) == 1:
-            first = types[0]
-            if all(
-                (t.dtype, t.rank, t.number) == (first.dtype, first.rank, first.number)
-                for t in types
-            ):
-                return first
+        elif len(kinds) == 1 and all(
+            (t.dtype, t.rank) == (types[0].dtype, types[0].rank) for t in types
+        ):
+            return types[0]
         self._mismatch(label, group)
         raise AssertionError
 
-    def _mismatch(self, label: str, values: Sequence[Any]) -> None:
-        texts = [describe(self.trace, v) for v in values]
-        first, last = texts[0], next((t for t in texts if t != texts[0]), texts[-1])
-        which = texts.index(last)
+    def _mismatch(self, label: str, values: Sequence[Any]) -> Any:
+        named = [
+            (describe(self.trace, v), w)
+            for v, w in zip(values, self.names, strict=False)
+            if v is not ABSENT
+        ]
+        first, last = named[0], next((n for n in named if n[0] != named[0][0]), named[-1])
         raise BranchMismatchError(
-            f"`{label}` is {first} after {self.names[0]} but {last} after {self.names[which]}",
+            f"`{label}` is {first[0]} after {first[1]} but {last[0]} after {last[1]}",
             source=self.source,
             hint="give it one type, dtype and number of dims on both ways",
         )
 
 
-def item_type(trace: Trace, lists: Sequence[list[Any]]) -> ItemType | None:
-    """The type of all items of some lists; None if they have none in common."""
-    found: set[ItemType] = {x.item for x in lists if isinstance(x, StagedList)}
-    for items in lists:
-        if isinstance(items, StagedList):
-            continue
-        for x in items:
-            leaves, tree = flatten_state(trace, x)
-            if tree.kind != "leaf":
-                return None
-            kind = leaf_type(trace, leaves[0])
-            found.add(ItemType(kind.dtype, kind.rank, kind.number))
-    return found.pop() if len(found) == 1 else None
-
-
-def _is_object(x: Any) -> bool:
-    return callable(x) or isinstance(x, str) or hasattr(x, "map")
-
-
-def _alike(a: Tree, b: Tree) -> bool:
-    """Whether two structures are the same, up to their leaves."""
-    if a.kind != b.kind or a.keys != b.keys or len(a.children) != len(b.children):
-        return False
-    if a.kind == "static":
-        return same(a.original, b.original) or bool(a.original is b.original)
-    if a.kind != "leaf" and type(a.original) is not type(b.original):
-        return False
-    return all(_alike(x, y) for x, y in zip(a.children, b.children, strict=True))
-
-
-def leaf_value(trace: Trace, x: Any, wanted: LeafType) -> ir.Value:
-    """A leaf as a graph value of the wanted type, in the innermost block."""
-    op = trace.builder
-    if wanted.kind == "list":
-        return as_staged_list(trace, x, wanted).sequence()
-    if trace.frontend.is_array(x):
-        found: ir.Value = trace.frontend.graph(x)
-        return found
-    return op.operand(x, wanted.dtype)
-
-
-def leaf_in(trace: Trace, x: Any, wanted: LeafType, world: int) -> Any:
-    """A leaf as it is in one world, of the wanted type."""
-    if wanted.kind == "list":
-        if isinstance(x, StagedList):
-            return list(x.contents.worlds[world])
-        return [trace.frontend.concrete(i, world) for i in x]
-    concrete = trace.frontend.concrete(x, world)
-    if wanted.kind == "array" and not trace.frontend.is_array(concrete):
-        return trace.frontend.from_number(concrete, wanted.dtype)
-    if wanted.kind == "number" and wanted.number is not None:
-        return wanted.number(concrete)
-    return concrete
-
-
-def make_leaf(
-    trace: Trace,
-    worlds: dict[int, Any],
-    value: ir.Value,
-    wanted: LeafType,
-    *,
-    dims: Sequence[int | None] | None = None,
-    unbacked: bool = False,
-    data: bool = True,
-) -> Any:
-    """A handle, traced number or staged list that ``value`` holds."""
-    if wanted.kind == "list":
-        value.type = ir.SequenceType(ir.TensorType(wanted.dtype))
-        item = ItemType(wanted.dtype, wanted.rank, wanted.number)
-        return StagedList(trace, Contents(worlds, None, value), item)
-    if wanted.kind == "number":
-        assert wanted.number is not None
-        value.type, value.shape = ir.TensorType(wanted.dtype), ir.Shape([])
-        record = ScalarRecord(trace, worlds, data=data, scalar=value)
-        return trace.number(record, wanted.number)
-    return trace.frontend.track_value(worlds, value, dims=dims, data=data, unbacked=unbacked)
-
-
-def as_staged_list(trace: Trace, x: Any, wanted: LeafType) -> StagedList:
-    """A Python list of known length as a staged one."""
-    if isinstance(x, StagedList):
-        return x
-    item = ItemType(wanted.dtype, wanted.rank, wanted.number)
-    worlds = {w: [trace.frontend.concrete(i, w) for i in x] for w in trace.active}
-    op = trace.builder
-    if x:
-        sequence = op.emit("SequenceConstruct", *(trace.frontend.item_value(i, item) for i in x))
-    else:
-        sequence = op.emit("SequenceEmpty", dtype=wanted.dtype)
-    sequence.type = ir.SequenceType(ir.TensorType(wanted.dtype))
-    return StagedList(trace, Contents(worlds, None, sequence), item)
+def _is_choice(x: Any) -> bool:
+    return callable(x) or isinstance(x, str) or hasattr(x, "options")
 
 
 def static_dims(values: Sequence[ir.Value]) -> list[int | None] | None:

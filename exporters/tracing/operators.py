@@ -19,8 +19,9 @@ from exporters.tracing.bodies import (
 )
 from exporters.tracing.branches import if_
 from exporters.tracing.chosen import Chosen, pick
+from exporters.tracing.leaves import UNBOUND, presence
 from exporters.tracing.lists import ScanList, StagedList
-from exporters.tracing.merging import UNBOUND, is_staged
+from exporters.tracing.merging import is_staged
 from exporters.tracing.scalars import ScalarRecord, TracedBool, TracedScalar
 from exporters.tracing.trace import Assumption, Trace
 
@@ -82,8 +83,6 @@ def _traced_bool(
 
 def not_(x: Any) -> Any:
     """``not x``."""
-    if isinstance(x, StagedList) and recorded() is not None:
-        return x.staged_length() == 0 if not staged_in(x) else compare("eq", x.staged_length(), 0)
     trace = staged_in(x)
     if trace is None:
         return not plain_truth(x)
@@ -156,7 +155,8 @@ def compare(name: str, a: Any, b: Any) -> Any:
         if isinstance(one, Chosen) and name in ("eq", "ne"):
             return one.map(functools.partial(_COMPARE[name], other))
     if name in ("is", "is_not"):
-        return (a is b) is (name == "is")
+        found = _is(a, b)
+        return found if name == "is" else not_(found)
     if name in ("in", "not_in"):
         found = _contains(b, a)
         return found if name == "in" else not_(found)
@@ -170,12 +170,27 @@ def compare(name: str, a: Any, b: Any) -> Any:
     return _COMPARE[name](a, b)
 
 
+def _is(a: Any, b: Any) -> Any:
+    """``a is b``; what may be None is asked whether it is."""
+    trace = Trace.current()
+    if trace is None or not trace.live or (a is not None and b is not None):
+        return a is b
+    present = presence(trace, b if a is None else a)
+    if present is None:
+        return a is b
+    if not trace.recording:
+        return not trace.number_in(present, trace.active[0])
+    return not_(present)
+
+
 def _contains(container: Any, x: Any) -> Any:
     trace = staged_in(x, container)
     if trace is None:
         return x in container
     if trace.frontend.is_array(container):
         return trace.frontend.any_equal(container, x)
+    if isinstance(container, StagedList):
+        return compare("gt", trace.frontend.list_count(container, x), 0)
     if isinstance(container, dict):
         container = list(container)
     found: Any = False

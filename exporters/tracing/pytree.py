@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Tree", "flatten"]
+__all__ = ["Tree", "flatten", "shallow"]
 
 _OPAQUE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType)
 _ATOMS = (int, float, complex, str, bytes, type(None))
@@ -164,6 +164,13 @@ def _flatten(x: Any, is_leaf: Callable[[Any], bool], leaves: list[Any], parents:
         kept = [(k, c) for (k, _), c in zip(items, children, strict=True) if c.leaf_count]
         return Tree(kind, x, tuple(k for k, _ in kept), tuple(c for _, c in kept))
     return Tree(kind, x, tuple(k for k, _ in items), children)
+
+
+def shallow(x: Any) -> tuple[str, list[tuple[Any, Any]]]:
+    """The kind of a container, as in :class:`Tree`, and what it holds by key; nothing for an atom."""
+    if isinstance(x, (*_ATOMS, *_OPAQUE)):
+        return "object", []
+    return _items(x)
 
 
 def _items(x: Any) -> tuple[str, list[tuple[Any, Any]]]:

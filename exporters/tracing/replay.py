@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import ScriptError
-from exporters.tracing.bodies import condition_in, raise_unowned, worlds_of
+from exporters.tracing.bodies import condition_in, frozen, raise_unowned, worlds_of
+from exporters.tracing.chosen import Chosen
 from exporters.tracing.effects import Change, MemoryLog, Snapshot
+from exporters.tracing.leaves import UNBOUND, is_leaf, presence, same
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loop_state import Reference, Seen
-from exporters.tracing.merging import UNBOUND, flatten_state, is_staged, leaf_type, same
+from exporters.tracing.merging import is_staged
+from exporters.tracing.nodes import ITEM, key_of
+from exporters.tracing.pytree import shallow
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OuterWrite", "replay"]
 
+_LAST = 64  # how many items of a list are looked at after each iteration
 _GHOST_TRIPS = 4  # enough to see what changes from one iteration to the next
 
 
@@ -139,9 +144,14 @@ class _Replay:
 
 def bare(trace: Trace, x: Any, world: int) -> Any:
     """What a name holds in one world; containers keep their identity."""
+    if isinstance(x, Chosen):
+        return x.map(lambda option: option)
+    present = presence(trace, x)
+    if present is not None and not trace.number_in(present, world):
+        return None
     if isinstance(x, StagedList):
-        return list(x.contents.worlds[world])
-    if is_staged(trace, x):
+        return x.in_world(world)
+    if is_leaf(trace, x) and is_staged(trace, x):
         return trace.frontend.concrete(x, world)
     return x
 
@@ -175,8 +185,8 @@ class _Watch:
                 self._note(reference, self._value(reference))
         if keep:
             for reference, value in self._current():
-                if reference.identity in self.loop.seen:
-                    final = list(value) if isinstance(value, list) else value
+                if reference.identity in self.loop.seen and value is not UNBOUND:
+                    final = frozen(self.trace, value)
                     self.loop.seen[reference.identity][1].final[self.world] = final
 
     def _changed_places(self) -> dict[Any, Reference]:
@@ -236,6 +246,8 @@ class _Watch:
     def _note(self, reference: Reference, value: Any) -> None:
         loop = self.loop
         start = self._start(reference)
+        if value is UNBOUND:  # not yet: nobody reads it
+            return
         entry = loop.seen.get(reference.identity)
         grown = isinstance(value, list) and reference.identity in (self.places or {})
         if entry is None:
@@ -245,24 +257,32 @@ class _Watch:
         seen = entry[1]
         if isinstance(value, list) and isinstance(start, list):
             self._note_list(reference, seen, start, value)
-        leaves, tree = flatten_state(self.trace, value)
-        types = [leaf_type(self.trace, x) for x in leaves]
-        for known in seen.values:
-            known_leaves, known_tree = flatten_state(self.trace, known)
-            if (
-                known_tree.describe() == tree.describe()
-                and [leaf_type(self.trace, x) for x in known_leaves] == types
-            ):
-                break
-        else:
-            if len(seen.values) < 4:
-                seen.values.append(list(value) if isinstance(value, list) else value)
-        for index, leaf in enumerate(leaves):
-            if len(seen.shapes) <= index:
-                seen.shapes.append({})
-            if self.trace.frontend.is_array(leaf):
-                shape = self.trace.frontend.shape_of(leaf)
-                seen.shapes[index].setdefault(self.world, set()).add(shape)
+        key = key_of(self.trace, value)
+        if all(key_of(self.trace, known) != key for known in seen.values) and len(seen.values) < 4:
+            seen.values.append(frozen(self.trace, value))
+        self._observe(value, (), seen.shapes, set())
+
+    def _observe(
+        self,
+        x: Any,
+        path: tuple[Any, ...],
+        found: dict[tuple[Any, ...], dict[int, set[tuple[int, ...]]]],
+        parents: set[int],
+    ) -> None:
+        """Note the shapes of the arrays in a value."""
+        if self.trace.frontend.is_array(x):
+            shape = self.trace.frontend.shape_of(x)
+            found.setdefault(path, {}).setdefault(self.world, set()).add(shape)
+            return
+        if is_leaf(self.trace, x) or id(x) in parents:
+            return
+        parents = parents | {id(x)}
+        kind, items = shallow(x)
+        if kind == "list":
+            for _, item in items[-_LAST:]:
+                self._observe(item, (*path, ITEM), found, parents)
+        for key, item in items[:_LAST]:
+            self._observe(item, (*path, key), found, parents)
 
     def _unchanged(self, reference: Reference, start: Any, value: Any) -> bool:
         if reference.name is not None and value is self.loop.names[reference.name]:

@@ -86,6 +86,7 @@ class Trace:
             are left behind when something fails in them.
         logs: Logs of in-place writes, innermost last.
         unbound: Names that only one branch binds: which one, and where.
+        optional: Values that may stand for None, each with whether it does not, by identity.
         unroll_limit: Trip counts up to this, known when tracing, are unrolled.
         settled: Code that is compiled or cannot be; None where no code is compiled by itself.
         frontend: Knows the framework's arrays.
@@ -99,6 +100,7 @@ class Trace:
         self.ghosts: frozenset[int] = frozenset()
         self.logs: list[MemoryLog] = []
         self.unroll_limit = 128
+        self.optional: dict[int, tuple[Any, Any]] = {}
         self.settled: set[Any] | None = None
         self.unbound: dict[str, tuple[str, Source | None]] = {}
         self.frontend: Any = None

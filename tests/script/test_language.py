@@ -775,6 +775,86 @@ def pattern_g(x):
     return rows, a, j
 
 
+@program
+def filtered_comp_idx(x):
+    pos = [i for i, v in enumerate(x) if v > 0]
+    return torch.tensor(pos, dtype=torch.int64)
+
+
+@program
+def cache_tuples(x):
+    cache = []
+    h = torch.zeros(2)
+    for v in x:
+        h = torch.tanh(h + v)
+        cache.append((h, h * v))
+    ks = torch.stack([k for k, _ in cache])
+    vs = torch.stack([v for _, v in cache])
+    return ks, vs, len(cache)
+
+
+@program
+def kv_cat(x):
+    cache = [None, None]
+    for v in x:
+        for i in range(2):
+            new = v.view(1, 1) * (i + 1)
+            if cache[i] is None:
+                cache[i] = (new, new + 1)
+            else:
+                k, w = cache[i]
+                cache[i] = (torch.cat([k, new]), torch.cat([w, new + 1]))
+    return cache[0][0], cache[1][1]
+
+
+@program
+def none_state(x):
+    best = None
+    for v in x:
+        if best is None or v > best:
+            best = v
+    return best
+
+
+@program
+def none_state2(x):
+    prev = None
+    tot = torch.zeros(())
+    for v in x:
+        if prev is not None:
+            tot = tot + (v - prev).abs()
+        prev = v
+    return tot
+
+
+@program
+def none_opt(x):
+    y = None
+    if x.sum() > 0:
+        y = x * 2
+    if y is None:
+        return x
+    return y
+
+
+@program
+def list_slice(x):
+    out = []
+    for v in x:
+        out.append(v * 2)
+    return (
+        torch.stack(out[1:]) if len(out) > 1 else x,
+        torch.stack(out[::-1]),
+        torch.stack(out[:2]),
+    )
+
+
+@program
+def ternary_none(x):
+    bias = x if x.sum() > 0 else None
+    return x + bias if bias is not None else x
+
+
 @pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("example", [0, 1])
 def test_agrees_when_one_way_is_the_example(function, example):

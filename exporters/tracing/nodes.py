@@ -1,0 +1,270 @@
+"""The structure of what names hold, with a place for every value that only run time knows."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Protocol
+
+from exporters.tracing.columns import Column
+from exporters.tracing.leaves import (
+    ABSENT,
+    Dummy,
+    Example,
+    LeafType,
+    fits,
+    is_leaf,
+    leaf_type,
+    mark,
+    presence,
+    same,
+)
+from exporters.tracing.lists import StagedList
+from exporters.tracing.pytree import Tree, shallow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from exporters.tracing.trace import Trace
+
+__all__ = ["ITEM", "PRESENT", "Choice", "Constant", "Container", "Leaf", "ListNode", "Node",
+           "Optional", "Slot", "as_columns", "key_of"]  # fmt: skip
+
+PRESENT = "is there"  # the path of a value's presence
+ITEM = "item"  # the path of a list's items
+
+
+@dataclasses.dataclass(slots=True, eq=False)
+class Slot:
+    """One leaf that differs between the ways to a point of the program.
+
+    Attributes:
+        values: The leaf as each way leaves it.
+        type: The type that serves them all.
+        path: The keys that lead to it.
+    """
+
+    values: list[Any]
+    type: LeafType
+    path: tuple[Any, ...] = ()
+
+
+class Node(Protocol):
+    """One level of a structure."""
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """The structure around the next leaves."""
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """Append the leaves of ``x`` to ``into``; False if it has another structure or type."""
+
+    def signature(self) -> Any:
+        """What structures have in common whose leaves mean the same."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Constant:
+    """What is the same on all ways."""
+
+    value: Any
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """The value."""
+        del leaves
+        return self.value
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """Whether ``x`` is that value."""
+        del trace, into
+        return x is ABSENT or same(self.value, x)
+
+    def signature(self) -> Any:
+        """The value's identity."""
+        value = self.value
+        return ("constant", value if isinstance(value, int | float | str | None) else id(value))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Leaf:
+    """A value of the graph."""
+
+    slot: Slot
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """The next leaf."""
+        return next(leaves)
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """A leaf of a type that fits."""
+        if x is ABSENT:
+            like = next((v for v in self.slot.values if not isinstance(v, Dummy)), None)
+            into.append(Dummy(like))
+            return True
+        if not is_leaf(trace, x) or not fits(leaf_type(trace, x), self.slot.type):
+            return False
+        into.append(x)
+        return True
+
+    def signature(self) -> Any:
+        """Its type."""
+        kind = self.slot.type
+        return (kind.kind, kind.dtype, kind.rank)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Container:
+    """A list of known length, tuple, dict, dataclass or other object."""
+
+    tree: Tree
+    children: tuple[Node, ...]
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """A new container of the same type."""
+        return self.tree.unflatten([c.build(leaves) for c in self.children])
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """The leaves inside of ``x``, a container of the same type and keys."""
+        if x is ABSENT:
+            return all(c.take(trace, ABSENT, into) for c in self.children)
+        if is_leaf(trace, x) or isinstance(x, StagedList):
+            return False
+        kind, items = shallow(x)
+        if kind != self.tree.kind or tuple(k for k, _ in items) != self.tree.keys:
+            return False
+        pairs = zip(self.children, items, strict=True)
+        return all(child.take(trace, item, into) for child, (_, item) in pairs)
+
+    def signature(self) -> Any:
+        """Its kind and keys."""
+        return (self.tree.kind, self.tree.keys, tuple(c.signature() for c in self.children))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Optional:
+    """What may be None."""
+
+    trace: Trace
+    flag: Node
+    child: Node
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """The value, marked; or in one world None or the value."""
+        present = self.flag.build(leaves)
+        x = self.child.build(leaves)
+        if type(present) is bool:
+            return x if present else None
+        return mark(self.trace, x, present)
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """Whether ``x`` is there, and its leaves."""
+        if x is ABSENT:
+            return self.flag.take(trace, ABSENT, into) and self.child.take(trace, ABSENT, into)
+        if x is None:
+            return self.flag.take(trace, False, into) and self.child.take(trace, ABSENT, into)
+        present = presence(trace, x)
+        flag = True if present is None else present
+        return self.flag.take(trace, flag, into) and self.child.take(trace, x, into)
+
+    def signature(self) -> Any:
+        """That it may be None."""
+        return ("optional", self.child.signature())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Choice:
+    """One of several objects that are no values of the graph: strings, layers, functions."""
+
+    options: tuple[Any, ...]
+    number: Node
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """The object, or what stands for it."""
+        from exporters.tracing.chosen import Chosen  # it stages branches itself
+
+        index = self.number.build(leaves)
+        if type(index) is int:
+            return self.options[index]
+        return Chosen(index, list(range(len(self.options))), list(self.options))
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """The number of ``x`` among the options."""
+        from exporters.tracing.chosen import Chosen
+
+        if x is ABSENT:
+            return self.number.take(trace, 0, into)
+        if isinstance(x, Chosen):
+            index = x.index_in(self.options)
+            return index is not None and self.number.take(trace, index, into)
+        found = [i for i, option in enumerate(self.options) if same(option, x)]
+        return bool(found) and self.number.take(trace, found[0], into)
+
+    def signature(self) -> Any:
+        """The options."""
+        return ("choice", tuple(map(id, self.options)))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ListNode:
+    """A list whose length only run time knows."""
+
+    trace: Trace
+    item: Node
+    columns: tuple[Leaf, ...]
+    data: bool = True
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """A staged list, or in one world a list."""
+        columns = [c.build(leaves) for c in self.columns]
+        if all(isinstance(c, list) for c in columns):
+            return [self.item.build(iter(row)) for row in zip(*columns, strict=True)]
+        return StagedList(self.trace, self.item, tuple(columns), data=self.data)
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """The columns of ``x``."""
+        if x is ABSENT:
+            return all(c.take(trace, ABSENT, into) for c in self.columns)
+        if not isinstance(x, list):
+            return False
+        columns = as_columns(trace, x, self.item, [c.slot for c in self.columns])
+        if columns is None:
+            return False
+        return all(c.take(trace, x, into) for c, x in zip(self.columns, columns, strict=True))
+
+    def signature(self) -> Any:
+        """Its items."""
+        return ("list", self.item.signature())
+
+
+def as_columns(
+    trace: Trace, items: list[Any], item: Node, slots: list[Slot]
+) -> list[Column] | None:
+    """The columns of a list whose items have a structure; None if they have not."""
+    if isinstance(items, StagedList):
+        return list(items.columns) if items.item.signature() == item.signature() else None
+    rows: list[list[Any]] = []
+    for x in items:
+        row: list[Any] = []
+        if not item.take(trace, x, row):
+            return None
+        rows.append(row)
+    kinds = [s.type.item for s in slots]
+    columns = []
+    for index, kind in enumerate(kinds):
+        assert kind is not None
+        leaves = tuple(row[index] for row in rows)
+        columns.append(Column(trace, kind, {}, items=leaves))
+    return columns
+
+
+def key_of(trace: Trace, x: Any, *, lengths: bool = True) -> Any:
+    """What tells values apart whose types, or structures, differ."""
+    if isinstance(x, StagedList):
+        return ("list", x.item.signature())
+    if isinstance(x, Example) or is_leaf(trace, x):
+        found = leaf_type(trace, x)
+        return (found.kind, found.dtype, found.rank, found.number)
+    kind, items = shallow(x)
+    if not items:
+        return ("static", x if isinstance(x, str | None) else id(x) if kind == "object" else kind)
+    if kind == "list" and not lengths:
+        return ("list", frozenset(key_of(trace, i) for _, i in items))
+    return (kind, type(x), tuple((k, key_of(trace, i)) for k, i in items))
