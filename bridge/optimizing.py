@@ -13,18 +13,19 @@ import onnx_ir as ir
 
 from bridge.errors import ModelFileError
 from bridge.files import load_model, parse_model
+from bridge.half_precision import DTYPES, Precision, halved
 from bridge.optimization_report import OptimizationReport
-from bridge.probes import NoProbesError, ProbeCheck, as_feeds
+from bridge.probes import NoProbesError, ProbeCheck, as_feeds, narrowed
 from bridge.program import ExportReport, Program, count_ops
 from bridge.runtime import Settings
 from bridge.session import Session
 from bridge.signature import Signature
-from bridge.targets import Target, parse_target
+from bridge.targets import Target, TargetError, parse_target
 from optim_passes.expectations import census, expectations, names_of
 from optim_passes.verified import run_verified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from bridge.parity.checking import Tolerances
     from optim_passes.pipeline import Repeat
@@ -45,6 +46,9 @@ def optimize(
     target: str | Target = "cpu",
     passes: Sequence[ir.passes.PassBase | Repeat] | None = None,
     inputs: Any = None,
+    precision: Precision | None = None,
+    keep: Collection[str] = (),
+    keep_io: bool = True,
     verify: bool = True,
     tolerance: Tolerances = None,
     external_data: bool | None = None,
@@ -66,6 +70,10 @@ def optimize(
             those in :mod:`bridge.passes`: ``[*bridge.passes.cpu, MyFusion()]``.
         inputs: Probes to compare the result on, in any form that :func:`bridge.check` takes; the
             examples of the export, or made-up ones, unless given.
+        precision: ``"fp16"`` or ``"bf16"`` to narrow float32 values after the passes, but for those
+            that were measured on ``inputs`` to need float32.
+        keep: Names or op types of further nodes that stay in float32.
+        keep_io: Whether inputs and outputs stay float32 when ``precision`` narrows the rest.
         verify: Whether to compare the result with the model on ONNX Runtime.
         tolerance: How far results may be off, for all outputs or by output name; by element type
             unless given.
@@ -93,6 +101,8 @@ def optimize(
         with work.timed("verify", "running the model as it is"):
             work.set_up_check(program, inputs, tolerance)
     made = work.run(program, work.target.passes() if passes is None else list(passes))
+    if precision is not None:
+        made = work.narrow(made, program.model, precision, keep=keep, keep_io=keep_io)
     if path is not None:
         with work.timed("save", f"saving {os.fspath(path)}"):
             made.save(path, external_data=external_data)
@@ -133,6 +143,7 @@ class _Work:
             feeds = as_feeds(inputs, Session(program, settings=settings))
         try:
             self.check = ProbeCheck.of(program.model, feeds, settings, tolerance)
+            self.check.elsewhere = not self.target.is_here()
             self.unverified = ""
         except NoProbesError as error:
             if inputs is not None:
@@ -157,7 +168,7 @@ class _Work:
             passed,
             op_counts=(count_ops(before), count_ops(result)),
             verified=[] if self.check is None else self.check.rows,
-            unverified=self.unverified,
+            unverified=self._unverified(),
             seconds=self.seconds,
             export=export,
             expected=expectations(
@@ -173,6 +184,62 @@ class _Work:
             warnings.warn(text, OptimizationWarning, stacklevel=4)
         return Program(
             result, program.signature, report, state=program.state, probes=program.probes
+        )
+
+    def narrow(
+        self,
+        program: Program,
+        original: ir.Model,
+        precision: Precision,
+        *,
+        keep: Collection[str],
+        keep_io: bool,
+    ) -> Program:
+        """The program in 16 bits, compared with what it computed before all passes."""
+        if precision not in DTYPES:
+            raise TargetError(f"precision is {precision!r}; it is 'fp16' or 'bf16'")
+        report = program.report
+        assert isinstance(report, OptimizationReport)
+        feeds = [] if self.check is None else self.check.feeds
+        with self.timed("narrow", f"measuring ranges and narrowing to {precision}"):
+            model, passed, unmeasured = halved(
+                program.model, precision, feeds, Settings(self.target.contract()),
+                original=original, keep=keep, keep_io=keep_io,
+            )  # fmt: skip
+        report.passes.steps.update(passed.steps)
+        report.passes.refusals += passed.refusals
+        report.passes.nodes = (report.passes.nodes[0], passed.nodes[1])
+        report.op_counts = (report.op_counts[0], count_ops(model))
+        if unmeasured:
+            report.warnings.append(f"ranges were not measured: {unmeasured}")
+        narrow = DTYPES[precision]
+        if self.check is not None:
+            with self.timed("verify", "comparing the results"):
+                self._compare_narrow(model, narrow, report)
+        probes = program.probes
+        if not keep_io:
+            probes = [{n: narrowed(x, narrow) for n, x in p.items()} for p in probes]
+        return Program(model, program.signature, report, state=program.state, probes=probes)
+
+    def _compare_narrow(
+        self, model: ir.Model, dtype: ir.DataType, report: OptimizationReport
+    ) -> None:
+        assert self.check is not None
+        check = self.check.in_precision(model, dtype)
+        wrong = check.failure(model)
+        report.verified = check.rows
+        self.check = check
+        report.unverified = self._unverified()
+        if wrong is not None:
+            text = f"16 bits are not enough: {wrong}"
+            report.warnings.append(text)
+            warnings.warn(text, OptimizationWarning, stacklevel=6)
+
+    def _unverified(self) -> str:
+        if self.check is None or not self.check.refused:
+            return self.unverified
+        return (
+            f"the {self.target.kind} provider is not here, and the CPU says: {self.check.refused}"
         )
 
     def _failure(self, result: ir.Model, before: ir.Model) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from optim_passes.builder import Builder
 from optim_passes.pipeline import Repeat
 from optim_passes.pipelines import CPU as cpu  # noqa: N811  # bridge.passes.cpu is data named for its target
+from optim_passes.pipelines import CUDA as cuda  # noqa: N811
 from optim_passes.pipelines import PORTABLE as portable  # noqa: N811
 from optim_passes.pipelines import SIMPLIFY as simplify  # noqa: N811
 from optim_passes.rewriting import (
@@ -32,6 +33,7 @@ __all__ = [
     "RefusedError",
     "Repeat",
     "cpu",
+    "cuda",
     "portable",
     "require",
     "require_dtype",

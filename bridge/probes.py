@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bridge.parity.checking import Tolerances
     from bridge.runtime import Settings
 
-__all__ = ["NoProbesError", "ProbeCheck", "as_feeds", "made_up_feeds"]
+__all__ = ["NoProbesError", "ProbeCheck", "as_feeds", "made_up_feeds", "narrowed"]
 
 _FEEDS = 2  # made-up feeds, of different sizes
 _SIZES = (8, 16, 32, 64, 128, 224)  # for models that take no small sizes
@@ -97,6 +97,9 @@ class ProbeCheck:
         tolerance: How far they may be off; by element type unless given.
         noise: By output, how far off the right model is that ONNX Runtime has optimized.
         rows: The comparisons of the last model.
+        elsewhere: Whether the model is for a provider that is not here: what the CPU refuses to run
+            may be right then.
+        refused: Why the last model could not be compared; empty if it could.
     """
 
     feeds: list[Mapping[str, Any]]
@@ -105,6 +108,8 @@ class ProbeCheck:
     tolerance: Tolerances = None
     noise: dict[str, float] = dataclasses.field(default_factory=dict)
     rows: list[Comparison] = dataclasses.field(default_factory=list)
+    elsewhere: bool = False
+    refused: str = ""
 
     @classmethod
     def of(
@@ -169,16 +174,46 @@ class ProbeCheck:
                 rows.append(compare(name, want, got[name], limit))
         return rows
 
+    def in_precision(self, model: ir.Model, dtype: ir.DataType) -> ProbeCheck:
+        """The check for a model that computes the same in 16 bits, perhaps with inputs in these."""
+        narrow = {str(v.name) for v in model.graph.inputs if v.dtype == dtype}
+        kinds = {str(v.name): v.dtype for v in model.graph.outputs}
+        feeds = [
+            {n: narrowed(x, dtype) if n in narrow else x for n, x in f.items()} for f in self.feeds
+        ]
+        expected = [
+            {n: narrowed(x, dtype) if kinds.get(n) == dtype else x for n, x in e.items()}
+            for e in self.expected
+        ]
+        limit = default_tolerance(dtype.numpy())
+        tolerance = {
+            n: tolerance_of(self.tolerance, n) or limit
+            for n, x in self.expected[0].items()
+            if x.dtype == np.float32
+        }
+        return dataclasses.replace(
+            self, feeds=list(feeds), expected=expected, tolerance=tolerance, rows=[]
+        )
+
     def failure(self, model: ir.Model) -> str | None:
         """What is wrong with a model; None if it computes the same on every probe."""
         try:
             if set(_names(model)) != set(self.expected[0]):
                 return f"its outputs are {', '.join(_names(model))}"
             self.rows = self._compare(model)
+            self.refused = ""
         except BridgeError as error:
-            return f"{type(error).__name__}: {error.message}"
+            self.rows = []
+            self.refused = f"{type(error).__name__}: {error.message}"
+            return None if self.elsewhere else self.refused
         failed = [r for r in self.rows if not r.passed]
         return str(failed[0]) if failed else None
+
+
+def narrowed(x: Any, dtype: ir.DataType) -> Any:
+    """A float32 input in 16 bits, anything else as it is."""
+    array = to_numpy(x)
+    return array.astype(dtype.numpy()) if array.dtype == np.float32 else x
 
 
 def _run(session: Session, feed: Mapping[str, Any]) -> dict[str, Any]:

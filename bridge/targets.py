@@ -54,6 +54,11 @@ class Target:
 
         return list(getattr(passes, self.kind))
 
+    def is_here(self) -> bool:
+        """Whether this machine has the provider."""
+        name = _PROVIDERS[self.kind]
+        return name is None or name in available()
+
     def contract(self) -> Contract:
         """The providers to compare results on: the target's where it is installed, or the CPU."""
         name = _PROVIDERS[self.kind]

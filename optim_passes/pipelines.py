@@ -19,6 +19,8 @@ from optim_passes.fusion.linear import (
     PostNormResidualPass,
     ProductOrderPass,
 )
+from optim_passes.fusion.masks import FullMaskPass
+from optim_passes.fusion.multi_head import MultiHeadAttentionPass, PackedAttentionPass
 from optim_passes.fusion.normalization import NormAffinePass, NormPass
 from optim_passes.fusion.packed_products import UnpackProductPass
 from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
@@ -45,7 +47,7 @@ from optim_passes.simplify.slices import ConcatPass, SlicePass
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["CPU", "PORTABLE", "SIMPLIFY"]
+__all__ = ["CPU", "CUDA", "PORTABLE", "SIMPLIFY"]
 
 Passes = tuple["ir.passes.PassBase | Repeat", ...]
 
@@ -95,6 +97,8 @@ _STANDARD_FUSIONS: Passes = (
     # After NormPass, whose result it completes.
     NormAffinePass(),
     AttentionFusionPass(),
+    # After AttentionFusionPass: its masks.
+    FullMaskPass(),
     # After AttentionFusionPass: it removes what was repeated for it.
     SharedHeadsPass(),
     RotaryPass(),
@@ -124,6 +128,7 @@ CPU: Passes = (
     NormPass(),
     NormAffinePass(),
     AttentionFusionPass(contrib=True),
+    FullMaskPass(),
     SharedHeadsPass(),
     RotaryPass(),
     BatchNormPass(),
@@ -153,6 +158,35 @@ CPU: Passes = (
     PlainProductPass(),
     # After PlainProductPass: it turns the sign of a FusedMatMul.
     PostNormResidualPass(),
+    ConstantFoldPass(large=True),
+    DeadCodePass(),
+    DeduplicateInitializersPass(),
+)
+
+# Stays at the model's opset: the CUDA provider gets kernels for new opsets late.
+CUDA: Passes = (
+    *SIMPLIFY,
+    GeluPass(contrib=True),
+    NormPass(),
+    NormAffinePass(),
+    AttentionFusionPass(contrib=True),
+    FullMaskPass(),
+    SharedHeadsPass(),
+    RotaryPass(),
+    BatchNormPass(),
+    LayerScalePass(),
+    ConstantFoldPass(),
+    # Between AttentionFusionPass and MultiHeadAttentionPass: AttentionHeadsPass looks for Attention.
+    Repeat(GemmToMatMulPass(), ProductOrderPass(), AttentionHeadsPass(), *_TIDY.passes),
+    MultiHeadAttentionPass(),
+    Repeat(SliceHoistPass(), *_TIDY.passes),
+    # Slices of one product become products: what PackedAttentionPass puts together.
+    UnpackProductPass(),
+    Repeat(ProductOrderPass(), *_TIDY.passes),
+    PackedAttentionPass(),
+    GroupNormPass(),
+    ChannelAffinePass(),
+    _TIDY,
     ConstantFoldPass(large=True),
     DeadCodePass(),
     DeduplicateInitializersPass(),
