@@ -84,9 +84,7 @@ def bert(**sizes: int) -> torch.nn.Module:
 def tiny_vit() -> torch.nn.Module:
     import torchvision
 
-    return without_zeros(
-        torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10)
-    )
+    return without_zeros(torchvision.models.VisionTransformer(32, 8, 2, 2, 32, 64, num_classes=10))
 
 
 def picture(batch: int, size: int = 224) -> tuple[torch.Tensor, ...]:
