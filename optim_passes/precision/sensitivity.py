@@ -54,7 +54,7 @@ class Limits:
     """
 
     def __init__(self, dtype: ir.DataType, ranges: Mapping[str, float]) -> None:
-        info = ml_dtypes.finfo(dtype.numpy())
+        info: Any = ml_dtypes.finfo(dtype.numpy())  # type: ignore[no-untyped-call]
         self.dtype = dtype
         self.ranges = ranges
         self.largest = float(info.max)
@@ -171,7 +171,7 @@ def _own_reason(node: ir.Node, limits: Limits) -> str | None:
     if node.op_type in _SUMS:
         return "rounding adds up in it"
     for value in (*node.inputs, *node.outputs):
-        if is_float(value) and limits.is_wide(value):
+        if value is not None and is_float(value) and limits.is_wide(value):
             tensor = constant(value)
             magnitude = limits.ranges.get(str(value.name)) if tensor is None else None
             told = scalar(value) if magnitude is None else f"up to {magnitude:.3g}"
