@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, ProviderError
 from bridge.graph_index import GraphIndex, open_model
-from bridge.parity.inputs import generate
+from bridge.parity.inputs import generate_runnable
 from bridge.profiling import assigned_nodes, placement
 from bridge.providers import CPU, Contract, candidates
 
@@ -103,7 +103,7 @@ def fastest(
 
 
 def _seconds(session: Session, feed: dict[str, Any] | None) -> float:
-    feed = generate(session.inputs) if feed is None else feed
+    feed = generate_runnable(session) if feed is None else feed
     session.run(feed)
     times = []
     for _ in range(_RUNS):

@@ -38,8 +38,10 @@ class NodeInfo:
 
     @property
     def name(self) -> str:
-        """The node's name, or its first output's where it has none."""
-        return self.node.name or str(self.node.outputs[0].name)
+        """The node's name, or its first output's where it has none, or its operator's."""
+        return self.node.name or next(
+            (v.name for v in self.node.outputs if v.name), self.node.op_type
+        )
 
     @property
     def in_loop(self) -> bool:

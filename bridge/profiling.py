@@ -180,12 +180,7 @@ class Placement:
 def profile(session: Session, feed: Mapping[str, Any], runs: int) -> tuple[Profile, Placement]:
     """Run a twin of a session with ONNX Runtime's profiler."""
     with tempfile.TemporaryDirectory(prefix="bridge-") as folder:
-        optimized = Path(folder) / "optimized.onnx"
-        prefix = str(Path(folder) / "profile")
-        try:
-            twin = session.with_settings(profile_prefix=prefix, optimized_path=str(optimized))
-        except RunError:  # nodes that their provider compiles cannot be written down
-            twin = session.with_settings(profile_prefix=prefix)
+        twin, graph = _twin(session, Path(folder))
         twin.run(feed)  # the first run allocates and tunes; it is in the file, and left out below
         times = []
         for _ in range(runs):
@@ -193,11 +188,28 @@ def profile(session: Session, feed: Mapping[str, Any], runs: int) -> tuple[Profi
             twin.run(feed)
             times.append(time.perf_counter() - started)
         events = json.loads(Path(twin.runtime.end_profiling()).read_text())
-        graph = GraphIndex(open_model(optimized)) if optimized.exists() else None
     index = GraphIndex(open_model(session.source))
     nodes = _node_times(_by_run(events, runs), graph, index)
     found = Profile(nodes, runs, statistics.median(times))
     return found, placement(session, index, graph, found.by_provider())
+
+
+def unmeasured_placement(session: Session) -> Placement:
+    """What runs where, without the time that it takes."""
+    with tempfile.TemporaryDirectory(prefix="bridge-") as folder:
+        twin, graph = _twin(session, Path(folder))
+        twin.runtime.end_profiling()
+    return placement(session, GraphIndex(open_model(session.source)), graph, {})
+
+
+def _twin(session: Session, folder: Path) -> tuple[Session, GraphIndex | None]:
+    """A session that profiles itself, and the graph that it runs, unless that cannot be written."""
+    optimized, prefix = folder / "optimized.onnx", str(folder / "profile")
+    try:
+        twin = session.with_settings(profile_prefix=prefix, optimized_path=str(optimized))
+    except RunError:  # nodes that their provider compiles cannot be written down
+        twin = session.with_settings(profile_prefix=prefix)
+    return twin, GraphIndex(open_model(optimized)) if optimized.exists() else None
 
 
 def _by_run(events: list[dict[str, Any]], runs: int) -> list[list[dict[str, Any]]]:

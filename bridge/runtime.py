@@ -197,7 +197,10 @@ def _has_plain_bytes(dtype: ir.DataType) -> bool:
 
 
 def _ort_value(tensor: ir.TensorProtocol, held: list[Any]) -> onnxruntime.OrtValue:
-    array = np.ascontiguousarray(tensor.numpy())
+    try:
+        array = np.ascontiguousarray(tensor.numpy())
+    except (ValueError, TypeError, OSError) as error:
+        raise ModelFileError(f"weight {tensor.name!r} cannot be read: {error}") from error
     if array.dtype.isbuiltin != 1:  # bfloat16, float8: NumPy needs another name for the same bits
         array = array.view(f"u{array.dtype.itemsize}")
     held.append(array)

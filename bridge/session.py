@@ -14,6 +14,7 @@ import onnx_ir as ir
 from bridge.contracts import require_nodes
 from bridge.control import RunControl
 from bridge.decoding import BoundSession
+from bridge.empty_batches import EmptyBatchGuard
 from bridge.errors import FeedError, ProviderError
 from bridge.feeds import (
     OrtValue,
@@ -26,8 +27,8 @@ from bridge.feeds import (
     to_torch,
     value_to_numpy,
 )
-from bridge.parity.inputs import generate
-from bridge.profiling import Placement, Profile, profile
+from bridge.parity.inputs import generate_runnable
+from bridge.profiling import Placement, Profile, profile, unmeasured_placement
 from bridge.providers import CUDA_PROVIDERS, resolve
 from bridge.runtime import Optimization, Runtime, Settings
 from bridge.signature import Signature, is_array
@@ -121,6 +122,7 @@ class Session:
         self._buckets: GraphBuckets | None = None
         self.measured: dict[str, float] = {}
         self._placement: Placement | None = None
+        self._empty_batches: EmptyBatchGuard | None = None
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self.signature = _signature_of(model, self.runtime)
@@ -198,6 +200,8 @@ class Session:
         for spec in self.inputs:
             values[spec.name], arrays[spec.name] = host_value(spec, feed[spec.name])
         check_shapes(self.inputs, arrays)
+        if any(0 in x.shape for x in arrays.values()):
+            self._require_safe_when_empty(arrays)
         found = run_values(self.runtime, values, names, options)
         types = self._output_types
         results = [value_to_numpy(found[i], types.get(n)) for i, n in enumerate(names)]
@@ -207,6 +211,11 @@ class Session:
                 for n, x in zip(names, results, strict=True)
             ]
         return results
+
+    def _require_safe_when_empty(self, arrays: Mapping[str, Any]) -> None:
+        if self._empty_batches is None:
+            self._empty_batches = EmptyBatchGuard(self)
+        self._empty_batches.require_safe(arrays)
 
     def _run_tensors(
         self, feed: Mapping[str, Any], names: list[str], options: onnxruntime.RunOptions
@@ -299,7 +308,7 @@ class Session:
             feed: Inputs; made up from their declarations unless given.
             runs: How often.
         """
-        feed = generate(self.inputs) if feed is None else feed
+        feed = generate_runnable(self) if feed is None else feed
         for _ in range(runs):
             self.run(feed)
 
@@ -310,15 +319,22 @@ class Session:
             feed: Inputs; made up from their declarations unless given.
             runs: How often the model is run.
         """
-        feed = generate(self.inputs) if feed is None else feed
+        feed = generate_runnable(self) if feed is None else feed
         found, self._placement = profile(self, feed, runs)
         return found
 
     @property
     def placement(self) -> Placement:
-        """Nodes and time by provider, and copies between devices; measured when first asked."""
+        """Nodes and time by provider, and copies between devices.
+
+        Time is that of the latest :meth:`profile`, or of a run on made-up inputs if the model takes
+        such.
+        """
         if self._placement is None:
-            self.profile(runs=1)
+            try:
+                self.profile(runs=1)
+            except FeedError:
+                self._placement = unmeasured_placement(self)
         assert self._placement is not None
         return self._placement
 

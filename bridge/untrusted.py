@@ -43,8 +43,14 @@ _SINGLE = {"model": (7,), "attribute": (5, 6, 22), "sparse": (1, 2), "training":
 
 # Fields of a TensorProto.
 _DIMS, _DATA_TYPE, _STRINGS, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 14
-_TYPED = {4: 4, 5: 1, 7: 1, 10: 8, 11: 1}  # bytes that an entry takes at least: varints take 1
-_PACKED = 4  # elements that one entry may hold: 2-bit ones
+_TYPED = {4: 4, 5: 0, 7: 0, 10: 8, 11: 0}  # bytes that an entry takes; 0 for varints
+# Of each TensorProto.DataType, the field that its typed data is in, and entries for an element.
+_ENTRIES = {
+    **dict.fromkeys((2, 3, 4, 5, 6, 9, 10, 16, 17, 18, 19, 20, 24, 27, 28), (5, 1.0)),
+    1: (4, 1.0), 7: (7, 1.0), 11: (10, 1.0), 12: (11, 1.0), 13: (11, 1.0), 14: (4, 2.0),
+    15: (10, 2.0), 21: (5, 0.5), 22: (5, 0.5), 23: (5, 0.5), 25: (5, 0.25), 26: (5, 0.25),
+}  # fmt: skip
+_LAST_BYTES = bytes(range(128, 256))  # what is left without these: one byte of each varint
 # Bits of an element by TensorProto.DataType.
 _BITS = {
     1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64,
@@ -62,7 +68,7 @@ class _Tensor:
     dims: list[int] = dataclasses.field(default_factory=list)
     data_type: int = 0
     raw: int | None = None
-    typed: int = 0  # elements that the typed fields can hold at most
+    typed: dict[int, int] = dataclasses.field(default_factory=dict)  # entries of each typed field
     strings: int = 0
     external: dict[str, str] = dataclasses.field(default_factory=dict)
     is_external: bool = False
@@ -140,11 +146,18 @@ class _Scanner(Reader):
             elif number == _STRINGS:
                 tensor.strings += 1
             elif number in _TYPED:
-                count = (stop - inner) // _TYPED[number] if wire == BYTES else 1
-                tensor.typed += _PACKED * count
+                count = self._entries(number, inner, stop) if wire == BYTES else 1
+                tensor.typed[number] = tensor.typed.get(number, 0) + count
             elif number == _EXTERNAL and wire == BYTES:
                 self._entry(tensor, inner, stop)
         self._check(tensor)
+
+    def _entries(self, number: int, start: int, end: int) -> int:
+        """How many numbers a packed field holds."""
+        size = _TYPED[number]
+        if size:
+            return (end - start) // size
+        return len(bytes(self.data[start:end]).translate(None, _LAST_BYTES))
 
     def _entry(self, tensor: _Tensor, start: int, end: int) -> None:
         pair = {1: "", 2: ""}
@@ -176,8 +189,10 @@ class _Scanner(Reader):
             told = f"{name} claims {size} bytes and has {tensor.raw}"
             self.require(size == tensor.raw, told)
         else:
-            told = f"{name} claims {count} elements and has {tensor.typed} at most"
-            self.require(count <= tensor.typed, told)
+            field, each = _ENTRIES[tensor.data_type]
+            held = tensor.typed.get(field, 0)
+            told = f"{name} claims {count} elements and has {held} entries for them"
+            self.require(held == math.ceil(count * each), told)
 
     def _external(self, tensor: _Tensor, name: str, size: int) -> None:
         """See that external data is in the model's folder, and as much as is declared."""

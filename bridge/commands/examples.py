@@ -139,7 +139,7 @@ def feed_of(session: Any, options: argparse.Namespace) -> dict[str, Any]:
         FeedError: There is no such input.
     """
     from bridge.commands.inputs import sizes
-    from bridge.parity.inputs import generate
+    from bridge.parity.inputs import generate, generate_runnable
 
     feed: dict[str, Any] = {}
     names = iter(session.input_names)
@@ -159,5 +159,7 @@ def feed_of(session: Any, options: argparse.Namespace) -> dict[str, Any]:
             for dim, size in zip(spec.dims or (), shape, strict=False):
                 if isinstance(dim, str):
                     symbols.setdefault(dim, size)
+    if not feed and not symbols:
+        return generate_runnable(session, seed=options.seed)
     missing = [s for s in session.inputs if s.name not in feed]
     return {**feed, **generate(missing, sizes=symbols, seed=options.seed)}

@@ -17,7 +17,7 @@ from bridge.parity.comparison import (
     default_tolerance,
     is_floating,
 )
-from bridge.parity.inputs import Case, generate, load_cases, varied
+from bridge.parity.inputs import Case, generate_runnable, load_cases, varied
 from bridge.parity.report import CaseReport, ParityReport
 from bridge.parity.sides import EagerSide, SessionSide, is_eager, session_of
 
@@ -158,7 +158,7 @@ def _session_trials(
 def cases_of(session: Session, inputs: Any) -> list[Case]:
     """Inputs in any form as feeds of a session."""
     if inputs is None:
-        return [Case("made-up inputs", generate(session.inputs))]
+        return [Case("made-up inputs", generate_runnable(session))]
     if isinstance(inputs, str | os.PathLike):
         return load_cases(os.fspath(inputs))
     if isinstance(inputs, list) and inputs and all(isinstance(i, tuple | dict) for i in inputs):

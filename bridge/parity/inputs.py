@@ -8,18 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.errors import FeedError
+from bridge.errors import FeedError, RunError
 from bridge.feeds import to_numpy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from bridge.feeds import TensorSpec
+    from bridge.session import Session
 
-__all__ = ["Case", "generate", "resized", "save_cases", "varied"]
+__all__ = ["Case", "generate", "generate_runnable", "resized", "save_cases", "varied"]
 
 _LARGEST = 2**28  # elements of a made-up input
 _UNNAMED = 2  # the size of a dim without a name, and of one that nobody gave a size
+_TRIED = (2, 8, 16, 32, 64, 128, 224)  # sizes of lengths, heights and widths, the cheapest first
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def generate(
             d if isinstance(d, int) else (sizes or {}).get(str(d), _UNNAMED)
             for d in spec.dims or ()
         ]
-        if any(d < 0 for d in shape) or math.prod(shape) > _LARGEST:
+        if any(d < 0 for d in shape) or math.prod(d or 1 for d in shape) > _LARGEST:
             raise FeedError(
                 f"input {spec.name!r} is declared as {spec}, too much to make values up for",
                 hint="give values for it",
@@ -69,6 +71,30 @@ def generate(
         else:
             feed[spec.name] = rng.integers(0, 2, shape).astype(dtype)
     return feed
+
+
+def generate_runnable(session: Session, *, seed: int = 0) -> dict[str, Any]:
+    """Random inputs of sizes that a model accepts: it is run to find out.
+
+    Raises:
+        FeedError: None of the sizes that are tried is accepted.
+    """
+    symbols = {d: axis for s in session.inputs for axis, d in enumerate(s.dims or ())
+               if isinstance(d, str)}  # fmt: skip
+    refusal: RunError | None = None
+    for size in _TRIED if any(symbols.values()) else _TRIED[:1]:
+        sizes = {d: size for d, axis in symbols.items() if axis}  # a batch may stay small
+        feed = generate(session.inputs, sizes=sizes, seed=seed)
+        try:
+            session.run(feed)
+        except RunError as error:
+            refusal = refusal or error
+        else:
+            return feed
+    assert refusal is not None
+    raise FeedError(
+        f"the model does not run on made-up inputs: {refusal.message}", hint="give inputs that fit"
+    ) from refusal
 
 
 def symbols_of(specs: Sequence[TensorSpec], feed: Mapping[str, Any]) -> dict[str, int]:

@@ -84,3 +84,32 @@ def test_shape_nodes_do_not_count_and_loop_copies_do():
     with pytest.raises(bridge.ProviderError, match="copy1"):
         placement.require(copies_in_loops=0)
     placement.require(cuda=0.7, copies_in_loops=1)
+
+
+def test_made_up_inputs_are_of_sizes_that_the_model_accepts():
+    class Patches(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = torch.nn.Conv2d(3, 4, 16, stride=16)
+            self.b = torch.nn.Conv2d(4, 4, 2)
+
+        def forward(self, x):
+            return self.b(self.a(x))
+
+    sizes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    program = bridge.export(Patches().eval(), torch.randn(2, 3, 64, 64), dynamic_shapes=sizes)
+    session = program.session()
+    assert session.placement.seconds["cpu"] > 0
+    session.warmup()
+    assert bridge.check(program, session).passed
+
+
+def test_placement_needs_no_inputs_that_fit():
+    text = "g(float[A] x, float[B] y) => (float[C] z) { a = Concat <axis = 0> (x, x)\n z = Add(a, y) }"
+    session = bridge.load(graph_bytes(text))
+    with pytest.raises(bridge.FeedError, match="does not run on made-up inputs"):
+        session.profile()
+    assert session.placement.share("cpu") == 1.0
+    assert session.placement.seconds == {}
+    session.profile({"x": np.ones(2, np.float32), "y": np.ones(4, np.float32)})
+    assert session.placement.seconds["cpu"] > 0
