@@ -153,6 +153,17 @@ def aten_name(func: Any) -> str | None:
     return name
 
 
+def _annotation(parameter: inspect.Parameter) -> str:
+    """A parameter's annotation as it is written in the lowerings here; ``Any`` where there is none."""
+    annotation: Any = parameter.annotation
+    if annotation is parameter.empty:
+        return "Any"
+    known = {ir.Value: "ir.Value", torch.Tensor: "torch.Tensor", torch.dtype: "torch.dtype"}
+    if isinstance(annotation, type):  # a module without `from __future__ import annotations`
+        return known.get(annotation, annotation.__name__)
+    return str(annotation).replace("onnx_ir.", "ir.").replace("collections.abc.", "")
+
+
 def _accepts(
     function: Callable[..., Any], skip: int
 ) -> Callable[[Sequence[Any], dict[str, Any]], bool]:
@@ -168,7 +179,7 @@ def _accepts(
     required = {p.name for p in names.values() if p.default is p.empty}
 
     def fits(x: Any, parameter: inspect.Parameter) -> bool:
-        annotation = str(parameter.annotation)
+        annotation = _annotation(parameter)
         is_tensor = isinstance(x, torch.Tensor | ir.Value)
         if annotation in ("ir.Value", "torch.Tensor"):
             return is_tensor

@@ -387,7 +387,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
     ) -> Any:
         """Note an unsupported call and go on, so that the export can list all of them at once."""
         name = torch.overrides.resolve_name(func) or getattr(func, "__name__", str(func))
-        if isinstance(func, torch._ops.OpOverload):
+        if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
             name = f"torch.ops.{func}"
         source, _ = self.trace.position()
         self.unsupported.append(

@@ -1,0 +1,15 @@
+import torch
+
+import bridge
+
+
+class Router(torch.nn.Module):
+    def forward(self, x):
+        if x.sum() > 0:
+            h = x.float()
+        else:
+            h = x.long()
+        return h + 1
+
+
+bridge.export(Router().eval(), torch.rand(3))

@@ -1,0 +1,3 @@
+import bridge
+
+bridge.load("no_such_model.onnx")
