@@ -55,7 +55,7 @@ def output(path: Path) -> str:
 
 def unvarying(text: str) -> str:
     """A text without its numbers and without the phases that took time."""
-    return _TIMES.sub("times", _VARIES.sub("#", text))
+    return _TIMES.sub("times", re.sub(" +#", " #", _VARIES.sub("#", text)))
 
 
 def main() -> None:
