@@ -183,7 +183,7 @@ def infer_types(node: ir.Node, opset: int) -> None:
             opset_imports=[onnx.OperatorSetIdProto(domain="", version=opset)],
             ir_version=10,
         )
-    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError):
         return  # the node is as good without
     for value in node.outputs:
         if value.name in inferred:
@@ -204,12 +204,17 @@ def refine_shape(value: ir.Value, dims: Sequence[int | ir.SymbolicDim | str | No
     merged: list[int | ir.SymbolicDim | str | None] = list(value.shape.dims)
     for axis, (old, new) in enumerate(zip(value.shape.dims, dims, strict=True)):
         name = new.value if isinstance(new, ir.SymbolicDim) else new
-        if not is_known(old) and name is not None:
+        unnamed = not isinstance(old, int) and old.value is None
+        if name is not None and (unnamed or (not is_known(old) and is_known(_as_dim(new)))):
             merged[axis] = new
     if merged == list(value.shape.dims):
         return False
     value.shape = ir.Shape(merged)
     return True
+
+
+def _as_dim(dim: int | ir.SymbolicDim | str | None) -> int | ir.SymbolicDim:
+    return dim if isinstance(dim, int | ir.SymbolicDim) else ir.SymbolicDim(dim)
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto:

@@ -17,6 +17,7 @@ from optim_passes.fusion.linear import (
     GemmToMatMulPass,
     PlainProductPass,
     PostNormResidualPass,
+    PreGeluBiasPass,
     ProductOrderPass,
 )
 from optim_passes.fusion.masks import FullMaskPass
@@ -35,7 +36,7 @@ from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.duplicates import CommonSubexpressionPass
 from optim_passes.simplify.folding import ConstantFoldPass
 from optim_passes.simplify.hoisting import SliceHoistPass
-from optim_passes.simplify.inference import InferShapesPass
+from optim_passes.simplify.inference import ForgetSizesPass, InferShapesPass
 from optim_passes.simplify.inlining import InlineFunctionsPass
 from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
@@ -117,6 +118,7 @@ PORTABLE: Passes = (
     ConstantFoldPass(large=True),
     DeadCodePass(),
     DeduplicateInitializersPass(),
+    ForgetSizesPass(),
 )
 
 CPU: Passes = (
@@ -156,11 +158,13 @@ CPU: Passes = (
     ConvActivationPass(),
     # After all that looks for MatMul and Add.
     PlainProductPass(),
-    # After PlainProductPass: it turns the sign of a FusedMatMul.
+    # After PlainProductPass: they change signs around a FusedMatMul.
     PostNormResidualPass(),
+    PreGeluBiasPass(),
     ConstantFoldPass(large=True),
     DeadCodePass(),
     DeduplicateInitializersPass(),
+    ForgetSizesPass(),
 )
 
 # Stays at the model's opset: the CUDA provider gets kernels for new opsets late.

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 __all__ = [
+    "PLACEHOLDER",
     "attribute",
     "constant",
     "dims",
@@ -28,6 +29,7 @@ __all__ = [
     "static_shape",
 ]
 
+PLACEHOLDER = "_size"  # how names of sizes begin that nothing is known of
 _SMALL = 4096  # elements; larger constants are weights, whose contents no pattern asks for
 
 
@@ -125,8 +127,13 @@ def same_dim(a: int | ir.SymbolicDim | None, b: int | ir.SymbolicDim | None) -> 
 
 
 def is_known(dim: int | ir.SymbolicDim) -> bool:
-    """Whether a dim is a number or has a name; onnx's inference calls unknown ones unk__0."""
-    return isinstance(dim, int) or (dim.value is not None and not dim.value.startswith("unk__"))
+    """Whether a dim is a number or has a name of more than a placeholder.
+
+    onnx's inference calls unknown sizes ``unk__0``, :class:`InferShapesPass` ``_size0``.
+    """
+    if isinstance(dim, int):
+        return True
+    return dim.value is not None and not dim.value.startswith(("unk__", PLACEHOLDER))
 
 
 def same_shape(a: ir.Value | None, b: ir.Value | None) -> bool:

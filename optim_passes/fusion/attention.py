@@ -214,8 +214,8 @@ def _mask(
     """One mask of four dims that does not broadcast over queries and keys, or causal.
 
     ONNX Runtime's kernel returns 0 where a row is masked everywhere, by -inf or by the lowest
-    number. Written out, the one is NaN and the other the mean of all values. So finite masks are
-    kept off the lowest number, unless NaN is replaced by 0 anyway.
+    number. Written out, the one is NaN, which may be replaced by 0, and the other the mean of all
+    values. So masks are kept off the lowest number.
     """
     query, key, _ = operands
     masks = []
@@ -231,8 +231,8 @@ def _mask(
     total = masks[0]
     for mask in masks[1:]:
         total = op.Add(total, mask)
-    if not guarded and not _is_harmless(total):
-        total = op.Max(total, op.number(_lowest(query.dtype), query))
+    if not _is_harmless(total):
+        total = _above_lowest(total, query.dtype, op, guarded=guarded)
     if grouped and rank(total) == 3:
         total = op.Unsqueeze(total, [0])
     return _full_size(total, query, key, op), False
@@ -242,6 +242,25 @@ def _lowest(dtype: ir.DataType | None) -> float:
     """Low enough to mask, and not the lowest number, which the kernel takes for -inf."""
     assert dtype is not None
     return float(ml_dtypes.finfo(dtype.numpy()).min) * 0.75
+
+
+def _above_lowest(
+    mask: ir.Value, dtype: ir.DataType | None, op: Builder, *, guarded: bool
+) -> ir.Value:
+    """The mask with larger numbers for what is too low; -inf stays where NaN becomes 0."""
+    lowest = _lowest(dtype)
+    chosen = producer(mask, "Where")
+    fills = [] if chosen is None else [floats_of(v) for v in chosen.inputs[1:]]
+    if chosen is not None and all(f is not None and f.size == 1 for f in fills):
+        kept = [
+            f if guarded and f == -np.inf else np.maximum(f, f.dtype.type(lowest))
+            for f in fills
+            if f is not None
+        ]
+        chosen_again: ir.Value = op.Where(chosen.inputs[0], *kept)
+        return mask if kept == fills else chosen_again
+    raised: ir.Value = op.Max(mask, op.number(lowest, mask))
+    return op.Where(op.IsInf(mask), mask, raised) if guarded else raised
 
 
 def _is_harmless(mask: ir.Value) -> bool:

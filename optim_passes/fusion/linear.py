@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx_ir as ir
 
+from optim_passes.builder import MICROSOFT
 from optim_passes.rewriting import NodePass
 from optim_passes.values import (
     attribute,
     constant,
     dims,
+    floats_of,
     input_of,
     ints,
     is_op,
@@ -31,7 +33,13 @@ from optim_passes.views import permutation
 if TYPE_CHECKING:
     from optim_passes.builder import Builder
 
-__all__ = ["GemmToMatMulPass", "PlainProductPass", "PostNormResidualPass", "ProductOrderPass"]
+__all__ = [
+    "GemmToMatMulPass",
+    "PlainProductPass",
+    "PostNormResidualPass",
+    "PreGeluBiasPass",
+    "ProductOrderPass",
+]
 
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.DOUBLE)
 
@@ -77,7 +85,8 @@ def _before_flattening(x: ir.Value) -> ir.Value:
 class PlainProductPass(NodePass):
     """A product with a constant matrix becomes ``FusedMatMul``.
 
-    That is where the matrix is transposed, or where a constant is added to the product.
+    That is where the matrix is transposed, where a constant is added to the product, and where a
+    residual is, for :class:`PostNormResidualPass`.
     """
 
     op_types: ClassVar[frozenset[str]] = frozenset({"MatMul"})
@@ -98,7 +107,9 @@ class PlainProductPass(NodePass):
         after = only_consumer(node.outputs[0])
         if after is None or not is_op(after, "Add"):
             return None
-        if all(constant(v) is None for v in after.inputs):
+        after_that = only_consumer(after.outputs[0])
+        normed = after_that is not None and is_op(after_that, "LayerNormalization")
+        if all(constant(v) is None for v in after.inputs) and not normed:
             return None
         return op.ms("FusedMatMul", x, weight, like=node.outputs[0])
 
@@ -130,20 +141,56 @@ class PostNormResidualPass(NodePass):
 
 
 def _negated(y: ir.Value, op: Builder) -> ir.Value | None:
-    """``-y`` at no cost, where ``y`` is a product with a bias."""
+    """``-y`` at no cost, where ``y`` is a product, with or without a bias."""
     add = producer(y, "Add")
-    if add is None or only_consumer(y) is None:
+    if add is None:
+        node = _plain_product(y)
+        if node is None:
+            return None
+        return op.ms("FusedMatMul", *node.inputs, like=y, attributes_of=node, alpha=-1.0)
+    if only_consumer(y) is None:
         return None
     product, bias = add.inputs
     if constant(product) is not None:
         product, bias = bias, product
-    node = producer(product, "FusedMatMul", domain="com.microsoft")
+    node = None if product is None else _plain_product(product)
     if node is None or product is None or constant(bias) is None:
-        return None
-    if only_consumer(product) is None or "alpha" in node.attributes:
         return None
     made = op.ms("FusedMatMul", *node.inputs, like=product, attributes_of=node, alpha=-1.0)
     return op.Sub(made, bias)
+
+
+def _plain_product(y: ir.Value) -> ir.Node | None:
+    """The product with a constant matrix that ``y`` alone is, if nothing else reads it."""
+    node = producer(y, "FusedMatMul", domain=MICROSOFT)
+    known = node is not None and constant(node.inputs[1]) is not None
+    if not known or only_consumer(y) is None or "alpha" in node.attributes:
+        return None
+    return node
+
+
+class PreGeluBiasPass(NodePass):
+    """``Gelu(x @ W + b)`` becomes ``Gelu(x @ W - (-b))``.
+
+    The numbers are the same. ONNX Runtime would make the addition and the activation one
+    ``BiasGelu``, whose CPU kernel (version 1.32) takes 1.4 to 2 times as long as both.
+    """
+
+    op_types: ClassVar[frozenset[str]] = frozenset({"Gelu"})
+    repeat: ClassVar[bool] = False
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The activation of the difference."""
+        add = producer(node.inputs[0], "Add")
+        if node.domain or add is None or only_consumer(add.outputs[0]) is not node:
+            return None
+        y, bias = add.inputs
+        if constant(y) is not None:
+            y, bias = bias, y
+        array = floats_of(bias)
+        if y is None or array is None or rank(bias) != 1 or _plain_product(y) is None:
+            return None
+        return op.node("Gelu", op.Sub(y, -array), like=node.outputs[0], attributes_of=node)
 
 
 class ProductOrderPass(NodePass):

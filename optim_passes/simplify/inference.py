@@ -2,17 +2,22 @@
 
 Equal names are equal sizes. They come from the graph's inputs, and sizes computed from them have
 names such as ``2*batch`` or ``floor((height-1)/2)+1``: so the two sides of a residual block are
-seen to have one shape.
+seen to have one shape. A size that nothing is known of gets a placeholder, so that a Reshape to
+``Shape(x)`` is still seen to have the shape of ``x``.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
+
+import onnx_ir as ir
 
 from optim_passes.builder import infer_types, refine_shape
 from optim_passes.rewriting import Outcome, Pass
 from optim_passes.simplify.shapes import Term, dim_terms, elements
 from optim_passes.values import (
+    PLACEHOLDER,
     attribute,
     dims,
     input_of,
@@ -24,17 +29,20 @@ from optim_passes.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    import onnx_ir as ir
+    from collections.abc import Callable, Iterator
 
     from optim_passes.scopes import Scope
 
-__all__ = ["InferShapesPass"]
+__all__ = ["ForgetSizesPass", "InferShapesPass"]
 
 
 class InferShapesPass(Pass):
     """Works out dtypes and shapes that the file left out; what it says is kept."""
+
+    def call(self, model: ir.Model) -> Outcome:
+        """Run on every body, counting placeholders."""
+        self._placeholders = _placeholders(model)
+        return super().call(model)
 
     def run(self, scope: Scope, outcome: Outcome) -> None:
         """Go through one body from its first node."""
@@ -47,7 +55,48 @@ class InferShapesPass(Pass):
             found = None if rule is None else rule(node)
             if found is not None:
                 refine_shape(node.outputs[0], found)
+            for value in node.outputs:
+                self._name_sizes(value)
             outcome.rewrites += before != [(v.dtype, dims(v)) for v in node.outputs]
+
+
+    def _name_sizes(self, value: ir.Value) -> None:
+        if value.shape is None or value.is_graph_output():
+            return
+        if all(isinstance(d, int) or d.value is not None for d in value.shape.dims):
+            return
+        value.shape = ir.Shape(
+            f"{PLACEHOLDER}{next(self._placeholders)}"
+            if not isinstance(d, int) and d.value is None
+            else d
+            for d in value.shape.dims
+        )
+
+
+def _placeholders(model: ir.Model) -> Iterator[int]:
+    """Numbers that no placeholder of the model has."""
+    highest = -1
+    for node in model.graph.all_nodes():
+        for value in node.outputs:
+            for dim in dims(value) or ():
+                if not isinstance(dim, int) and (dim.value or "").startswith(PLACEHOLDER):
+                    number = str(dim.value).removeprefix(PLACEHOLDER)
+                    highest = max(highest, int(number) if number.isdecimal() else -1)
+    return itertools.count(highest + 1)
+
+
+class ForgetSizesPass(Pass):
+    """Takes the placeholders of :class:`InferShapesPass` away again."""
+
+    def run(self, scope: Scope, outcome: Outcome) -> None:
+        """Take those of one body away."""
+        for node in scope.body:
+            for value in node.outputs:
+                sizes = dims(value)
+                if sizes is None or not any(PLACEHOLDER in str(d) for d in sizes):
+                    continue
+                value.shape = ir.Shape(None if PLACEHOLDER in str(d) else d for d in sizes)
+                outcome.rewrites += 1
 
 
 def _is_open(value: ir.Value) -> bool:

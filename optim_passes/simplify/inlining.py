@@ -27,6 +27,10 @@ class InlineFunctionsPass(Pass):
         """Inline in the whole model at once."""
         outcome = Outcome(model, modified=False)
         wanted = [f for f in model.functions.values() if f.domain not in ("", MICROSOFT)]
+        for function in wanted:
+            for node in function:
+                for value in node.outputs:
+                    value.shape = None  # each call has sizes of its own for the same names
         if wanted:
             InlinePass(criteria=lambda f: f.domain not in ("", MICROSOFT))(model)
             outcome.rewrites, outcome.modified = len(wanted), True

@@ -91,9 +91,27 @@ def test_rows_of_nan_that_become_zero_stay_zero():
     )
     feed = feed_for(model, SIZES)
     feed["m"][:] = 0
-    feed["m"][2] = -np.inf
+    feed["m"][2], feed["m"][3] = -np.inf, LOWEST
     counts, _ = optimise(model, AttentionFusionPass(), feeds=[feed], rtol=1e-4)
-    assert counts == {"Unsqueeze": 1, "Attention": 1}
+    assert counts == {"Max": 1, "IsInf": 1, "Where": 1, "Unsqueeze": 1, "Attention": 1}
+
+
+@pytest.mark.parametrize("fill", [-np.inf, LOWEST])
+@pytest.mark.parametrize("guarded", [True, False])
+def test_chosen_masks_keep_what_they_say_of_rows_without_keys(fill, guarded):
+    weights = "p = Softmax<axis=-1>(s) n = IsNaN(p) w = Where(n, zero, p)"
+    model = attention(
+        "b = Where(m, zero, f) a = MatMul(q, t) s = Add(a, b)",
+        types=f"{TYPES}, bool[S,M] m, float[1] f",
+        f=np.asarray([fill], np.float32),
+        **({"weights": weights} if guarded else {}),
+    )
+    feed = feed_for(model, SIZES)
+    feed["m"][:] = True
+    if guarded or fill == LOWEST:
+        feed["m"][2] = False
+    counts, _ = optimise(model, AttentionFusionPass(), feeds=[feed], rtol=1e-4)
+    assert counts == {"Where": 1, "Unsqueeze": 1, "Attention": 1}
 
 
 @pytest.mark.parametrize(

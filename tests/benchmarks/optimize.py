@@ -1,0 +1,313 @@
+"""Optimised models beside the incumbent's exports, ``torch.compile`` and eager, on the CPU.
+
+Each model runs in a process of its own for each number of threads. In each round every contestant
+runs for a moment, one after the other; a ratio is the median over the rounds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from tests import torchvision_shim
+
+ROUNDS = 15
+MOMENT = 0.2  # seconds a contestant runs in each round
+THREADS = (1, 4)
+CONTESTANTS = ("bridge", "torch.onnx", "ort.transformers", "onnxslim", "torch.compile", "eager")
+
+Built = tuple[Any, tuple[Any, ...]]
+
+
+def vision(name: str) -> Built:
+    import torch
+
+    import torchvision
+
+    return torchvision.models.get_model(name, weights=None), (torch.randn(1, 3, 224, 224),)
+
+
+def bert_base() -> Built:
+    import torch
+    from transformers import BertConfig, BertModel
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bert = BertModel(BertConfig(), add_pooling_layer=False)
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.bert(input_ids, attention_mask).last_hidden_state
+
+    ids = torch.randint(0, 1000, (1, 128))
+    return Encoder(), (ids, torch.ones_like(ids))
+
+
+def gpt2_prefill() -> Built:
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    class Decoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gpt2 = GPT2LMHeadModel(GPT2Config(use_cache=False))
+
+        def forward(self, input_ids: Any) -> Any:
+            return self.gpt2(input_ids).logits
+
+    return Decoder(), (torch.randint(0, 1000, (1, 512)),)
+
+
+def whisper_encoder() -> Built:
+    """The encoder of whisper-base on 30 seconds of sound."""
+    import torch
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    class Encoder(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            config = WhisperConfig(d_model=512, encoder_layers=6, encoder_attention_heads=8,
+                                   encoder_ffn_dim=2048)  # fmt: skip
+            self.encoder = WhisperEncoder(config)
+
+        def forward(self, features: Any) -> Any:
+            return self.encoder(features).last_hidden_state
+
+    return Encoder(), (torch.randn(1, 80, 3000),)
+
+
+def unet_block() -> Built:
+    """The second down block of Stable Diffusion 1.5, on latents of a 512 x 512 image."""
+    import torch
+    from diffusers.models.unets.unet_2d_blocks import CrossAttnDownBlock2D
+
+    class Block(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = CrossAttnDownBlock2D(
+                in_channels=320, out_channels=640, temb_channels=1280, num_layers=2,
+                num_attention_heads=8, cross_attention_dim=768,
+            )  # fmt: skip
+
+        def forward(self, x: Any, embedding: Any, text: Any) -> Any:
+            return self.block(x, embedding, encoder_hidden_states=text)[0]
+
+    inputs = torch.randn(1, 320, 32, 32), torch.randn(1, 1280), torch.randn(1, 77, 768)
+    return Block(), inputs
+
+
+def lstm_tagger() -> Built:
+    import torch
+    from torch import nn
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(10000, 128)
+            self.lstm = nn.LSTM(128, 256, num_layers=2, bidirectional=True, batch_first=True)
+            self.out = nn.Linear(512, 17)
+
+        def forward(self, tokens: Any) -> Any:
+            return self.out(self.lstm(self.embed(tokens))[0]).log_softmax(-1)
+
+    return Tagger(), (torch.randint(0, 10000, (8, 64)),)
+
+
+MODELS: dict[str, tuple[Callable[[], Built], str]] = {
+    # By name: how to build it, and what onnxruntime.transformers calls its kind.
+    "resnet50": (lambda: vision("resnet50"), "bert"),
+    "mobilenet_v3_large": (lambda: vision("mobilenet_v3_large"), "bert"),
+    "convnext_tiny": (lambda: vision("convnext_tiny"), "bert"),
+    "vit_b_16": (lambda: vision("vit_b_16"), "vit"),
+    "swin_t": (lambda: vision("swin_t"), "swin"),
+    "bert_base": (bert_base, "bert"),
+    "gpt2_prefill_512": (gpt2_prefill, "gpt2"),
+    "whisper_base_encoder": (whisper_encoder, "bart"),
+    "unet_block": (unet_block, "unet"),
+    "lstm_tagger": (lstm_tagger, "bert"),
+}
+
+
+def seeded(name: str) -> Built:
+    """The model with random weights; fresh biases and scales are 0 and 1, which folds away."""
+    import torch
+
+    torchvision_shim.install()  # transformers imports torchvision, too
+    torch.manual_seed(0)
+    model, args = MODELS[name][0]()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim == 1:
+                parameter += 0.02 * torch.randn_like(parameter)
+    return model.eval(), args
+
+
+def optimised(model: Any, args: tuple[Any, ...], path: str) -> None:
+    import bridge
+    import onnx_ir as ir
+
+    from optim_passes.pipeline import run
+    from optim_passes.pipelines import CPU
+
+    program = bridge.export(model, args, verify=False)
+    made, _ = run(program.model, CPU)
+    ir.save(made, path)
+
+
+def incumbent(model: Any, args: tuple[Any, ...], path: str) -> None:
+    import torch
+
+    torch.onnx.export(model, args, path, dynamo=True, external_data=False, verbose=False)
+
+
+def after_ort_transformers(source: str, path: str, kind: str) -> None:
+    from onnxruntime.transformers.optimizer import optimize_model
+
+    optimize_model(source, model_type=kind).save_model_to_file(path)
+
+
+def after_onnxslim(source: str, path: str, _: str) -> None:
+    import onnx
+    import onnxslim
+
+    onnx.save(onnxslim.slim(onnx.load(source)), path)
+
+
+def callables(name: str, threads: int, folder: str, wanted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+    """What runs each contestant once, and what went wrong with those that cannot run."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    torch.set_num_threads(threads)
+    model, args = seeded(name)
+    kind = MODELS[name][1]
+    with torch.no_grad():
+        expected = model(*args).numpy()
+    scale = np.abs(expected).max()
+    runs: dict[str, Any] = {}
+    wrong: dict[str, str] = {}
+    base = os.path.join(folder, "torch.onnx.onnx")
+    for contestant in wanted:
+        path = os.path.join(folder, f"{contestant}.onnx")
+        try:
+            if contestant in ("eager", "torch.compile"):
+                called = model if contestant == "eager" else torch.compile(model)
+
+                def run(called: Any = called) -> Any:
+                    with torch.inference_mode():
+                        return called(*args).numpy()
+            else:
+                if contestant == "bridge":
+                    optimised(model, args, path)
+                elif contestant == "torch.onnx":
+                    incumbent(model, args, path)
+                else:
+                    after = after_onnxslim if contestant == "onnxslim" else after_ort_transformers
+                    after(base, path, kind)
+                options = onnxruntime.SessionOptions()
+                options.intra_op_num_threads = threads
+                options.log_severity_level = 3
+                session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                names = [v.name for v in session.get_inputs()]
+                feed = {n: x.numpy() for n, x in zip(names, args, strict=True)}
+
+                def run(session: Any = session, feed: Any = feed) -> Any:
+                    return session.run(None, feed)[0]
+
+            error = np.abs(run() - expected).max() / scale
+            if error > 1e-3:
+                wrong[contestant] = f"relative error {error:.1e}"
+            runs[contestant] = run
+        except Exception as failure:  # a contestant that fails is a row of the table
+            wrong[contestant] = f"{type(failure).__name__}: {failure}"[:200]
+    return runs, wrong
+
+
+def one(name: str, threads: int, wanted: tuple[str, ...], rounds: int) -> None:
+    """Run in a process of its own; print milliseconds by round as JSON."""
+    warnings.simplefilter("ignore")
+    with tempfile.TemporaryDirectory() as folder:
+        runs, wrong = callables(name, threads, folder, wanted)
+    counts = {}
+    for contestant, run in runs.items():
+        for _ in range(3):
+            started = time.perf_counter()
+            run()
+        counts[contestant] = max(1, math.ceil(MOMENT / (time.perf_counter() - started)))
+    times: dict[str, list[float]] = {c: [] for c in runs}
+    for _ in range(rounds):
+        for contestant, run in runs.items():
+            started = time.perf_counter()
+            for _ in range(counts[contestant]):
+                run()
+            times[contestant].append((time.perf_counter() - started) / counts[contestant] * 1e3)
+    print(json.dumps({"times": times, "wrong": wrong}))
+
+
+def measure(name: str, threads: int, wanted: tuple[str, ...], rounds: int) -> dict[str, Any]:
+    """Figures of one process."""
+    command = [sys.executable, "-m", "tests.benchmarks.optimize", "--one", name, str(threads),
+               "--contestants", *wanted, "--rounds", str(rounds)]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    lines = [line for line in found.stdout.splitlines() if line.startswith("{")]
+    if not lines:
+        raise SystemExit(found.stderr[-2000:])
+    result: dict[str, Any] = json.loads(lines[-1])
+    return result
+
+
+def main(names: tuple[str, ...] = tuple(MODELS), threads: tuple[int, ...] = THREADS,
+         wanted: tuple[str, ...] = CONTESTANTS, rounds: int = ROUNDS) -> None:
+    """Print a table: milliseconds of ours, and how many times longer the others take."""
+    others = [c for c in wanted if c != "bridge"]
+    print(f"| model | threads | bridge ms | {' | '.join(others)} |", flush=True)
+    print(f"|---|---|---|{'---|' * len(others)}")
+    ratios: dict[str, list[float]] = {c: [] for c in others}
+    notes = []
+    for count in threads:
+        for name in names:
+            found = measure(name, count, wanted, rounds)
+            times = found["times"]
+            cells = []
+            for contestant in others:
+                if contestant not in times:
+                    cells.append("–")
+                    continue
+                pairs = zip(times[contestant], times["bridge"], strict=True)
+                ratio = statistics.median(b / a for b, a in pairs)
+                ratios[contestant].append(ratio)
+                cells.append(f"{ratio:.2f}")
+            notes += [f"- {name}, {count} threads, {c}: {why}" for c, why in found["wrong"].items()]
+            mine = statistics.median(times["bridge"])
+            print(f"| {name} | {count} | {mine:.2f} | {' | '.join(cells)} |", flush=True)
+    means = [f"{statistics.geometric_mean(r):.2f}" if r else "–" for r in ratios.values()]
+    print(f"| geometric mean | | | {' | '.join(means)} |")
+    print("\n".join(notes))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*")
+    parser.add_argument("--one", nargs=2)
+    parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS))
+    parser.add_argument("--threads", nargs="+", type=int, default=list(THREADS))
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    options = parser.parse_args()
+    chosen = tuple(options.contestants)
+    if options.one:
+        one(options.one[0], int(options.one[1]), chosen, options.rounds)
+    else:
+        main(tuple(options.names) or tuple(MODELS), tuple(options.threads), chosen, options.rounds)
