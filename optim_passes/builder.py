@@ -183,7 +183,12 @@ def infer_types(node: ir.Node, opset: int) -> None:
             opset_imports=[onnx.OperatorSetIdProto(domain="", version=opset)],
             ir_version=10,
         )
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, ValueError, RuntimeError):
+    except (
+        onnx.shape_inference.InferenceError,
+        onnx.checker.ValidationError,
+        ValueError,
+        RuntimeError,
+    ):
         return  # the node is as good without
     for value in node.outputs:
         if value.name in inferred:

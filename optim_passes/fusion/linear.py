@@ -163,10 +163,9 @@ def _negated(y: ir.Value, op: Builder) -> ir.Value | None:
 def _plain_product(y: ir.Value) -> ir.Node | None:
     """The product with a constant matrix that ``y`` alone is, if nothing else reads it."""
     node = producer(y, "FusedMatMul", domain=MICROSOFT)
-    known = node is not None and constant(node.inputs[1]) is not None
-    if not known or only_consumer(y) is None or "alpha" in node.attributes:
+    if node is None or constant(node.inputs[1]) is None or only_consumer(y) is None:
         return None
-    return node
+    return None if "alpha" in node.attributes else node
 
 
 class PreGeluBiasPass(NodePass):

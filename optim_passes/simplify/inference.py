@@ -59,7 +59,6 @@ class InferShapesPass(Pass):
                 self._name_sizes(value)
             outcome.rewrites += before != [(v.dtype, dims(v)) for v in node.outputs]
 
-
     def _name_sizes(self, value: ir.Value) -> None:
         if value.shape is None or value.is_graph_output():
             return
@@ -142,7 +141,9 @@ def _convolution(node: ir.Node) -> list[int | str | None] | None:
 
 def _reshape(node: ir.Node) -> list[int | str | None] | None:
     given, wanted = dim_terms(node.inputs[0]), elements(input_of(node, 1))
-    if given is None or wanted is None or attribute(node, "allowzero", 0):
+    if given is None or wanted is None:
+        return None
+    if attribute(node, "allowzero", 0) and Term(0) in wanted:
         return None
     if any(t == Term(0) and i >= len(given) for i, t in enumerate(wanted)):
         return None

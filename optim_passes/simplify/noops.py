@@ -93,7 +93,8 @@ def _reshape(node: ir.Node) -> ir.Value | None:
     shape = dims(x)
     if shape is None:
         return None
-    if target is not None and len(target) == len(shape) and not attribute(node, "allowzero", 0):
+    literal = target is not None and 0 in target and attribute(node, "allowzero", 0)
+    if target is not None and len(target) == len(shape) and not literal:
         free = [i for i, n in enumerate(target) if n not in (0, shape[i])]
         if not free or (len(free) == 1 and target[free[0]] == -1):
             return x

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from optim_passes.rewriting import NodePass
-from optim_passes.values import attribute, input_of, ints, only_consumer, producer
+from optim_passes.values import input_of, ints, only_consumer, producer
 from optim_passes.views import RESHAPES, emit, permutation, plan, view_of
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class RearrangementPass(NodePass):
             return x if both == sorted(both) else op.Transpose(x, perm=both)
         if node.op_type == "Reshape" and inner.op_type != "Transpose":
             target = ints(input_of(node, 1))
-            if target is not None and 0 not in target and not attribute(node, "allowzero", 0):
+            if target is not None and 0 not in target:
                 return op.Reshape(x, target)
         return None
 

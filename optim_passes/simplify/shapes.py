@@ -231,8 +231,8 @@ class ShapeChainPass(NodePass):
             if any(n is None for n in sizes):
                 return None
             return op.Expand(x, np.asarray(sizes, np.int64))
-        if attribute(node, "allowzero", 0):
-            return None
+        if attribute(node, "allowzero", 0) and Term(0) in wanted:
+            return None  # that would mean "as before" in the target that is made here
         if any(not t.dims and t.factor < -1 for t in wanted):
             return None
         reshaped = reshape_target(wanted, given)

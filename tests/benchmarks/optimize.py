@@ -31,7 +31,6 @@ Built = tuple[Any, tuple[Any, ...]]
 
 def vision(name: str) -> Built:
     import torch
-
     import torchvision
 
     return torchvision.models.get_model(name, weights=None), (torch.randn(1, 3, 224, 224),)
@@ -154,9 +153,9 @@ def seeded(name: str) -> Built:
 
 
 def optimised(model: Any, args: tuple[Any, ...], path: str) -> None:
-    import bridge
     import onnx_ir as ir
 
+    import bridge
     from optim_passes.pipeline import run
     from optim_passes.pipelines import CPU
 
@@ -184,7 +183,9 @@ def after_onnxslim(source: str, path: str, _: str) -> None:
     onnx.save(onnxslim.slim(onnx.load(source)), path)
 
 
-def callables(name: str, threads: int, folder: str, wanted: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, str]]:
+def callables(
+    name: str, threads: int, folder: str, wanted: tuple[str, ...]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """What runs each contestant once, and what went wrong with those that cannot run."""
     import numpy as np
     import onnxruntime
@@ -219,7 +220,9 @@ def callables(name: str, threads: int, folder: str, wanted: tuple[str, ...]) -> 
                 options = onnxruntime.SessionOptions()
                 options.intra_op_num_threads = threads
                 options.log_severity_level = 3
-                session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+                session = onnxruntime.InferenceSession(
+                    path, options, providers=["CPUExecutionProvider"]
+                )
                 names = [v.name for v in session.get_inputs()]
                 feed = {n: x.numpy() for n, x in zip(names, args, strict=True)}
 
@@ -269,8 +272,12 @@ def measure(name: str, threads: int, wanted: tuple[str, ...], rounds: int) -> di
     return result
 
 
-def main(names: tuple[str, ...] = tuple(MODELS), threads: tuple[int, ...] = THREADS,
-         wanted: tuple[str, ...] = CONTESTANTS, rounds: int = ROUNDS) -> None:
+def main(
+    names: tuple[str, ...] = tuple(MODELS),
+    threads: tuple[int, ...] = THREADS,
+    wanted: tuple[str, ...] = CONTESTANTS,
+    rounds: int = ROUNDS,
+) -> None:
     """Print a table: milliseconds of ours, and how many times longer the others take."""
     others = [c for c in wanted if c != "bridge"]
     print(f"| model | threads | bridge ms | {' | '.join(others)} |", flush=True)
@@ -290,7 +297,9 @@ def main(names: tuple[str, ...] = tuple(MODELS), threads: tuple[int, ...] = THRE
                 ratio = statistics.median(b / a for b, a in pairs)
                 ratios[contestant].append(ratio)
                 cells.append(f"{ratio:.2f}")
-            notes += [f"- {name}, {count} threads, {c}: {why}" for c, why in found["wrong"].items()]
+            notes += [
+                f"- {name}, {count} threads, {c}: {why}" for c, why in found["wrong"].items()
+            ]
             mine = statistics.median(times["bridge"])
             print(f"| {name} | {count} | {mine:.2f} | {' | '.join(cells)} |", flush=True)
     means = [f"{statistics.geometric_mean(r):.2f}" if r else "–" for r in ratios.values()]

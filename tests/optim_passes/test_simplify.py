@@ -1,21 +1,25 @@
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
 import pytest
 
 from optim_passes.pipeline import Repeat
+from optim_passes.pipelines import SIMPLIFY
 from optim_passes.simplify.branches import KnownBranchPass
 from optim_passes.simplify.casts import CastPass
 from optim_passes.simplify.constants import DeduplicateInitializersPass, LiftConstantsPass
 from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.duplicates import CommonSubexpressionPass
 from optim_passes.simplify.folding import ConstantFoldPass
+from optim_passes.simplify.inference import ForgetSizesPass, InferShapesPass
 from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
 from optim_passes.simplify.rearrangements import RearrangementPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
-from tests.optim_passes.running import optimise, parse, reasons
+from tests.optim_passes.running import HEADER, SIZES, ops, optimise, parse, reasons
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,50 @@ def test_reshape_target_from_shapes_becomes_constant(shape, chain, target):
     assert counts == {"Reshape": 1}
     node = next(iter(model.graph))
     assert list(node.inputs[1].const_value.numpy()) == target
+
+
+def test_reshape_that_takes_zeros_literally_is_followed_too():
+    model = parse(
+        "g (float[B,S,8] x) => (y) <int64[1] n8 = {8}, int64[2] flat = {-1,8}> { "
+        "b = Shape<start=0,end=1>(x) s = Shape<start=1,end=2>(x) t = Concat<axis=0>(b, s, n8) "
+        "f = Reshape(x, flat) r = Reshape<allowzero=1>(f, t) y = Relu(r) }"
+    )
+    sizes = (SIZES, {"B": 0, "S": 3}, {"B": 2, "S": 0})
+    counts, _ = optimise(model, *SIMPLIFY, sizes=sizes)
+    assert counts == {"Relu": 1}
+
+
+def test_zero_that_is_literal_stays():
+    model = parse(
+        "g (float[B,0,8] x) => (y) <int64[2] t = {0,3}> { r = Reshape<allowzero=1>(x, t) "
+        "y = Relu(r) }"
+    )
+    counts, _ = optimise(model, *SIMPLIFY)
+    assert counts == {"Reshape": 1, "Relu": 1}
+
+
+def test_sizes_that_nothing_is_known_of_are_followed():
+    model = parse(
+        "g (float[N] x, int64[3] t) => (y) <int64[1] n2 = {2}, int64[1] n4 = {4}, "
+        "int64[3] three = {0,0,-1}> { r = Reshape(x, t) a = Shape<start=0,end=1>(r) "
+        "c = Shape<start=1,end=2>(r) d = Shape<start=2,end=3>(r) u = Concat<axis=0>(a, c, d) "
+        "m = Exp(r) y = Reshape(m, u) }"
+    )
+    feed = {"x": np.arange(12, dtype=np.float32), "t": np.asarray([2, 3, 2])}
+    counts, _ = optimise(model, *SIMPLIFY, ForgetSizesPass(), feeds=[feed])
+    assert counts == {"Reshape": 1, "Exp": 1}
+    names = {str(d) for n in model.graph for v in n.outputs for d in v.shape or ()}
+    assert not any("_size" in name for name in names)
+
+
+def test_nodes_of_wrong_types_are_left_to_the_runtime():
+    text = (
+        HEADER.format(opset=20)
+        + "g (float[N] x, int64[2] s) => (float[M] y) { y = Compress(x, s) }"
+    )
+    model = ir.from_proto(onnx.parser.parse_model(text))
+    InferShapesPass()(model)
+    assert ops(model) == {"Compress": 1}
 
 
 def test_reshape_with_two_new_sizes_is_refused():
