@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from exporters.tracing.worlds import Symbol
 
 __all__ = ["UnseenSizesError", "verify"]
+
+# How long eager code may run on inputs that the trace did not see: seconds, and times the trace.
+_SECONDS, _TRACES = 1.0, 4.0
 
 
 class UnseenSizesError(Exception):
@@ -62,7 +66,8 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
         rows += check.run(f"{label} {_sizes(world.sizes)}", world.leaves, world.outputs)
     for sizes, leaves in fresh_inputs(traced):
         try:
-            expected = traced.eager_outputs(leaves)
+            with _Deadline(_SECONDS + _TRACES * traced.seconds.get("trace", 0.0)):
+                expected = traced.eager_outputs(leaves)
         except Exception:  # eager does not take these inputs, so nobody will give them
             continue
         try:
@@ -75,6 +80,21 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
                 raise UnseenSizesError(sizes, error) from error
             raise
     return rows
+
+
+class _Deadline(torch.overrides.TorchFunctionMode):
+    """Ends eager code that runs too long: a loop may never end on inputs that nobody would give."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.end = time.monotonic() + seconds
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if time.monotonic() > self.end:
+            raise TimeoutError
+        return func(*args, **(kwargs or {}))
 
 
 def _sizes(sizes: dict[str, int]) -> str:

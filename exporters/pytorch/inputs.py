@@ -127,13 +127,23 @@ def clone(x: Any) -> Any:
 
 
 def resize(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
-    """``x`` with another size along an axis: values are repeated in turn, or left off."""
+    """``x`` with another size along an axis: values are repeated in turn, or left off.
+
+    Repeated fractions shrink a little, for eager sorts equal numbers in any order; whole numbers
+    may be ids or masks and stay.
+    """
     before = x.shape[axis]
     if before == 0:
         shape = list(x.shape)
         shape[axis] = size
         return x.new_zeros(shape)
-    return x.index_select(axis, torch.arange(size, device=x.device) % before)
+    places = torch.arange(size, device=x.device)
+    resized = x.index_select(axis, places % before)
+    if size <= before or not x.is_floating_point():
+        return resized
+    shrunk = (0.999 ** (places // before)).to(x.dtype)
+    factors = shrunk.view([-1 if a == axis else 1 for a in range(x.dim())])
+    return torch.where(resized == resized.round(), resized, resized * factors)
 
 
 def world_leaves(

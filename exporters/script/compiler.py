@@ -44,6 +44,7 @@ def compile_code(code: CodeType) -> CodeType:
     function = _definition(syntax)
     if syntax.owner is not None:
         function = _Mangled(syntax.owner).visit(function)
+    function = _Unannotated().visit(function)
     convert_function(function, constant, syntax.source)
     module = _wrapped(function, code)
     made = compile(module, code.co_filename, "exec", dont_inherit=True, flags=_future_flags(code))
@@ -129,6 +130,18 @@ def _own_qualname(code: CodeType, made: CodeType, original: CodeType) -> str:
 
 def _future_flags(code: CodeType) -> int:
     return code.co_flags & __future__.annotations.compiler_flag
+
+
+class _Unannotated(ast.NodeTransformer):
+    """Assignments without their annotations, which the names of an outer function cannot have."""
+
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.stmt:
+        if node.value is None:
+            return ast.copy_location(ast.Pass(), node)
+        return ast.copy_location(ast.Assign([node.target], node.value), node)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> ast.ClassDef:
+        return node
 
 
 class _Mangled(ast.NodeTransformer):

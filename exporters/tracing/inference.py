@@ -119,6 +119,24 @@ def _ints(value: ir.Value | None) -> list[int] | None:
     return [int(i) for i in value.const_value.numpy().reshape(-1)]
 
 
+def _entries(shape: ir.Value | None) -> Dims | None:
+    """The entries of a shape that the graph computes, as far as they are constants."""
+    if shape is None:
+        return None
+    constant = _ints(shape)
+    if constant is not None:
+        return [*constant]
+    node, length = shape.producer(), _dims(shape)
+    if node is not None and node.op_type == "Concat":
+        parts = [_entries(x) for x in node.inputs]
+        return None if None in parts else [e for p in parts for e in p or ()]
+    if node is not None and node.op_type == "Shape":
+        whole = _dims(node.inputs[0])
+        ends = [node.attributes[k].as_int() if k in node.attributes else None for k in ("start", "end")]
+        return None if whole is None else whole[slice(*ends)]
+    return None if not length or length[0] is None else [None] * length[0]
+
+
 def broadcast_dims(shapes: Sequence[Dims]) -> Dims:
     """NumPy's broadcast of shapes in which None is any size."""
     rank = max(len(s) for s in shapes)
@@ -142,36 +160,29 @@ def infer_shape(
         return broadcast_dims(known) if known and len(known) == len(shapes) else None
     first = _dims(operands[0]) if operands else None
     if op_type == "Reshape":
-        sizes = _ints(operands[1])
-        if sizes is not None:
-            return [
-                s
-                if s > 0
-                else first[i]
-                if s == 0 and first is not None and i < len(first)
-                else None
-                for i, s in enumerate(sizes)
-            ]
-        length = _dims(operands[1])
-        return [None] * length[0] if length and length[0] is not None else None
+        return _reshaped(first, _entries(operands[1]), attributes)
     if op_type in ("Expand", "ConstantOfShape"):
-        target = operands[-1]
-        sizes, length = _ints(target), _dims(target)
-        if sizes is not None:
-            if op_type == "ConstantOfShape":
-                return [*sizes]
-            return None if first is None else broadcast_dims([first, [*sizes]])
-        if length and length[0] is not None:
-            rank = (
-                length[0] if first is None or op_type != "Expand" else max(len(first), length[0])
-            )
-            return [None] * rank
-        return None
+        sizes = _entries(operands[-1])
+        if sizes is None or op_type == "ConstantOfShape":
+            return sizes
+        return [None] * len(sizes) if first is None else broadcast_dims([first, sizes])
     if op_type == "Range":
         return [None]
     if first is None:
         return None
     return _infer_from_first(op_type, first, operands, attributes)
+
+
+def _reshaped(first: Dims | None, target: Dims | None, attributes: dict[str, Any]) -> Dims | None:
+    if target is None:
+        return None
+    copies = not attributes.get("allowzero")
+    return [
+        first[i] if s == 0 and copies and first is not None and i < len(first)
+        else None if s is None or s < 0 or (s == 0 and copies)
+        else s
+        for i, s in enumerate(target)
+    ]  # fmt: skip
 
 
 def _infer_from_first(
@@ -215,6 +226,12 @@ def _infer_from_first(
             size = s[axis]  # type: ignore[index]
             total = None if total is None or size is None else total + size
         return [*first[:axis], total, *first[axis + 1 :]]
+    if op_type == "Gemm":
+        second = _dims(operands[1])
+        rows, columns = first[1 if attributes.get("transA") else 0], None
+        if second is not None:
+            columns = second[0 if attributes.get("transB") else 1]
+        return [rows, columns]
     if op_type == "MatMul":
         second = _dims(operands[1])
         if second is None or rank < 2 or len(second) < 2:

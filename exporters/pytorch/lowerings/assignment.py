@@ -24,6 +24,7 @@ from exporters.pytorch.lowerings.indexing import (
     normalised,
     positions_of,
     stacked,
+    unit_step,
 )
 from exporters.pytorch.lowerings.shaping import (
     broadcast_like,
@@ -82,7 +83,7 @@ def _assigned(op: Op, x: ir.Value, items: Sequence[Any], new: ir.Value) -> ir.Va
             return _assign_row(op, x, items[:lead], new)
         if not any(isinstance(i, slice) for i in items[:lead]):
             return scatter_rows(op, x, items[:lead], new)
-    if all((isinstance(i, slice) and _has_unit_step(i)) or is_position(i) for i in items):
+    if all((isinstance(i, slice) and unit_step(i)) or is_position(i) for i in items):
         return _assign_block(op, x, items, new)
     if (line := _line_of(op, x, items)) is not None:
         return scatter_slices(op, x, *line, new)
@@ -131,14 +132,6 @@ def scatter_slices(
     places = op.Expand(spread, sizes)
     return kernels.scatter(
         op, "ScatterElements", x, places, update, axis=axis, reduction=reduction
-    )
-
-
-def _has_unit_step(item: Any) -> bool:
-    return (
-        not isinstance(item, slice)
-        or item.step is None
-        or (isinstance_static(item.step) and item.step == 1)
     )
 
 

@@ -19,6 +19,7 @@ from exporters.pytorch.lowerings.shaping import (
 from exporters.pytorch.lowerings.slicing import position
 from exporters.pytorch.registry import lowers
 from exporters.tracing.graph import INT64_MAX, isinstance_static, static_shape
+from exporters.tracing.scalars import TracedInt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,9 +80,15 @@ def is_full(item: Any) -> bool:
     return (
         isinstance(item, slice)
         and item.stop is None
-        and item.step in (None, 1)
+        and unit_step(item)
         and (item.start is None or (isinstance_static(item.start) and item.start == 0))
     )
+
+
+def unit_step(item: Any) -> bool:
+    """Whether an entry skips nothing."""
+    step = item.step if isinstance(item, slice) else None
+    return step is None or (isinstance_static(step) and step == 1)
 
 
 def is_position(item: Any) -> bool:
@@ -99,8 +106,8 @@ def _covers(op: Op, item: slice, x: ir.Value, axis: int) -> bool:
     """Whether a slice takes all there is."""
     if is_full(item):
         return True
-    start, stop, step = item.start, item.stop, item.step
-    if step not in (None, 1) or isinstance(start, ir.Value) or isinstance(stop, ir.Value):
+    start, stop = item.start, item.stop
+    if not unit_step(item) or isinstance(start, ir.Value) or isinstance(stop, ir.Value):
         return False
     if start is not None and not (isinstance_static(start) and start == 0):
         return False
@@ -166,7 +173,29 @@ def _sliced(op: Op, x: ir.Value, slices: Sequence[tuple[int, slice]]) -> ir.Valu
         _cuts_short(x, axis, s) for axis, s in slices
     ):
         result.meta["unbacked"] = True
+    single = [axis for axis, s in slices if _takes_one(s)]
+    if single and result.shape is not None:
+        dims = list(result.shape.dims)
+        result.shape = ir.Shape([1 if axis in single else d for axis, d in enumerate(dims)])
     return result
+
+
+def _takes_one(item: slice) -> bool:
+    """Whether a slice is ``i : i + 1`` for an ``i`` of the graph, which is taken to be in range."""
+    start, stop = (_written(b) for b in (item.start, item.stop))
+    node = None if stop is None else stop.producer()
+    if start is None or node is None or node.op_type != "Add" or not unit_step(item):
+        return False
+    rest = [v for v in node.inputs if v is not start]
+    one = rest[0].const_value if len(rest) == 1 else None
+    return one is not None and one.size == 1 and one.numpy().item() == 1
+
+
+def _written(bound: Any) -> ir.Value | None:
+    """A bound's value in the graph, if it is not a constant."""
+    if not isinstance(bound, TracedInt):
+        return bound if isinstance(bound, ir.Value) else None
+    return bound.vector() if bound.record.prefers_vector else bound.scalar()
 
 
 def _cuts_short(x: ir.Value, axis: int, item: slice) -> bool:

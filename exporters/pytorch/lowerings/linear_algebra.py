@@ -26,10 +26,26 @@ MULTIPLIED = {
 
 
 def _matmul(op: Op, a: ir.Value, b: ir.Value) -> ir.Value:
+    # ORT 1.32's MatmulTransposeFusion turns Transpose and MatMul by a vector into a wrong product.
+    if rank(b) == 1 and (plain := _transpose_of(a)) is not None:
+        a, b = b, plain
+    elif rank(a) == 1 and (plain := _transpose_of(b)) is not None:
+        a, b = plain, a
     if a.dtype in MULTIPLIED:
         return op.MatMul(a, b)
     wide = ir.DataType.INT32
     return op.cast(op.MatMul(op.cast(a, wide), op.cast(b, wide)), a.dtype)
+
+
+def _transpose_of(x: ir.Value) -> ir.Value | None:
+    """What ``x`` is the transpose of, in its last two dims."""
+    node = x.producer()
+    if node is None or node.op_type != "Transpose" or node.domain:
+        return None
+    dims = list(range(rank(x)))
+    swapped = [*dims[:-2], *reversed(dims[-2:])]
+    perm = node.attributes["perm"].as_ints() if "perm" in node.attributes else dims[::-1]
+    return node.inputs[0] if list(perm) == swapped else None
 
 
 def _transposed(op: Op, weight: ir.Value) -> ir.Value:

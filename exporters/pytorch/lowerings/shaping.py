@@ -172,15 +172,24 @@ def unsqueeze(op: Op, /, input: ir.Value, dim: int) -> ir.Value:
 
 @lowers(torch.squeeze, torch.squeeze_copy, put_back=_reshape_back)
 def squeeze(op: Op, /, input: ir.Value) -> ir.Value:
-    axes = [i for i, d in enumerate(input.shape.dims) if d == 1]
+    axes = [a for a in range(rank(input)) if _is_single(input, a)]
     return op.Squeeze(input, axes) if axes else input
 
 
 @lowers(torch.squeeze, torch.squeeze_copy, prims.squeeze, put_back=_reshape_back)
 def squeeze_dim(op: Op, /, input: ir.Value, dim: Any) -> ir.Value:
     dims = [dim] if isinstance(dim, int) else list(dim)
-    axes = [d % rank(input) for d in dims if rank(input) and input.shape.dims[d] == 1]
+    axes = [d % rank(input) for d in dims if rank(input) and _is_single(input, d)]
     return op.Squeeze(input, axes) if axes else input
+
+
+def _is_single(x: ir.Value, axis: int) -> bool:
+    """Whether eager squeezes a dim: the worlds decide where the graph does not know its size."""
+    size = x.shape.dims[axis]
+    if isinstance(size, int):
+        return size == 1
+    sizes = x.meta.get("sizes")
+    return bool(sizes) and set(sizes[axis]) == {1}
 
 
 @decomposes(torch.atleast_1d)
