@@ -89,9 +89,7 @@ class _Deadline(torch.overrides.TorchFunctionMode):
         super().__init__()
         self.end = time.monotonic() + seconds
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if time.monotonic() > self.end:
             raise TimeoutError
         return func(*args, **(kwargs or {}))

@@ -20,6 +20,11 @@ _COMPARISONS = {
     ast.Eq: "eq", ast.NotEq: "ne", ast.Lt: "lt", ast.LtE: "le", ast.Gt: "gt", ast.GtE: "ge",
     ast.In: "in", ast.NotIn: "not_in", ast.Is: "is", ast.IsNot: "is_not",
 }  # fmt: skip
+# Operators by which a float takes a traced int for a plain one: only a float's own subclass is asked first.
+_ARITHMETIC = {
+    ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "truediv", ast.FloorDiv: "floordiv",
+    ast.Mod: "mod", ast.Pow: "pow",
+}  # fmt: skip
 _BUILTINS = frozenset({
     "abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list",
     "max", "min", "print", "range", "reversed", "round", "sorted", "sum", "zip",
@@ -87,6 +92,24 @@ class ExpressionConverter(ast.NodeTransformer):
         if isinstance(node.op, ast.Not):
             return staged_call("not_", operand, at=node)
         return ast.copy_location(ast.UnaryOp(node.op, operand), node)
+
+    def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
+        """``a + b``, where ``a`` may be a float."""
+        left, right = self.visit(node.left), self.visit(node.right)
+        name = _ARITHMETIC.get(type(node.op))
+        if name is None or isinstance(right, ast.Constant):
+            return ast.copy_location(ast.BinOp(left, node.op, right), node)
+        if isinstance(left, ast.Constant) and not isinstance(left.value, float):
+            return ast.copy_location(ast.BinOp(left, node.op, right), node)
+        return staged_call("arithmetic", ast.Constant(name), left, right, at=node)
+
+    def beside(self, target: ast.expr, node: ast.expr) -> ast.expr:
+        """``b`` of ``a += b``, where ``a`` may be a float."""
+        value = self.visit(node)
+        if isinstance(node, ast.Constant) or not isinstance(target, ast.Name):
+            return value
+        read = ast.copy_location(ast.Name(target.id, ast.Load()), target)
+        return staged_call("beside", read, value, at=node)
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         """``a if c else b``."""

@@ -139,6 +139,10 @@ class StatementConverter:
             return self._assign(s)
         if isinstance(s, ast.AugAssign) and _is_run_time_place(s.target):
             return self._update_item(s)
+        if isinstance(s, ast.AugAssign):
+            s.value = self.expressions.beside(s.target, s.value)
+            s.target = self.expression(s.target)  # type: ignore[assignment]
+            return [s]
         for field, value in ast.iter_fields(s):
             if isinstance(value, ast.expr):
                 setattr(s, field, self.expression(value))

@@ -132,7 +132,9 @@ def _entries(shape: ir.Value | None) -> Dims | None:
         return None if None in parts else [e for p in parts for e in p or ()]
     if node is not None and node.op_type == "Shape":
         whole = _dims(node.inputs[0])
-        ends = [node.attributes[k].as_int() if k in node.attributes else None for k in ("start", "end")]
+        ends = [
+            node.attributes[k].as_int() if k in node.attributes else None for k in ("start", "end")
+        ]
         return None if whole is None else whole[slice(*ends)]
     return None if not length or length[0] is None else [None] * length[0]
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Nested", "comprehension", "for_", "generator", "iterable", "natively", "while_"]
 
+_NESTED = 4  # iterations that may end early: written out, each is an ``If`` around the next
+
 
 def while_(test: Callable[[], Any], body: Callable[[], None], scope: Scope) -> None:
     """``while test: body``; iterations are run natively until the condition is staged."""

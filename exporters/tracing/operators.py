@@ -22,7 +22,7 @@ from exporters.tracing.chosen import Chosen, pick
 from exporters.tracing.leaves import UNBOUND, presence
 from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.merging import is_staged
-from exporters.tracing.scalars import ScalarRecord, TracedBool, TracedScalar
+from exporters.tracing.scalars import ScalarRecord, TracedBool, TracedInt, TracedScalar
 from exporters.tracing.trace import Assumption, Trace
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-__all__ = ["Operand", "and_", "assert_", "bind", "compare", "getitem", "ifexp", "not_", "or_",
-           "plain_truth", "setitem", "staged_in", "truth", "updateitem"]  # fmt: skip
+__all__ = ["Operand", "and_", "arithmetic", "assert_", "beside", "bind", "compare", "getitem",
+           "ifexp", "not_", "or_", "plain_truth", "setitem", "staged_in", "truth", "updateitem"]  # fmt: skip
 
 
 def bind(read: Callable[[], Any]) -> Any:
@@ -79,6 +79,26 @@ def _traced_bool(
         trace, worlds, data=is_data(trace, x), scalar=change(condition_value(trace, x))
     )
     return TracedBool(record)
+
+
+def arithmetic(name: str, a: Any, b: Any) -> Any:
+    """``a + b`` and its like."""
+    return _BINARY[name](a, beside(a, b))
+
+
+def beside(a: Any, b: Any) -> Any:
+    """``b`` as the operand of an operator behind ``a``: no int of the graph beside a plain float."""
+    if isinstance(b, TracedInt) and isinstance(a, float) and not isinstance(a, TracedScalar):
+        trace = Trace.current()
+        if trace is not None and trace.live:
+            return trace.arithmetic("float", b)
+    return b
+
+
+_BINARY = {
+    "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv,
+    "floordiv": operator.floordiv, "mod": operator.mod, "pow": operator.pow,
+}  # fmt: skip
 
 
 def not_(x: Any) -> Any:
@@ -167,6 +187,11 @@ def compare(name: str, a: Any, b: Any) -> Any:
             if trace.recording and trace.certain(a, b):
                 return _COMPARE[name](a, b)
             return trace.arithmetic(name, a, b)
+    if name in ("eq", "ne") and _holds_numbers(a, b):
+        equal = len(a) == len(b) and and_(
+            True, *(functools.partial(compare, "eq", x, y) for x, y in zip(a, b, strict=True))
+        )
+        return equal if name == "eq" else not_(equal)
     return _COMPARE[name](a, b)
 
 
@@ -181,6 +206,16 @@ def _is(a: Any, b: Any) -> Any:
     if not trace.recording:
         return not trace.number_in(present, trace.active[0])
     return not_(present)
+
+
+def _holds_numbers(a: Any, b: Any) -> bool:
+    """Whether two tuples, sizes of tensors perhaps, are compared number by number."""
+    if not (isinstance(a, tuple) and isinstance(b, tuple) and recorded() is not None):
+        return False
+    items = (*a, *b)
+    return all(isinstance(x, int | float) for x in items) and any(
+        isinstance(x, TracedScalar) for x in items
+    )
 
 
 def _contains(container: Any, x: Any) -> Any:

@@ -18,7 +18,9 @@ from exporters.tracing.merging import UNBOUND
 from exporters.tracing.operators import (
     Operand,
     and_,
+    arithmetic,
     assert_,
+    beside,
     bind,
     compare,
     getitem,
@@ -30,7 +32,8 @@ from exporters.tracing.operators import (
     updateitem,
 )
 
-__all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "as_list", "assert_", "bind",
-           "call", "compare", "comprehension", "for_", "generator", "getitem", "if_", "ifexp",
-           "is_constant", "is_instance_of", "is_mapping", "is_sequence", "not_", "or_",
-           "positional_attribute", "setitem", "truth", "updateitem", "while_", "without_keys"]  # fmt: skip
+__all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "arithmetic", "as_list",
+           "assert_", "beside", "bind", "call", "compare", "comprehension", "for_", "generator",
+           "getitem", "if_", "ifexp", "is_constant", "is_instance_of", "is_mapping", "is_sequence",
+           "not_", "or_", "positional_attribute", "setitem", "truth", "updateitem", "while_",
+           "without_keys"]  # fmt: skip

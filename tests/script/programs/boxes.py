@@ -60,7 +60,7 @@ def soft_nms(boxes, scores, sigma):
             break
         done[i] = True
         kept.append(i)
-        weight = torch.exp(-iou(boxes[i : i + 1], boxes)[0] ** 2 / sigma)
+        weight = torch.exp(-(iou(boxes[i : i + 1], boxes)[0] ** 2) / sigma)
         scores = torch.where(done, scores, scores * weight)
     return torch.stack(kept) if kept else torch.zeros(0, dtype=torch.long), scores
 
@@ -153,7 +153,11 @@ CASES = {
     "soft_nms": Case(
         lambda: soft_nms,
         (*_boxes(8), T(0.5)),
-        ((*_boxes(1, 2), T(0.5)), (*_boxes(30, 3), T(0.5)), (_boxes(3)[0], torch.zeros(3), T(0.5))),
+        (
+            (*_boxes(1, 2), T(0.5)),
+            (*_boxes(30, 3), T(0.5)),
+            (_boxes(3)[0], torch.zeros(3), T(0.5)),
+        ),
         ({0: "n"}, {0: "n"}, {}),
         (*_boxes(100, 4), T(0.5)),
     ),

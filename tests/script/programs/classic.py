@@ -430,7 +430,11 @@ CASES = {
     "dbscan": Case(
         lambda: dbscan,
         (uniform(10, 2), T(0.3)),
-        ((uniform(1, 2, seed=1), T(0.3)), (uniform(40, 2, seed=2), T(0.12)), (uniform(6, 2), T(9.0))),
+        (
+            (uniform(1, 2, seed=1), T(0.3)),
+            (uniform(40, 2, seed=2), T(0.12)),
+            (uniform(6, 2), T(9.0)),
+        ),
         ({0: "n"}, {}),
         (uniform(120, 2, seed=3), T(0.1)),
     ),
@@ -483,7 +487,11 @@ CASES = {
     ),
     "collatz": Case(lambda: collatz, (T(6),), ((T(1),), (T(27),), (T(8),)), None, (T(871),)),
     "gcd": Case(
-        lambda: gcd, (T(12), T(18)), ((T(7), T(0)), (T(1071), T(462))), None, (T(832040), T(514229))
+        lambda: gcd,
+        (T(12), T(18)),
+        ((T(7), T(0)), (T(1071), T(462))),
+        None,
+        (T(832040), T(514229)),
     ),
     "fibonacci": Case(lambda: fibonacci, (T(5),), ((T(0),), (T(1),), (T(60),)), None, (T(80),)),
     "sieve": Case(lambda: sieve, (T(12),), ((T(3),), (T(100),)), None, (T(5000),)),

@@ -59,7 +59,7 @@ class LSTMBeam(nn.Module):
         self.max_steps = max_steps
 
     def forward(self, features):
-        batch, hidden = features.shape
+        batch = features.shape[0]
         k = self.beams
         h = features.repeat_interleave(k, dim=0).unsqueeze(0).repeat(2, 1, 1)
         c = torch.zeros_like(h)
@@ -102,7 +102,9 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
-        self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
+        )
 
     def forward(self, x, past=None):
         batch, length, width = x.shape
@@ -122,7 +124,9 @@ class Block(nn.Module):
 class TinyGPT(nn.Module):
     """A small language model."""
 
-    def __init__(self, width: int = 64, heads: int = 4, layers: int = 2, context: int = 128) -> None:
+    def __init__(
+        self, width: int = 64, heads: int = 4, layers: int = 2, context: int = 128
+    ) -> None:
         super().__init__()
         self.tokens = nn.Embedding(VOCABULARY, width)
         self.positions = nn.Embedding(context, width)
@@ -344,7 +348,7 @@ def viterbi(emissions, transitions, start, end):
 
 def viterbi_batch(emissions, transitions, lengths):
     """The same over a batch with lengths, as CRF layers do it."""
-    batch, steps, tags = emissions.shape
+    batch, steps, _ = emissions.shape
     mask = torch.arange(steps).unsqueeze(0) < lengths.unsqueeze(1)
     score = emissions[:, 0]
     history = []

@@ -386,7 +386,11 @@ CASES = {
     "conjugate_gradient": Case(
         lambda: conjugate_gradient,
         (_spd(5), normal(5)),
-        ((_spd(1, 1), normal(1, seed=1)), (_spd(12, 2), normal(12, seed=2)), (_spd(4), torch.zeros(4))),
+        (
+            (_spd(1, 1), normal(1, seed=1)),
+            (_spd(12, 2), normal(12, seed=2)),
+            (_spd(4), torch.zeros(4)),
+        ),
         ({0: "n", 1: "n"}, {0: "n"}),
         (_spd(64, 3), normal(64, seed=3)),
         atol=1e-3,
