@@ -189,7 +189,7 @@ def _is_single(x: ir.Value, axis: int) -> bool:
     if isinstance(size, int):
         return size == 1
     sizes = x.meta.get("sizes")
-    return bool(sizes) and set(sizes[axis]) == {1}
+    return sizes is not None and set(sizes[axis]) == {1}
 
 
 @decomposes(torch.atleast_1d)
