@@ -8,6 +8,7 @@
     optimization = "all"
     options.openvino = { device_type = "CPU" }
     require = { openvino = 0.9, copies_in_loops = 0 }
+    cache = "~/.cache/bridge"
 
 The file is found in the current folder or above it, or where ``BRIDGE_CONFIG`` points.
 ``BRIDGE_DEPLOYMENT`` names the deployment for sessions that do not name one.
@@ -26,7 +27,9 @@ from bridge.errors import ProviderError
 
 __all__ = ["Deployment", "deployment", "find_config"]
 
-_KEYS = ("providers", "threads", "optimization", "config", "options", "require", "cuda_graphs")
+_KEYS = (
+    "providers", "threads", "optimization", "config", "options", "require", "cuda_graphs", "cache",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -90,6 +93,8 @@ def deployment(name: str | None, path: Path | None = None) -> Deployment | None:
                 f"deployment {name!r} in {path} has an unknown key {key!r}",
                 hint=f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(_KEYS)}",
             )
+    if isinstance(data.get("cache"), str):
+        data["cache"] = path.parent / Path(data["cache"]).expanduser()
     return Deployment(
         name=name,
         providers=data.pop("providers", "cpu"),

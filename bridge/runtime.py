@@ -12,7 +12,8 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
-from bridge.errors import ModelFileError, ProviderError, RunError
+from bridge.cache import WEIGHTS, ModelCache
+from bridge.errors import BridgeError, ModelFileError, ProviderError, RunError
 from bridge.files import proto_without, save_model
 from bridge.providers import CUDA_PROVIDERS
 from bridge.threads import default_threads, quota_is_tight
@@ -34,6 +35,11 @@ _LEVELS = {
 }
 _HANDED_OVER = 1024  # bytes from which a weight is handed over in memory instead of serialised
 _PROTOBUF_LIMIT = 2**31 - 1
+# A rewritten graph's weights go to a file of their own: protobuf ends at 2 GB.
+_APART = {
+    "session.optimized_model_external_initializers_file_name": WEIGHTS,
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+}
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what is an error is raised as one
 
 if hasattr(onnxruntime, "disable_telemetry_events"):
@@ -57,6 +63,7 @@ class Settings:
         profile_prefix: Where to write a profile, None for no profiling.
         optimized_path: Where to write the graph that ONNX Runtime really runs.
         log_level: 0 (everything) to 4 (fatal errors).
+        cache: Where rewritten graphs are kept, see :mod:`bridge.cache`; None for nowhere.
     """
 
     contract: Contract
@@ -69,6 +76,13 @@ class Settings:
     profile_prefix: str | None = None
     optimized_path: str | None = None
     log_level: int = _FATAL_ONLY
+    cache: Path | None = None
+
+    @property
+    def cached(self) -> bool:
+        """Whether a rewritten graph may take the place of the model."""
+        special = self.profile_prefix or self.optimized_path or self.share_weights
+        return self.cache is not None and self.optimization != "none" and not special
 
     def options(self) -> onnxruntime.SessionOptions:
         """As ONNX Runtime takes them."""
@@ -115,23 +129,55 @@ class Runtime:
         self.settings = settings
         contract = settings.contract
         contract.require_available()
-        options = settings.options() if options is None else options
         self._held: list[Any] = []
         self._folder: tempfile.TemporaryDirectory[str] | None = None
-        source = self._source(model, options)
         _preload_libraries(contract)
         self.graph_refusal: str | None = None
-        try:
-            self.session = self._open(source, options)
-        except Exception as error:
-            if not settings.cuda_graphs or "graph" not in str(error).lower():
-                raise _refusal(error, contract) from error
-            self.graph_refusal = str(error)
-            self.settings = dataclasses.replace(settings, cuda_graphs=False)
-            self.session = self._open(source, options)
+        if options is None and settings.cached:
+            self.session = self._start_cached(model)
+        else:
+            self.session = self._start(model, settings.options() if options is None else options)
         if not settings.share_weights:
             self._held.clear()  # ONNX Runtime keeps copies of its own, laid out for its kernels
         contract.require_active(self.session.get_providers())
+
+    def _start(
+        self, model: Any, options: onnxruntime.SessionOptions
+    ) -> onnxruntime.InferenceSession:
+        source = self._source(model, options)
+        try:
+            return self._open(source, options)
+        except Exception as error:
+            if not self.settings.cuda_graphs or "graph" not in str(error).lower():
+                raise _refusal(error, self.settings.contract) from error
+            self.graph_refusal = str(error)
+            self.settings = dataclasses.replace(self.settings, cuda_graphs=False)
+            return self._open(source, options)
+
+    def _start_cached(self, model: Any) -> onnxruntime.InferenceSession:
+        """A session of the graph that the cache has; of the model, whose graph is then kept."""
+        assert self.settings.cache is not None
+        cache = ModelCache(self.settings.cache)
+        key = cache.key(model, self.settings)
+        found = cache.find(key)
+        if found is not None:
+            rewritten = dataclasses.replace(self.settings, optimization="none")
+            try:
+                return self._start(found, rewritten.options())
+            except BridgeError as error:
+                cache.drop(key, str(error))
+        with cache.place(key) as path:
+            if path is None:
+                return self._start(model, self.settings.options())
+            config = {**self.settings.config, **_APART}
+            kept = dataclasses.replace(self.settings, optimized_path=str(path), config=config)
+            try:
+                return self._start(model, kept.options())
+            except BridgeError as error:
+                path.unlink(missing_ok=True)
+                session = self._start(model, self.settings.options())
+                cache.refuse(error.message)  # the disk is full, or the provider compiles
+                return session
 
     def _open(
         self, source: str | bytes, options: onnxruntime.SessionOptions

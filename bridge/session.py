@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
+from bridge.cache import cache_folder
 from bridge.contracts import require_nodes
 from bridge.control import RunControl
 from bridge.decoding import BoundSession
@@ -61,6 +62,9 @@ class Session:
         cuda_graphs: Whether to capture and replay CUDA graphs, one for each set of input shapes;
             a mapping of symbols to sizes rounds shapes up to these, see
             :class:`~bridge.cuda_graphs.GraphBuckets`.
+        cache: Where ONNX Runtime's rewritten graphs are kept, so that the next session of the same
+            model starts sooner: a folder, True for the user's cache folder, None for what
+            ``BRIDGE_CACHE`` says; see :mod:`bridge.cache`.
         options: ONNX Runtime session options in place of ``threads``, ``optimization`` and
             ``config``.
 
@@ -89,6 +93,7 @@ class Session:
         optimization: Optimization = "all",
         config: Mapping[str, str] | None = None,
         cuda_graphs: bool | Mapping[str, Sequence[int]] = False,
+        cache: bool | str | os.PathLike[str] | None = None,
         options: onnxruntime.SessionOptions | None = None,
         settings: Settings | None = None,
     ) -> None:
@@ -98,6 +103,7 @@ class Session:
             optimization=optimization,
             config=config or {},
             cuda_graphs=bool(cuda_graphs),
+            cache=cache_folder(cache),
         )
         self.source: ir.Model | bytes | str | os.PathLike[str] = (
             model if isinstance(model, ir.Model | bytes | str | os.PathLike) else model.model

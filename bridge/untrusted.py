@@ -81,12 +81,15 @@ class _Scanner(Reader):
         data: The file's bytes.
         name: What to call the file.
         folders: Where external data may lie; nowhere if empty.
+
+    Attributes:
+        sizes: The size of each file with external data, by its location.
     """
 
     def __init__(self, data: bytes | mmap.mmap, name: str, folders: tuple[Path, ...]) -> None:
         super().__init__(data, name)
         self._folders = folders
-        self._sizes: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
 
     def run(self) -> None:
         """See that the file is a model that is safe to load.
@@ -199,9 +202,9 @@ class _Scanner(Reader):
         location = tensor.external.get("location", "")
         self.require(bool(self._folders), f"{name} has its data in another file, {location!r}")
         self.require(tensor.data_type != _STRING, f"{name} is of strings, and external")
-        available = self._sizes.get(location)
+        available = self.sizes.get(location)
         if available is None:
-            available = self._sizes[location] = self._file_size(location, name)
+            available = self.sizes[location] = self._file_size(location, name)
         offset = self._number(tensor, "offset", name) or 0
         length = self._number(tensor, "length", name)
         told = f"{name} claims {size} bytes, and {length} in {location!r}"
@@ -239,8 +242,11 @@ class _Scanner(Reader):
         return state.st_size
 
 
-def check_path(path: str | os.PathLike[str]) -> None:
+def check_path(path: str | os.PathLike[str]) -> list[Path]:
     """See that a file holds a model that is safe to load.
+
+    Returns:
+        The files with its external data.
 
     Raises:
         ModelFileError: There is no such file, it is no model, it is broken, or it reaches for what
@@ -267,7 +273,9 @@ def check_path(path: str | os.PathLike[str]) -> None:
             target.open("rb") as file,
             mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
         ):
-            _Scanner(data, str(target), folders).run()
+            scanner = _Scanner(data, str(target), folders)
+            scanner.run()
+            return [target.parent / location for location in sorted(scanner.sizes)]
     except FileNotFoundError as error:
         raise ModelFileError(f"there is no file {target}") from error
     except (OSError, ValueError, RuntimeError) as error:

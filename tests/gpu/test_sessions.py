@@ -133,6 +133,21 @@ def test_threads_share_a_session(mlp, say):
     assert not wrong
 
 
+def test_graphs_for_cuda_can_be_kept(mlp, tmp_path, say):
+    module, program = mlp
+    x = torch.randn(3, 64, device="cuda")
+    for _ in range(3):
+        session = bridge.Session(program, providers=PROVIDERS, cache=tmp_path)
+        close(session(x), module(x))
+        say(f"{len(list(tmp_path.iterdir()))} kept, {session.placement.share('cuda'):.1%} on CUDA")
+        assert session.placement.share("cuda") == 1.0
+    text = SCALE.replace("y = Mul(x, w)", "n = NonZero(x)\n y = Mul(x, w)")
+    for _ in range(2):  # a graph with copies in it
+        session = bridge.Session(graph_bytes(text), providers=PROVIDERS, cache=tmp_path)
+        y = session.run({"x": torch.ones(2, 4, device="cuda"), "w": torch.ones(4)})["y"]
+        assert (y == 1).all()
+
+
 # CUDA graphs
 
 
