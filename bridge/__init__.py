@@ -21,7 +21,7 @@ if TYPE_CHECKING:
         RunError,
         RunTimeoutError,
     )
-    from bridge.exporting import TrainModeWarning, export
+    from bridge.exporting import FrozenRandomWarning, TrainModeWarning, export
     from bridge.loading import load
     from bridge.optimization_report import OptimizationReport
     from bridge.optimizing import OptimizationWarning, optimize
@@ -60,6 +60,7 @@ _HOMES = {
     "ExportError": "exporters.errors",
     "ExportReport": "bridge.program",
     "FeedError": "bridge.errors",
+    "FrozenRandomWarning": "bridge.exporting",
     "InputError": "exporters.errors",
     "MatrixReport": "bridge.parity.matrix",
     "ModelFileError": "bridge.errors",
@@ -103,6 +104,7 @@ __all__ = [
     "ExportError",
     "ExportReport",
     "FeedError",
+    "FrozenRandomWarning",
     "InputError",
     "MatrixReport",
     "ModelFileError",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exporters.pytorch.frontend import TracedModel
 
-__all__ = ["TrainModeWarning", "export"]
+__all__ = ["FrozenRandomWarning", "TrainModeWarning", "export"]
 
 
 _MORE_WORLDS = 3  # worlds that verification may add
@@ -28,6 +28,10 @@ _MORE_WORLDS = 3  # worlds that verification may add
 
 class TrainModeWarning(UserWarning):
     """The exported model is in train mode."""
+
+
+class FrozenRandomWarning(UserWarning):
+    """The exported model draws random numbers outside of torch, once and for all."""
 
 
 def export(
@@ -202,6 +206,13 @@ def _report(traced: TracedModel) -> ExportReport:
         report.warnings.append(
             "forward writes to its state; the graph starts from the exported values every time"
         )
+    if traced.drawn:
+        text = (
+            f"forward draws from {' and '.join(traced.drawn)}: the numbers drawn at the export are part "
+            "of the program; draw them with torch, or make them inputs"
+        )
+        report.warnings.append(text)
+        warnings.warn(text, FrozenRandomWarning, stacklevel=3)
     if traced.random:
         report.warnings.append(
             "the graph draws random numbers, so its results are not compared with eager's"

@@ -91,6 +91,7 @@ class TracedModel:
         state: The buffers that are extra inputs, with their values; output ``name.out`` has the
             next ones.
         random: Whether the graph draws random numbers.
+        drawn: Random number generators outside of torch that forward draws from.
         training: Paths of modules that are in train mode.
         scripted: Functions that were compiled without being marked.
         targets: All functions that were compiled.
@@ -115,6 +116,7 @@ class TracedModel:
     scripted: list[str]
     targets: list[Target]
     seconds: dict[str, float]
+    drawn: list[str] = dataclasses.field(default_factory=list)
 
     def eager(self, leaves: Sequence[Any]) -> list[Any]:
         """Every leaf of the eager result; the model and the arguments stay as they were."""
@@ -232,7 +234,7 @@ class Attempt:
             tracer.log_calls(log_world)
         handles, graph_inputs, positions = self._enter(tracer)
         try:
-            with isolation.isolated(self.modules.values()), isolation.exporting():
+            with isolation.isolated(self.modules.values()) as drawn, isolation.exporting():
                 try:
                     with trace:
                         result = _run_model(tracer, self.arguments, self.model, handles)
@@ -240,6 +242,7 @@ class Attempt:
                 finally:
                     self.log = tracer.log
                     tracer.constants.restore()
+            traced.drawn.extend(drawn)
             traced.state.update({n: self.named[n].detach().clone() for n in self.state})
         except Interrupt as interrupt:
             error = interrupt.error

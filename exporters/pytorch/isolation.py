@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import threading
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from exporters.pytorch.substitutes import substituted
@@ -49,16 +51,28 @@ def exporting() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def isolated(modules: Iterable[torch.nn.Module]) -> Iterator[None]:
-    """Run a model without leaving a trace in it or in torch."""
+def isolated(modules: Iterable[torch.nn.Module]) -> Iterator[list[str]]:
+    """Run a model without leaving a trace in it, in torch or in a random number generator.
+
+    Yields:
+        A list that in the end names the generators outside of torch that the model drew from.
+    """
+    drawn: list[str] = []
     snapshot = Snapshot(modules, is_opaque)
     random_state = torch.get_rng_state()
+    python_state, numpy_state = random.getstate(), np.random.get_state()
     default_dtype = torch.get_default_dtype()
     try:
         with torch.no_grad():
-            yield
+            yield drawn
     finally:
         snapshot.restore()
+        if random.getstate() != python_state:
+            drawn.append("random")
+            random.setstate(python_state)
+        if any(map(np.any, map(np.not_equal, np.random.get_state(), numpy_state))):
+            drawn.append("numpy.random")
+            np.random.set_state(numpy_state)
         if not torch.equal(random_state, torch.get_rng_state()):
             torch.set_rng_state(random_state)
         if torch.get_default_dtype() != default_dtype:
