@@ -366,7 +366,18 @@ def _why_frozen(attempt: Attempt, failure: WorldError) -> ExportError:
     for index, world in enumerate(attempt.worlds[1:], 1):
         with contextlib.suppress(WorldError):
             attempt.run(log_world=index)
-        eager = attempt.eager_calls(world.leaves)
+        try:
+            eager = attempt.eager_calls(world.leaves)
+        except Exception as error:
+            shapes = ", ".join(
+                f"{n} {list(x.shape)}"
+                for n, x in zip(attempt.arguments.names, world.leaves, strict=True)
+                if isinstance(x, torch.Tensor)
+            )
+            raise InputError(
+                f"eager code refuses example {index + 1} ({shapes}): {type(error).__name__}: {error}",
+                hint="give examples that the model accepts",
+            ) from error
         done = len(attempt.log)
         # Eager code got past the call that failed: it is one more, unless it is another one.
         same = [c for c in eager[done : done + 1] if is_at(c, failure.source)]

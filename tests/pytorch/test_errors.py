@@ -233,6 +233,17 @@ def test_calls_that_are_wrong(model, args, options, message):
     assert text == f"{message}\ndocs/errors#inputerror"
 
 
+def test_examples_that_eager_refuses_are_named():
+    weight = torch.ones(5, 4)
+    text = text_of(
+        lambda x, w: x @ w, bridge.InputError, X, weight, examples=[(torch.ones(2, 3), weight)]
+    )
+    assert text == (
+        "eager code refuses example 2 (x [2, 3], w [5, 4]): RuntimeError: mat1 and mat2 shapes cannot be "
+        "multiplied (2x3 and 5x4)\n\nhint: give examples that the model accepts\ndocs/errors#inputerror"
+    )
+
+
 def test_opsets_that_onnx_does_not_define():
     text = text_of(frozen_batch, bridge.InputError, opset=99)
     assert text.startswith("opset 99 is newer than ")
