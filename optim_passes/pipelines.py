@@ -144,10 +144,11 @@ CPU: Passes = (
         # Cleans up between the rearrangements that these leave and those that they look for.
         *_TIDY.passes,
     ),
-    Repeat(SliceHoistPass(), *_TIDY.passes),
     # After the attention has taken its heads from the slices of one product.
     UnpackProductPass(),
     Repeat(ProductOrderPass(), *_TIDY.passes),
+    # After UnpackProductPass: a row of one part is no part of the product any more.
+    Repeat(SliceHoistPass(), *_TIDY.passes),
     # After AttentionHeadsPass and SliceHoistPass, which know Attention only.
     LongAttentionPass(),
     # After _TIDY: it looks at what is left.

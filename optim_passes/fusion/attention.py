@@ -13,7 +13,6 @@ from optim_passes.fusion.attention_layout import flat_heads
 from optim_passes.rewriting import NodePass, require
 from optim_passes.values import (
     attribute,
-    constant,
     dims,
     floats_of,
     norm_axis,
@@ -145,7 +144,7 @@ def _scores(value: ir.Value | None) -> _Scores | None:
 def _windows(node: ir.Node) -> _Scores | None:
     """Scores to which a mask for each window was added while they had one dim more.
 
-    Swin counts the windows of all images as a batch; with one image that dim is 1.
+    Swin counts the windows of all images as a batch; the mask has 1 for the images.
     """
     add = producer(node.inputs[0], "Add")
     if add is None:
@@ -154,8 +153,10 @@ def _windows(node: ir.Node) -> _Scores | None:
         apart = producer(x, "Reshape")
         if apart is None or mask is None or not same_shape(apart.inputs[0], node.outputs[0]):
             continue
-        shape, size = dims(x), rank(mask)
-        if shape is None or shape[0] != 1 or size != len(shape) or len(shape) != 5:
+        shape, windows = dims(x), dims(mask)
+        if shape is None or windows is None or len(shape) != 5 or len(windows) != 5:
+            continue
+        if windows[0] != 1 or not isinstance(windows[1], int) or windows[1] != shape[1]:
             continue
         scores = _scores(apart.inputs[0])
         if scores is not None:
@@ -223,7 +224,7 @@ def _mask(
         low = op.number(_lowest(query.dtype), query)
         zero = op.number(0, query)
         masks.append(op.Where(condition, *((zero, low) if allowed else (low, zero))))
-    masks += [op.Squeeze(m, [0]) if rank(m) == 5 else m for m in scores.added]
+    masks += [_for_each_image(m, query, op) if rank(m) == 5 else m for m in scores.added]
     if not masks:
         return None, False
     if len(masks) == 1 and _is_causal(masks[0], query, key):
@@ -242,6 +243,18 @@ def _lowest(dtype: ir.DataType | None) -> float:
     """Low enough to mask, and not the lowest number, which the kernel takes for -inf."""
     assert dtype is not None
     return float(ml_dtypes.finfo(dtype.numpy()).min) * 0.75
+
+
+def _for_each_image(mask: ir.Value, query: ir.Value, op: Builder) -> ir.Value:
+    """A mask of each window ``[1, windows, ...]`` for the windows of all images, in order."""
+    windows = (dims(mask) or ())[1]
+    single: ir.Value = op.Squeeze(mask, [0])
+    if same_dim((dims(query) or (None,))[0], windows):
+        return single
+    images = op.Div(op.Shape(query, start=0, end=1), np.asarray([windows], np.int64))
+    ones = np.asarray([1, 1, 1], np.int64)
+    tiled: ir.Value = op.Tile(single, op.Concat(images, ones, axis=0))
+    return tiled
 
 
 def _above_lowest(
@@ -264,12 +277,22 @@ def _above_lowest(
 
 
 def _is_harmless(mask: ir.Value) -> bool:
-    """Whether a constant mask leaves some key to every query."""
-    tensor = constant(mask)
-    if tensor is None or tensor.size > _LARGE:
+    """Whether a mask leaves some key to every query, or never comes near the lowest number."""
+    array = floats_of(mask)
+    if array is not None and array.size <= _LARGE:
+        return bool((array.astype(np.float32).max(-1) > _FILL).all())
+    return _is_bounded(mask)
+
+
+def _is_bounded(mask: ir.Value | None) -> bool:
+    """Whether a mask is a sum of constants that are all far above the lowest number."""
+    node = producer(mask, "Add", "Tile", "Squeeze", "Unsqueeze", "Expand")
+    if node is not None:
+        return all(map(_is_bounded, node.inputs[: 2 if node.op_type == "Add" else 1]))
+    array = floats_of(mask)
+    if array is None or array.size > _LARGE:
         return False
-    array = tensor.numpy().astype(np.float32)
-    return bool((array.max(-1) > _FILL).all())
+    return bool((array.astype(np.float32) > _FILL).all())
 
 
 def _is_causal(mask: ir.Value, query: ir.Value, key: ir.Value) -> bool:

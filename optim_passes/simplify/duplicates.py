@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from optim_passes.purity import is_pure
 from optim_passes.rewriting import Outcome, Pass
+from optim_passes.values import attribute, constant, dims
 
 if TYPE_CHECKING:
     from optim_passes.scopes import Scope
@@ -21,7 +22,8 @@ class CommonSubexpressionPass(Pass):
     """Nodes of the same operator, operands and attributes become the first of them.
 
     A node inside a subgraph may become one of a body around it. Nodes that draw random numbers or
-    hold subgraphs are left alone.
+    hold subgraphs are left alone. Two ``Shape`` of one body that give sizes of the same names are
+    equal, whatever they are of.
     """
 
     def call(self, model: ir.Model) -> Outcome:
@@ -38,7 +40,8 @@ class CommonSubexpressionPass(Pass):
             inner = inner.outer
         here = self._seen.setdefault(id(scope.body), {})
         for node in list(scope.body):
-            key = _key(node)
+            sizes = _sizes(node)
+            key = _key(node) if sizes is None else sizes
             if key is None:
                 continue
             first = here.get(key)
@@ -55,6 +58,17 @@ class CommonSubexpressionPass(Pass):
                         new.shape = old.shape
                 scope.body.remove(node, safe=True)
                 outcome.rewrites += 1
+
+
+def _sizes(node: ir.Node) -> Any:
+    """The names of the sizes that a Shape gives; None if some have no name."""
+    shape = dims(node.inputs[0]) if node.op_type == "Shape" and not node.domain else None
+    if shape is None:
+        return None
+    start, end = attribute(node, "start", 0), attribute(node, "end", len(shape))
+    names = tuple(d if isinstance(d, int) else d.value for d in shape[start:end])
+    # With the body: a name may mean another size in the bodies around it.
+    return None if None in names else ("Shape", names, node.graph)
 
 
 def _before(node: ir.Node, holder: ir.Node) -> bool:
@@ -88,7 +102,15 @@ def _key(node: ir.Node) -> Any:
         elif not isinstance(value, int | float | str | bytes):
             return None
         attributes.append((name, int(given.type), value))
-    operands = tuple(id(v) for v in node.inputs)
+    operands = [_operand(v) for v in node.inputs]
     if node.op_type in ("Add", "Mul", "And", "Or", "Equal") and not node.domain:
-        operands = tuple(sorted(operands))
-    return node.op_identifier(), operands, len(node.outputs), tuple(attributes)
+        operands.sort(key=str)
+    return node.op_identifier(), tuple(operands), len(node.outputs), tuple(attributes)
+
+
+def _operand(value: ir.Value | None) -> Any:
+    """What equal operands have in common: small constants their contents."""
+    tensor = constant(value)
+    if tensor is None or tensor.size > _COMPARED or tensor.dtype == ir.DataType.STRING:
+        return id(value)
+    return int(tensor.dtype), tuple(tensor.shape.numpy()), tensor.tobytes()

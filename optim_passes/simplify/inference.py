@@ -47,6 +47,8 @@ class InferShapesPass(Pass):
     def run(self, scope: Scope, outcome: Outcome) -> None:
         """Go through one body from its first node."""
         for node in scope.body:
+            for value in node.outputs:
+                _drop_foreign_placeholders(value)
             if node.domain or not any(map(_is_open, node.outputs)):
                 continue
             before = [(v.dtype, dims(v)) for v in node.outputs]
@@ -70,6 +72,13 @@ class InferShapesPass(Pass):
             else d
             for d in value.shape.dims
         )
+
+
+def _drop_foreign_placeholders(value: ir.Value) -> None:
+    """Graphs that were joined may use the same one for different sizes."""
+    shape = dims(value)
+    if shape is not None and any("unk__" in str(d) for d in shape) and not value.is_graph_output():
+        value.shape = ir.Shape(None if "unk__" in str(d) else d for d in shape)
 
 
 def _placeholders(model: ir.Model) -> Iterator[int]:
