@@ -32,6 +32,7 @@ __all__ = ["COMMANDS", "main"]
 
 COMMANDS = {
     "export": "turn an eager model into an ONNX model, verified on ONNX Runtime",
+    "optimize": "make a model faster for a target, and prove that it computes the same",
     "check": "compare a model with eager code or another model, across providers and opsets",
     "locate": "name the first node that goes wrong, with its module and source line",
     "run": "run a model on ONNX Runtime",
