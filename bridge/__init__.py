@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         RunCancelledError,
         RunError,
         RunTimeoutError,
+        TargetError,
     )
     from bridge.exporting import FrozenRandomWarning, TrainModeWarning, export
     from bridge.loading import load
@@ -78,6 +79,7 @@ _HOMES = {
     "Session": "bridge.session",
     "SpecialisationError": "exporters.errors",
     "Tolerance": "bridge.parity.comparison",
+    "TargetError": "bridge.errors",
     "TracedModule": "bridge.tracing",
     "TrainModeWarning": "bridge.exporting",
     "UnboundNameError": "exporters.errors",
@@ -121,6 +123,7 @@ __all__ = [
     "ScriptSyntaxError",
     "Session",
     "SpecialisationError",
+    "TargetError",
     "Tolerance",
     "TracedModule",
     "TrainModeWarning",

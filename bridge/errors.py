@@ -9,6 +9,7 @@
     │   └── RunCancelledError        somebody stopped a run
     ├── FeedError                    inputs that do not fit the model (ValueError)
     ├── ProviderError                an execution provider that cannot be had
+    ├── TargetError                  a target that is none, or that cannot run a model (ValueError)
     └── ParityError                  a model does not compute what eager computes (AssertionError)
 
 What goes wrong while eager code becomes a graph is in :mod:`exporters.errors`.
@@ -25,6 +26,7 @@ __all__ = [
     "RunCancelledError",
     "RunError",
     "RunTimeoutError",
+    "TargetError",
 ]
 
 
@@ -68,6 +70,10 @@ class FeedError(BridgeError, ValueError):
 
 class ProviderError(BridgeError):
     """An execution provider that was asked for cannot be had."""
+
+
+class TargetError(BridgeError, ValueError):
+    """There is no such target, or it cannot run the model."""
 
 
 class ParityError(BridgeError, AssertionError):

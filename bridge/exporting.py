@@ -6,8 +6,10 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from bridge.optimizing import optimize as optimized
 from bridge.program import ExportReport, Program, count_ops
 from bridge.signature import Signature
+from bridge.targets import parse_target
 from bridge.verification import UnseenSizesError, verify
 from exporters.errors import ExportError
 from exporters.pytorch import frontend
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Mapping, Sequence
 
+    from bridge.targets import Target as RuntimeTarget
     from exporters.pytorch.frontend import TracedModel
 
 __all__ = ["FrozenRandomWarning", "TrainModeWarning", "export"]
@@ -43,6 +46,8 @@ def export(
     dynamic_shapes: Any = None,
     examples: Sequence[Any] | None = None,
     opset: int | None = None,
+    target: str | RuntimeTarget | None = None,
+    optimize: bool | str = False,
     output_names: Sequence[str] | None = None,
     script: str = "auto",
     state: str = "fold",
@@ -63,7 +68,11 @@ def export(
             ``{"x": {0: "batch"}}``.
         examples: Further examples, each a tuple of positional or a dict of keyword arguments. The
             dims in which they differ are dynamic.
-        opset: ONNX opset, 17 or later; 23 unless given.
+        opset: ONNX opset, 17 or later; 23, or what the target runs best, unless given.
+        target: Where the model is to run, such as ``"onnxruntime==1.24,cuda"``: chooses the opset
+            and the IR version, and makes operators that it lacks an error.
+        optimize: Whether to optimise the verified model for the target, as :func:`bridge.optimize`
+            does; a string is the target too: ``optimize="cpu"``.
         output_names: Names for the graph outputs, in order.
         script: ``"auto"`` compiles every function in which Python branches on what only run time
             knows; ``"explicit"`` only those marked with ``@bridge.script``.
@@ -84,6 +93,7 @@ def export(
         ExportError: The model cannot become a graph; see :mod:`exporters.errors`.
         ParityError: The graph does not compute what eager computes.
         ModelFileError: ``path`` cannot be written.
+        TargetError: There is no such target, or it lacks kernels for operators of the model.
 
     Example:
         >>> program = export(torch.nn.Linear(4, 2).eval(), torch.ones(3, 4))
@@ -91,6 +101,10 @@ def export(
         torch.Size([3, 2])
     """
     tell = progress or (lambda _: None)
+    place = optimize if isinstance(optimize, str) and target is None else target
+    runtime = None if place is None and not optimize else parse_target(place or "cpu")
+    if runtime is not None and opset is None:
+        opset = runtime.opset
     targets: list[Target] = []
     more_sizes: list[dict[str, int]] = []
     while True:
@@ -117,6 +131,8 @@ def export(
             state=traced.state,
             probes=_probes(traced),
         )
+        if runtime is not None:
+            program.model = runtime.adapted(program.model)
         if not verify:
             break
         tell("verifying on ONNX Runtime")
@@ -137,6 +153,8 @@ def export(
             continue
         program.report.seconds["verify"] = time.perf_counter() - started
         break
+    if optimize and runtime is not None:
+        program = optimized(program, target=runtime, verify=verify, progress=progress)
     if path is not None:
         tell(f"saving {path}")
         started = time.perf_counter()

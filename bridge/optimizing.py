@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from bridge.errors import ModelFileError
+from bridge.errors import ModelFileError, TargetError
 from bridge.files import load_model, parse_model
 from bridge.half_precision import DTYPES, Precision, halved
 from bridge.optimization_report import OptimizationReport
@@ -20,7 +21,7 @@ from bridge.program import ExportReport, Program, count_ops
 from bridge.runtime import Settings
 from bridge.session import Session
 from bridge.signature import Signature
-from bridge.targets import Target, TargetError, parse_target
+from bridge.targets import Target, parse_target
 from optim_passes.expectations import census, expectations, names_of
 from optim_passes.verified import run_verified
 
@@ -96,11 +97,16 @@ def optimize(
     work = _Work(parse_target(target), progress or (lambda _: None))
     with work.timed("read", "reading the model"):
         program = as_program(model)
-        work.target.require_runs(program.model)
+        adapted = work.target.adapted(program.model)
+    if adapted is not program.model:
+        program = Program(
+            adapted, program.signature, program.report, state=program.state, probes=program.probes
+        )
     if verify:
         with work.timed("verify", "running the model as it is"):
             work.set_up_check(program, inputs, tolerance)
-    made = work.run(program, work.target.passes() if passes is None else list(passes))
+    chosen = work.target.passes(program.model) if passes is None else list(passes)
+    made = work.run(program, chosen)
     if precision is not None:
         made = work.narrow(made, program.model, precision, keep=keep, keep_io=keep_io)
     if path is not None:
@@ -162,6 +168,7 @@ class _Work:
         self.seconds["passes"] = (
             time.perf_counter() - started - (self.seconds.get("verify", 0.0) - verifying)
         )
+        self.target.stamp(result)
         export = program.report if isinstance(program.report, ExportReport) else None
         report = OptimizationReport(
             str(self.target),
@@ -179,12 +186,21 @@ class _Work:
                 modules=None if export is None else export.modules,
             ),
         )
+        report.warnings += self._left_to_cpu(result)
         for name, why in report.rolled_back.items():
             text = f"the pass {name} was rolled back: {why}"
             warnings.warn(text, OptimizationWarning, stacklevel=4)
         return Program(
             result, program.signature, report, state=program.state, probes=program.probes
         )
+
+    def _left_to_cpu(self, model: ir.Model) -> list[str]:
+        """A warning if only the CPU has kernels for some nodes."""
+        counts = collections.Counter(m.operator for m in self.target.left_to_cpu(model))
+        if not counts:
+            return []
+        told = ", ".join(f"{n} {operator}" for operator, n in counts.most_common(5))
+        return [f"{self.target} leaves {counts.total()} nodes to the CPU: {told}"]
 
     def narrow(
         self,

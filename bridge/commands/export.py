@@ -30,6 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", help="the .onnx file")
     parser.add_argument("--opset", type=int, help="17 or later; 23 unless given")
     parser.add_argument(
+        "--target", metavar="TARGET",
+        help="where it is to run, such as onnxruntime==1.24,cuda: chooses the opset, and refuses "
+        "what has no kernels there",
+    )  # fmt: skip
+    parser.add_argument("--optimize", action="store_true", help="for the target; cpu unless given")
+    parser.add_argument(
         "--external-data", action="store_true", default=None,
         help="weights in a file of their own; by itself above 2 GB",
     )  # fmt: skip
@@ -57,6 +63,8 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         options,
         path=options.output,
         opset=options.opset,
+        target=options.target,
+        optimize=options.optimize,
         external_data=options.external_data,
         verify=not options.no_verify,
         progress=terminal.progress,

@@ -64,7 +64,9 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     try:
         feed = {g.name or next(unnamed): g.value for g in given}
     except StopIteration as error:
-        raise FeedError(f"{len(given)} inputs given, the model takes {', '.join(names)}") from error
+        raise FeedError(
+            f"{len(given)} inputs given, the model takes {', '.join(names)}"
+        ) from error
     made = optimize(
         program,
         options.output,
