@@ -141,10 +141,10 @@ def export(
             program.report.verified = verify_traced(traced, program)
         except ExportError as frozen:  # unseen inputs showed what the worlds did not
             known = {t.code for t in traced.targets}
-            target = frozen.target
-            if script != "auto" or not isinstance(target, Target) or target.code in known:
+            found = frozen.target
+            if script != "auto" or not isinstance(found, Target) or found.code in known:
                 raise
-            targets = [*traced.targets, target]
+            targets = [*traced.targets, found]
             continue
         except UnseenSizesError as unseen:
             if len(more_sizes) == _MORE_WORLDS:

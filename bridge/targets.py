@@ -114,7 +114,8 @@ class Target:
         if table is None:
             return model
         opset = model.graph.opset_imports.get("", 1)
-        adapted, refused = model, []
+        adapted = model
+        refused: list[str] = []
         if opset > table.opset or model.ir_version > table.ir_version:
             adapted, refused = _lowered(model, table.opset)
             adapted.ir_version = min(model.ir_version, table.ir_version)

@@ -116,7 +116,7 @@ def _declared(texts: Sequence[str]) -> Any:
 
 
 def export_target(
-    target: Target, example: Example, options: argparse.Namespace, **further: Any
+    target: Target, example: Example, options: argparse.Namespace, /, **further: Any
 ) -> Any:
     """The program of an eager target."""
     from bridge.exporting import export
