@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge import passes
+    from bridge.bisection import BisectReport, bisect
     from bridge.errors import (
         BridgeError,
         FeedError,
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BranchMismatchError": "exporters.errors",
+    "BisectReport": "bridge.bisection",
     "BridgeError": "bridge.errors",
     "DataDependentError": "exporters.errors",
     "DisagreeingBranchError": "exporters.errors",
@@ -86,6 +88,7 @@ _HOMES = {
     "UnsupportedOpError": "exporters.errors",
     "UntraceableError": "exporters.errors",
     "WorldError": "exporters.errors",
+    "bisect": "bridge.bisection",
     "check": "bridge.parity.checking",
     "check_matrix": "bridge.parity.matrix",
     "export": "bridge.exporting",
@@ -97,6 +100,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "BisectReport",
     "BranchMismatchError",
     "BridgeError",
     "DataDependentError",
@@ -131,6 +135,7 @@ __all__ = [
     "UnsupportedOpError",
     "UntraceableError",
     "WorldError",
+    "bisect",
     "check",
     "check_matrix",
     "export",

@@ -35,6 +35,7 @@ COMMANDS = {
     "optimize": "make a model faster for a target, and prove that it computes the same",
     "check": "compare a model with eager code or another model, across providers and opsets",
     "locate": "name the first node that goes wrong, with its module and source line",
+    "bisect": "find the pass, ours or ONNX Runtime's, that breaks a model",
     "run": "run a model on ONNX Runtime",
     "bench": "measure eager, torch.compile and ONNX Runtime forms of a model side by side",
     "doctor": "say what is installed here, what is missing, and what mends it",

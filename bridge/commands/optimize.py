@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bridge.commands.inputs import add_input_options, given_inputs
 from bridge.commands.terminal import PASSED, add_report_options
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import argparse
 
     from bridge.commands.terminal import Terminal
+    from bridge.program import Program
 
 EXAMPLES = """  bridge optimize model.onnx -o fast.onnx
   bridge optimize model.onnx -o fast.onnx --target onnxruntime==1.24,cuda --precision fp16
@@ -56,22 +57,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace, terminal: Terminal) -> int:
     """Optimise, save, and report what was fused and what was not."""
-    model = Path(options.model)
-    program = as_program(model)
-    names = [str(v.name) for v in program.model.graph.inputs]
-    given = given_inputs(options)
-    unnamed = iter(n for n in names if n not in {g.name for g in given})
-    try:
-        feed = {g.name or next(unnamed): g.value for g in given}
-    except StopIteration as error:
-        raise FeedError(
-            f"{len(given)} inputs given, the model takes {', '.join(names)}"
-        ) from error
+    program = as_program(Path(options.model))
     made = optimize(
         program,
         options.output,
         target=options.target,
-        inputs=feed or None,
+        inputs=feed_by_name(program, options),
         precision=options.precision,
         keep=options.keep,
         keep_io=not options.convert_io,
@@ -81,3 +72,24 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     )
     terminal.report(made.report, options)
     return PASSED
+
+
+def feed_by_name(program: Program, options: argparse.Namespace) -> dict[str, Any] | None:
+    """The given inputs by the model's names, positional ones in order; None if there are none.
+
+    Raises:
+        FeedError: There are more than the model takes.
+    """
+    names = [str(v.name) for v in program.model.graph.inputs]
+    given = given_inputs(options)
+    unnamed = iter(n for n in names if n not in {g.name for g in given})
+    try:
+        feed = {g.name or next(unnamed): g.value for g in given}
+    except StopIteration as error:
+        raise FeedError(
+            f"{len(given)} inputs given, the model takes {', '.join(names)}"
+        ) from error
+    unknown = [n for n in feed if n not in names]
+    if unknown:
+        raise FeedError(f"unknown {', '.join(unknown)}; the model's inputs are {', '.join(names)}")
+    return feed or None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bridge.parity.sides import Side
     from bridge.session import Session
 
-__all__ = ["explain"]
+__all__ = ["OPTIMIZERS", "explain"]
 
 # What preprocessing does to pictures that are 0 to 1, or 0 to 255.
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 3, 1, 1)
@@ -150,7 +150,7 @@ def _session_verdicts(session: Session, agrees: Callable[..., bool]) -> list[str
 
 
 # ONNX Runtime's graph transformers that rewrite arithmetic, by the names it knows them by.
-_OPTIMIZERS = (
+OPTIMIZERS = (
     "GeluApproximation", "ConstantFolding", "CommonSubexpressionElimination", "TransposeOptimizer",
     "MatMulAddFusion", "ReshapeFusion", "GeluFusionL1", "GeluFusionL2", "LayerNormFusionL1",
     "LayerNormFusionL2", "SimplifiedLayerNormFusion", "SkipLayerNormFusion", "AttentionFusion",
@@ -175,7 +175,7 @@ def _optimizer_verdict(session: Session, agrees: Callable[..., bool]) -> list[st
     def agrees_without(names: tuple[str, ...]) -> bool:
         return agrees(SessionSide(session.with_settings(disabled_optimizers=names)))
 
-    suspects: tuple[str, ...] = _OPTIMIZERS
+    suspects: tuple[str, ...] = OPTIMIZERS
     if not agrees_without(suspects):
         return []
     while len(suspects) > 1:
