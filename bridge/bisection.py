@@ -98,7 +98,9 @@ class BisectReport:
             lines.append(f"  the first value that goes wrong: {self.comparison}")
         if self.reproducer is not None:
             nodes = [n.op_type for n in self.reproducer.model.graph]
-            lines.append(f"  the smallest failing part has {len(nodes)} nodes: {', '.join(nodes[:12])}")
+            lines.append(
+                f"  the smallest failing part has {len(nodes)} nodes: {', '.join(nodes[:12])}"
+            )
         if self.folder is not None:
             lines.append(f"  written to {self.folder}")
         return "\n".join(lines)
@@ -173,9 +175,7 @@ class _Search:
         tell: Called with a line of text at the start of each phase.
     """
 
-    def __init__(
-        self, check: ProbeCheck, settings: Settings, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, check: ProbeCheck, settings: Settings, tell: Callable[[str], None]) -> None:
         self.check = check
         self.plain = check.settings
         self.settings = settings
@@ -212,12 +212,12 @@ class _Search:
         report = BisectReport(culprit.name, "pass", culprit.index, culprit.reason)
         self.tell(f"cutting out what {culprit.name} does")
         after = None if result is None else replay(culprit.before, [culprit.pass_])
-        self._reduce(report, culprit.before, after, lambda m: replay(m, [culprit.pass_]), self.plain)
+        self._reduce(
+            report, culprit.before, after, lambda m: replay(m, [culprit.pass_]), self.plain
+        )
         return report, model
 
-    def _raising(
-        self, model: ir.Model, ran: Sequence[ir.passes.PassBase], reason: str
-    ) -> Culprit:
+    def _raising(self, model: ir.Model, ran: Sequence[ir.passes.PassBase], reason: str) -> Culprit:
         return Culprit(ran[-1], len(ran) - 1, reason, replay(model, ran[:-1]))
 
     # ONNX Runtime's
@@ -286,7 +286,9 @@ class _Search:
         """Find the smallest part that fails: from the first wrong value as far back as needed."""
         feed = self._failing_feed(before, change, settings)
         probe = Probe(before, self.plain)
-        right = {n: x for n, x in probe.values(probe.names(), feed) if not isinstance(x, Exception)}
+        right = {
+            n: x for n, x in probe.values(probe.names(), feed) if not isinstance(x, Exception)
+        }
         trial = _Trial(probe, right, feed, change, settings, self.check)
         if after is None and settings is self.plain:
             report.reproducer = trial.raising()
@@ -323,7 +325,9 @@ class _Search:
         rows: list[Comparison] = []
         if after is not None:
             other = Probe(after, self.plain)
-            both = [n for n in other.names() if n in right and comparable(right[n], other.types[n])]
+            both = [
+                n for n in other.names() if n in right and comparable(right[n], other.types[n])
+            ]
             got = dict(other.values(both, feed))
             for name in (n for n in probe.names() if n in got):
                 row = compare_local(name, right[name], got[name], other.types[name])
@@ -415,7 +419,7 @@ class _Trial:
 
     def _inner(self, value: str, given: set[str]) -> list[str]:
         """The values that a part computes on its way, in graph order."""
-        region = self.probe.region(value, {n: None for n in given})
+        region = self.probe.region(value, dict.fromkeys(given))
         names = [str(v.name) for n in region for v in n.outputs]
         return [n for n in names if n != value and n in self.right]
 

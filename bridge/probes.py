@@ -130,7 +130,12 @@ class ProbeCheck:
         Raises:
             NoProbesError: The model cannot be run, or not twice with the same result.
         """
-        plain = dataclasses.replace(settings, optimization="none", optimized_path=None)
+        # Sessions that run a few times need no weights laid out for their kernels.
+        config = {**settings.config, "session.disable_prepacking": "1"}
+        settings = dataclasses.replace(settings, config=config)
+        plain = dataclasses.replace(
+            settings, optimization="none", optimized_path=None, share_weights=True
+        )
         try:
             session = Session(model, settings=plain)
         except BridgeError as error:

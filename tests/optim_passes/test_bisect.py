@@ -54,9 +54,10 @@ def test_our_culprit_is_found_and_cut_out(bad, nodes, tmp_path):
     assert report.index == 1
     assert [n.op_type for n in report.reproducer.model.graph] == nodes
     part = onnx.load(tmp_path / "case" / "model.onnx")
-    with np.load(tmp_path / "case" / "inputs.npz") as feed, np.load(
-        tmp_path / "case" / "expected.npz"
-    ) as expected:
+    with (
+        np.load(tmp_path / "case" / "inputs.npz") as feed,
+        np.load(tmp_path / "case" / "expected.npz") as expected,
+    ):
         got = session(ir.from_proto(part)).run(None, dict(feed))
         np.testing.assert_allclose(got[0], next(iter(expected.values())), rtol=1e-5)
     assert "the culprit is the pass" in str(report)
@@ -108,11 +109,15 @@ def test_culprits_in_bodies_are_found():
     feed = {"x": np.array([1, -2, 3, -4], np.float32), "n": np.array(3)}
     report = bridge.bisect(loop, feed, passes=[ReluToAbsPass()])
     assert report.culprit == "ReluToAbs"
-    assert [n.op_type for n in report.reproducer.model.graph if n.op_type != "Constant"] == ["Loop"]
+    assert [n.op_type for n in report.reproducer.model.graph if n.op_type != "Constant"] == [
+        "Loop"
+    ]
 
 
 def test_inputs_of_the_export_are_the_probes():
-    program = bridge.export(torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval(), torch.ones(2, 4))
+    program = bridge.export(
+        torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval(), torch.ones(2, 4)
+    )
     assert bridge.bisect(program).passed
 
 
