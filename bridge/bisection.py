@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from bridge.errors import BridgeError
 from bridge.files import load_model
 from bridge.optimizing import Model, as_program
-from bridge.parity.comparison import Comparison, Tolerance, compare
-from bridge.parity.divergence import Reproducer
-from bridge.parity.forcing import Probe, as_type, comparable, compare_local, severity
-from bridge.parity.surgery import cut
+from bridge.parity.comparison import Comparison, compare
+from bridge.parity.forcing import Probe, comparable, compare_local, severity
 from bridge.parity.verdicts import OPTIMIZERS
 from bridge.probes import ProbeCheck, as_feeds
 from bridge.providers import resolve
+from bridge.reduction import Reduction
 from bridge.runtime import Settings
 from bridge.session import Session
 from bridge.targets import parse_target
@@ -30,14 +29,13 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from bridge.parity.checking import Tolerances
+    from bridge.parity.divergence import Reproducer
     from bridge.targets import Target
     from optim_passes.pipeline import Repeat
 
 __all__ = ["BisectReport", "bisect"]
 
 _CANDIDATES = 6  # wrong values around which a failing part is sought
-_DEPTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24)
-_MOST_TRIALS = 60  # nodes that are tried to be left out of a failing part
 
 
 @dataclasses.dataclass(slots=True)
@@ -194,31 +192,42 @@ class _Search:
             return pass_(given)
 
         self.tell(f"running {sum(1 for _ in leaves(passes))} passes")
+        result: ir.Model | None = None
         try:
             result, _ = run(model.clone(), passes, apply=noted)
         except Exception as error:
-            result, wrong = None, f"it raised {type(error.__cause__ or error).__name__}: {error}"
+            wrong = f"it raised {type(error.__cause__ or error).__name__}: {error}"
         else:
             found = self.check.failure(result)
             if found is None:
                 return BisectReport(None), result
             wrong = found
         self.tell("halving the passes")
-        culprit = self._raising(model, ran, wrong) if result is None else (
-            first_culprit(model, ran, self.check.failure, wrong)
-        )  # fmt: skip
+        culprit: Culprit | None
+        if result is None:
+            culprit = self._raising(model, ran, wrong)
+        else:
+            culprit = first_culprit(model, ran, self.check.failure, wrong)
         if culprit is None:
             return BisectReport(None), model
         report = BisectReport(culprit.name, "pass", culprit.index, culprit.reason)
         self.tell(f"cutting out what {culprit.name} does")
-        after = None if result is None else replay(culprit.before, [culprit.pass_])
+        raised = result is None and culprit.index == len(ran) - 1
+        after = None if raised else replay(culprit.before, [culprit.pass_])
         self._reduce(
             report, culprit.before, after, lambda m: replay(m, [culprit.pass_]), self.plain
         )
         return report, model
 
-    def _raising(self, model: ir.Model, ran: Sequence[ir.passes.PassBase], reason: str) -> Culprit:
-        return Culprit(ran[-1], len(ran) - 1, reason, replay(model, ran[:-1]))
+    def _raising(
+        self, model: ir.Model, ran: Sequence[ir.passes.PassBase], reason: str
+    ) -> Culprit | None:
+        """The pass that raised something, unless one before it is wrong."""
+        before = replay(model, ran[:-1])
+        wrong = self.check.failure(before)
+        if wrong is not None:
+            return first_culprit(model, ran[:-1], self.check.failure, wrong)
+        return Culprit(ran[-1], len(ran) - 1, reason, before)
 
     # ONNX Runtime's
 
@@ -289,7 +298,7 @@ class _Search:
         right = {
             n: x for n, x in probe.values(probe.names(), feed) if not isinstance(x, Exception)
         }
-        trial = _Trial(probe, right, feed, change, settings, self.check)
+        trial = Reduction(probe, right, feed, change, settings, self.check)
         if after is None and settings is self.plain:
             report.reproducer = trial.raising()
             return
@@ -338,118 +347,3 @@ class _Search:
         rows = rows[:_CANDIDATES]
         rows += [compare(n, right[n], right[n]) for n in ends if n in right and n not in known]
         return rows
-
-
-class _Trial:
-    """Parts of a model that are tried for whether they fail alone.
-
-    Args:
-        probe: The model before the change.
-        right: The values in it.
-        feed: Its inputs.
-        change: What the culprit makes of a model.
-        settings: Of sessions that run what was changed.
-        check: Gives the tolerances.
-    """
-
-    def __init__(
-        self,
-        probe: Probe,
-        right: Mapping[str, Any],
-        feed: Mapping[str, Any],
-        change: Callable[[ir.Model], ir.Model],
-        settings: Settings,
-        check: ProbeCheck,
-    ) -> None:
-        self.probe = probe
-        self.right = right
-        self.feed = feed
-        self.change = change
-        self.settings = settings
-        self.check = check
-        given = check.tolerance
-        self.tolerance = given if isinstance(given, Tolerance) else None
-
-    def raising(self) -> Reproducer | None:
-        """The first node alone that makes the culprit raise something."""
-        for name in self.right:
-            part = self._part(name, self._boundary(name, 1))
-            if part is not None:
-                try:
-                    self.change(part.model.clone())
-                except Exception:  # this is what is sought
-                    return part
-        return None
-
-    def smallest(self, value: str) -> Reproducer | None:
-        """The smallest part that computes a value and fails; None if not even the largest does."""
-        found: tuple[set[str], Reproducer] | None = None
-        for depth in _DEPTHS:
-            given = self._boundary(value, depth)
-            part = self._failing(value, given)
-            if part is not None:
-                found = given, part
-                break
-            if not given:
-                return None
-        if found is None:
-            part = self._failing(value, set())
-            if part is None:
-                return None
-            found = set(), part
-        given, best = found
-        for name in self._inner(value, given)[:_MOST_TRIALS]:
-            part = self._failing(value, given | {name})
-            if part is not None:
-                given, best = given | {name}, part
-        return best
-
-    def _boundary(self, value: str, depth: int) -> set[str]:
-        """The values that the nodes within some steps before a value read from further away."""
-        makers = {str(v.name): n for n in self.probe.model.graph for v in n.outputs}
-        inside, edge = {value}, {value}
-        for _ in range(depth):
-            edge = {
-                str(v.name) for n in edge for v in makers[n].inputs if v is not None
-                and str(v.name) in makers
-            } - inside  # fmt: skip
-            inside |= edge
-        read = {str(v.name) for n in inside for v in makers[n].inputs if v is not None}
-        return {n for n in (read & set(makers)) - (inside - edge) if n in self.right} - {value}
-
-    def _inner(self, value: str, given: set[str]) -> list[str]:
-        """The values that a part computes on its way, in graph order."""
-        region = self.probe.region(value, dict.fromkeys(given))
-        names = [str(v.name) for n in region for v in n.outputs]
-        return [n for n in names if n != value and n in self.right]
-
-    def _part(self, value: str, given: set[str]) -> Reproducer | None:
-        """The part that computes a value from given ones; None if it cannot be cut out."""
-        kinds = {n: self.probe.types[n] for n in given}
-        try:
-            part, names = cut(self.probe.model, [value], kinds)
-        except (KeyError, ValueError):
-            return None
-        inputs = {
-            own: as_type(self.right[n], kinds[n]) if n in given else self.feed[n]
-            for n, own in names.items()
-        }
-        return Reproducer(part, inputs, {value: self.right[value]})
-
-    def _failing(self, value: str, given: set[str]) -> Reproducer | None:
-        """The part, if it is right by itself and the culprit makes it wrong."""
-        part = self._part(value, given)
-        if part is None:
-            return None
-        check = dataclasses.replace(
-            self.check, feeds=[part.feed], expected=[dict(part.expected)], settings=self.settings,
-            noise={}, tolerance=self.tolerance,
-        )  # fmt: skip
-        plain = dataclasses.replace(check, settings=self.probe.settings)
-        if plain.failure(part.model) is not None:
-            return None
-        try:
-            wrong = check.failure(self.change(part.model.clone()))
-        except Exception as error:  # the culprit may be a pass that raises
-            wrong = str(error)
-        return None if wrong is None else part

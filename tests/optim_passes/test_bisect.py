@@ -69,6 +69,11 @@ def test_the_first_of_several_culprits_is_named():
     assert report.culprit == "Rounding"
 
 
+def test_a_wrong_pass_before_one_that_raises_is_named():
+    report = bridge.bisect(model(), passes=[ReluToAbsPass(), RaisingPass()])
+    assert report.culprit == "ReluToAbs"
+
+
 def test_right_pipelines_pass():
     assert bridge.bisect(model()).passed
     assert "no pass" in str(bridge.bisect(model(), passes=[]))
