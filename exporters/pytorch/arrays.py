@@ -104,6 +104,16 @@ class StagedArrays(TensorTracker):
         with torch._C.DisableTorchFunction():
             return torch.tensor(number, dtype=to_torch_dtype(dtype))
 
+    def zeros(self, dtype: ir.DataType, sizes: Sequence[int]) -> torch.Tensor:
+        """A constant of zeros."""
+        with torch._C.DisableTorchFunction():
+            return torch.zeros(list(sizes), dtype=to_torch_dtype(dtype))
+
+    def numbers_in(self, x: torch.Tensor, world: int) -> Any:
+        """The numbers of a tensor in one world: one of rank 0, a list of rank 1."""
+        with torch._C.DisableTorchFunction():
+            return self.concrete(x, world).tolist()
+
     def zeros_like(self, x: Any) -> Any:
         """A constant of the type of ``x``: what is never read."""
         if not isinstance(x, torch.Tensor):
@@ -127,6 +137,13 @@ class StagedArrays(TensorTracker):
             stacked = torch.tensor(list(keys), dtype=torch.float64)
         order = torch.argsort(stacked, descending=reverse, stable=True)
         return [order[i].item() for i in range(len(keys))]
+
+    def on_arrays(self, name: str, numbers: Sequence[Any]) -> Any:
+        """A torch function of some numbers, as a number."""
+        whole = name in ("gcd", "lcm")
+        dtype = torch.int64 if whole else torch.float64
+        function = getattr(torch, name)
+        return function(*(torch.tensor(x, dtype=dtype) for x in numbers)).item()
 
     def list_count(self, items: StagedList, element: Any) -> Any:
         """How many items of a list of numbers equal another."""

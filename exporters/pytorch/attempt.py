@@ -23,6 +23,7 @@ from exporters.pytorch.inputs import (
     named_tensors,
     world_leaves,
 )
+from exporters.pytorch.results import require_outputs
 from exporters.pytorch.specialisation import Call, EagerLog
 from exporters.pytorch.tracer import TorchTracer
 from exporters.pytorch.unsupported import unsupported_error
@@ -313,6 +314,7 @@ class Attempt:
         """Turn the result into graph outputs, and everything into a model."""
         if tracer.unsupported:
             raise unsupported_error(tracer.unsupported)
+        require_outputs(tracer.trace, result)
         leaves, tree = flatten(result, is_leaf)
         positions: list[int] = []
         values: list[ir.Value] = []

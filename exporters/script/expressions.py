@@ -26,9 +26,10 @@ _ARITHMETIC = {
     ast.Mod: "mod", ast.Pow: "pow",
 }  # fmt: skip
 _BUILTINS = frozenset({
-    "abs", "all", "any", "bool", "divmod", "enumerate", "float", "int", "isinstance", "len", "list",
+    "abs", "all", "any", "bool", "deque", "divmod", "enumerate", "float", "int", "isinstance", "len", "list",
     "max", "min", "print", "range", "reversed", "round", "sorted", "sum", "zip",
 })  # fmt: skip
+_METHODS = frozenset({"count", "index", "sort"})  # of lists: they compare items
 _MATH = frozenset(name for name in dir(math) if not name.startswith("_"))
 
 
@@ -80,6 +81,19 @@ class ExpressionConverter(ast.NodeTransformer):
 
     # Operators
 
+    def test(self, node: ast.expr) -> ast.expr:
+        """A converted expression of which only the truth matters."""
+        if isinstance(node, ast.BoolOp):
+            parts = [self.test(v) for v in node.values]
+            name = "and_" if isinstance(node.op, ast.And) else "or_"
+            return staged_call(name, parts[0], *(self.lazy(p) for p in parts[1:]), at=node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return staged_call("not_", self.test(node.operand), at=node)
+        converted = self.visit(node)
+        if isinstance(node, ast.Compare | ast.Constant):
+            return converted
+        return staged_call("truth", converted, at=node)
+
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
         """``a and b``, ``a or b``."""
         values = [self.visit(v) for v in node.values]
@@ -88,9 +102,9 @@ class ExpressionConverter(ast.NodeTransformer):
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         """``not a``."""
-        operand = self.visit(node.operand)
         if isinstance(node.op, ast.Not):
-            return staged_call("not_", operand, at=node)
+            return staged_call("not_", self.test(node.operand), at=node)
+        operand = self.visit(node.operand)
         return ast.copy_location(ast.UnaryOp(node.op, operand), node)
 
     def visit_BinOp(self, node: ast.BinOp) -> ast.expr:
@@ -114,7 +128,7 @@ class ExpressionConverter(ast.NodeTransformer):
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         """``a if c else b``."""
         then, orelse = self.lazy(self.visit(node.body)), self.lazy(self.visit(node.orelse))
-        return staged_call("ifexp", self.visit(node.test), then, orelse, at=node)
+        return staged_call("ifexp", self.test(node.test), then, orelse, at=node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         """``a < b < c``."""
@@ -159,6 +173,12 @@ class ExpressionConverter(ast.NodeTransformer):
             )
         args = [self.visit(a) for a in node.args]
         keywords = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
+        if isinstance(function, ast.Attribute) and function.attr in _METHODS:
+            owner = self.visit(function.value)
+            converted = staged_call("method", owner, ast.Constant(function.attr), at=function)
+            return ast.fix_missing_locations(
+                ast.copy_location(ast.Call(converted, args, keywords), node)
+            )
         converted = self.visit(function)
         if _may_be_builtin(function):
             converted = staged_call("call", converted, at=function)
@@ -244,5 +264,5 @@ def _may_be_builtin(function: ast.expr) -> bool:
     return (
         isinstance(function, ast.Attribute)
         and isinstance(function.value, ast.Name)
-        and function.attr in _MATH
+        and (function.attr in _MATH or function.attr == "deque")
     )

@@ -132,7 +132,7 @@ class StatementConverter:
         if isinstance(s, ast.Assert):
             message = self.expression(s.msg) if s.msg is not None else ast.Constant(None)
             call = staged_call(
-                "assert_", self.expression(s.test), self.expressions.lazy(message), at=s
+                "assert_", self.expressions.test(s.test), self.expressions.lazy(message), at=s
             )
             return [_at(s, ast.Expr(call))]
         if isinstance(s, ast.Assign):
@@ -176,7 +176,7 @@ class StatementConverter:
             after: Names that may be read after it.
             needed: Names that are certainly read after it.
         """
-        test = self.expression(s.test)
+        test = self.expressions.test(s.test)
         then_name, else_name = self.name("then"), self.name("else")
         tail = _ends_with_return(s.body) or _ends_with_return(s.orelse)
         bound = bound_names([*s.body, *s.orelse])
@@ -202,7 +202,7 @@ class StatementConverter:
         roots = read_names([*s.body, s.test])
         before, self.hoisted = self.hoisted, []
         bound = bound_names([*s.body, s.test])
-        converted = self.expression(s.test)
+        converted = self.expressions.test(s.test)
         test_name, body_name = self.name("test"), self.name("body")
         scope_parts, scope = self._scope(s, bound & (after | live), s.body, roots)
         declared = self._declare(sorted(bound_names([converted])), s)

@@ -68,6 +68,8 @@ def condition_in(trace: Trace, x: Any, world: int) -> bool:
     present = presence(trace, x)
     if present is not None and not trace.number_in(present, world):
         return False
+    if isinstance(x, StagedList):
+        return bool(x.in_world(world))
     return bool(trace.frontend.truth(x, world) if is_leaf(trace, x) else x)
 
 

@@ -174,6 +174,7 @@ class _IfMerge:
             staged.scope.source,
             choose=self._choose,
         )
+        self.ways.blocks = [o.block for o in outcomes]
         self.slots: list[Slot] = []
         self.values: list[tuple[ir.Value, ir.Value]] = []
 
@@ -181,6 +182,8 @@ class _IfMerge:
         """One of two layers, keys or functions, by the condition."""
         from exporters.tracing.chosen import Chosen  # it stages branches itself
 
+        if any(isinstance(v, Chosen) for v in values):
+            return None
         record = ScalarRecord(self.trace, dict(self.staged.truth), data=True, scalar=self.value)
         return Chosen(TracedBool(record), [True, False], list(values))
 

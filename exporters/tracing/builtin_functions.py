@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import builtins
+import collections
 import functools
 import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from exporters.tracing import scalars
 from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.iteration import comprehension, for_, iterable, natively
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
+from exporters.tracing.mathematics import FUNCTIONS
 from exporters.tracing.merging import is_staged
 from exporters.tracing.operators import and_, compare, getitem, not_, or_, staged_in, truth
+from exporters.tracing.ordering import deque, sorted_
 from exporters.tracing.scalars import TracedBool, TracedScalar
 from exporters.tracing.trace import Trace
 
@@ -207,22 +209,6 @@ def _print(*args: Any, **kwargs: Any) -> None:
         print(*args, **kwargs)
 
 
-def _sorted(items: Any, *, key: Any = None, reverse: bool = False) -> Any:
-    trace = recorded()
-    if trace is None:
-        return sorted(natively(items), key=key, reverse=reverse)
-    if not isinstance(items, StagedList) and iterable(trace, items) is not None:
-        items = comprehension(items, _same)
-    if isinstance(items, StagedList):
-        return trace.frontend.sorted_list(items, key, reverse=reverse)
-    items = list(items)
-    keys = items if key is None else [key(x) for x in items]
-    if not any(is_staged(trace, k) for k in keys):
-        return sorted(items, key=key, reverse=reverse)
-    order = trace.frontend.order_of(keys, reverse=reverse)
-    return [getitem(items, place) for place in order]
-
-
 def _list(*args: Any) -> Any:
     if len(args) == 1 and isinstance(args[0], StagedList):
         return args[0].copy()
@@ -243,18 +229,15 @@ def _divmod(a: Any, b: Any) -> Any:
     return a // b, a % b
 
 
-def _math(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-    def function(*args: Any) -> Any:
-        trace = staged_in(*args)
-        if trace is None:
-            return plain(*args)
-        return trace.arithmetic(name, *(_number(trace, x) for x in args))
-
-    return function
+def _prod(items: Any, *, start: Any = 1) -> Any:
+    trace = recorded()
+    if trace is None:
+        return math.prod(natively(items), start=start)
+    return _accumulate(items, start, operator.mul)
 
 
-def _math_pow(a: Any, b: Any) -> Any:
-    return math.pow(a, b) if staged_in(a, b) is None else _BUILTINS[float](a) ** b
+def _fsum(items: Any) -> Any:
+    return math.fsum(natively(items)) if recorded() is None else _sum(items, 0.0)
 
 
 _BUILTINS: dict[Any, Callable[..., Any]] = {
@@ -274,16 +257,14 @@ _BUILTINS: dict[Any, Callable[..., Any]] = {
     isinstance: _isinstance,
     print: _print,
     list: _list,
-    sorted: _sorted,
+    sorted: sorted_,
+    collections.deque: deque,
     round: _round,
     divmod: _divmod,
-    math.pow: _math_pow,
+    math.prod: _prod,
+    math.fsum: _fsum,
     operator.not_: not_,
-    **{
-        getattr(math, name): _math(name, getattr(math, name))
-        for name in scalars.PYTHON
-        if hasattr(math, name) and name not in ("pow",)
-    },
+    **FUNCTIONS,
 }
 
 

@@ -148,6 +148,12 @@ class Column:
         row: ir.Value = self.trace.builder.Unsqueeze(self._value(item), [0])
         return row
 
+    def blank(self) -> Any:
+        """An item that stands for one that is not there."""
+        if self.type.number is not None:
+            return self.type.number(0)
+        return self.trace.frontend.zeros(self.type.dtype, [d or 1 for d in self.type.dims])
+
     def length(self, *, data: bool) -> TracedInt:
         """How many items there are."""
         counts = {w: len(self.in_world(w)) for w in self.trace.active}

@@ -167,6 +167,15 @@ class StagedList(list[Any]):
     def _number(self, place: Any, world: int) -> Any:
         return self.trace.frontend.concrete(place, world)
 
+    def _place(self, index: Any) -> Any:
+        """An index as a number, traced or not."""
+        frontend = self.trace.frontend
+        if not frontend.is_array(index):
+            return index
+        if self.trace.recording and frontend.is_handle(index):
+            return frontend.to_number(index)
+        return frontend.numbers_in(index, self.trace.active[0])
+
     def _assign_columns(self, columns: Iterable[Column]) -> None:
         self.assign((self.item, tuple(columns)))
 
@@ -186,6 +195,7 @@ class StagedList(list[Any]):
 
     def insert(self, index: Any, item: Any) -> None:
         """Add an item before a place."""
+        index = self._place(index)
         changed = self._changed(lambda items, x, w: items.insert(self._number(index, w), x), item)
         if not self._eagerly(changed):
             self._assign_columns(
@@ -194,11 +204,13 @@ class StagedList(list[Any]):
 
     def pop(self, index: Any = -1) -> Any:
         """Take an item out."""
+        index = self._place(index)
         item = self[index]
         del self[index]
         return item
 
     def __delitem__(self, index: Any) -> None:
+        index = self._place(index)
         changed = self._changed(lambda items, _, w: items.pop(self._number(index, w)))
         if not self._eagerly(changed):
             self._assign_columns(c.erase(worlds, index) for c, worlds, _, _ in changed)
@@ -213,6 +225,7 @@ class StagedList(list[Any]):
             joined = self.joined(*kept)
             self.assign(joined.contents)
             return
+        index = self._place(index)
         changed = self._changed(
             lambda items, x, w: items.__setitem__(self._number(index, w), x), item
         )
@@ -262,7 +275,7 @@ class StagedList(list[Any]):
         Args:
             order: The place of each item, a rank-1 handle.
         """
-        worlds = {w: self._number(order, w).tolist() for w in self.trace.active}
+        worlds = {w: self.trace.frontend.numbers_in(order, w) for w in self.trace.active}
         value = self.trace.frontend.graph(order)
         columns = []
         for column in self.columns:
@@ -308,20 +321,24 @@ class StagedList(list[Any]):
         trace = self.trace
         if isinstance(index, slice):
             return self._cut(index)
+        index = self._place(index)
         found: list[dict[int, Any]] = [{} for _ in self.columns]
 
         def pick(w: int) -> None:
             place = self._number(index, w)
             for column, picked in zip(self.columns, found, strict=True):
-                picked[w] = column.in_world(w)[place]
+                items = column.in_world(w)
+                inside = -len(items) <= place < len(items)
+                if not inside and (w in trace.ghosts or trace.forcing):
+                    picked[w] = column.blank()  # nobody looks at it
+                else:
+                    picked[w] = items[place]
 
         trace.in_worlds(pick)
         kept = [{w: picked[w] for w in trace.active} for picked in found]
         if not trace.recording:
             return self.item.build(iter([p[trace.active[0]] for p in kept]))
         trace.moved()
-        if trace.frontend.is_array(index):
-            index = trace.frontend.to_number(index)
         leaves = [c.take(index, p) for c, p in zip(self.columns, kept, strict=True)]
         return self.item.build(iter(leaves))
 

@@ -313,10 +313,14 @@ class Recording:
             if index in known:
                 continue
             after = outcome.values[index]
-            if not same(after, before) and self._holds_staged(after):
+            if not same(after, before) and self._matters(index, after):
                 self._also_carry(Reference(name, index), before, after)
         for place, change in outcome.changes.items():
-            if place not in known and change.key is not None and self._holds_staged(change.after):
+            if (
+                place not in known
+                and change.key is not None
+                and self._matters(place, change.after)
+            ):
                 reference = Reference(change.label, None, change.container, change.key)
                 self._also_carry(reference, change.before, change.after)
 
@@ -347,7 +351,10 @@ class Recording:
             seen.shapes.setdefault(slot.path, {}).setdefault(trace.active[0], set()).add(shape)
             raise AgainError
 
-    def _holds_staged(self, x: Any) -> bool:
+    def _matters(self, identity: Any, x: Any) -> bool:
+        """Whether a change has to be carried: the replays did not see it, or not that it varies."""
+        if identity not in self.loop.seen:
+            return x is not Change.MISSING and x is not UNBOUND
         return any(is_staged(self.trace, leaf) for leaf in flatten_state(self.trace, x)[0])
 
     def _also_carry(self, reference: Reference, before: Any, after: Any) -> None:

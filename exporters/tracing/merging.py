@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
+    from exporters.tracing.graph import Block
     from exporters.tracing.source import Source
     from exporters.tracing.trace import Trace
 
@@ -118,6 +119,9 @@ class Ways:
         loose: Whether a number may meet an array of any rank (in loops, where shapes may change).
         choose: Makes one object of several that are not values of the graph; where it is missing,
             their number is a value.
+
+    Attributes:
+        blocks: The block that each way ends in; None if it is the innermost one.
         observed: The shapes that were seen on a path, by world; None if nothing was observed.
     """
 
@@ -135,6 +139,7 @@ class Ways:
         self.source = source
         self.loose = loose
         self.choose = choose
+        self.blocks: Sequence[Block] | None = None
         self.observed: dict[tuple[Any, ...], dict[int, set[tuple[int, ...]]]] | None = None
 
     def merge(self, label: str, values: Sequence[Any], *, always: bool = False) -> Merged | Any:
@@ -202,8 +207,9 @@ class Ways:
         if len(kinds) == 1 and len(set(keys)) == 1 and (keys[0] or inside[0][0] != "object"):
             return self._container(label, values, path, slots, always=always)
         if all(_is_choice(v) for v in real):
-            if self.choose is not None and complete:
-                return Constant(self.choose(values))
+            chosen = self.choose(values) if self.choose is not None and complete else None
+            if chosen is not None:
+                return Constant(chosen)
             return self._choice(label, values, path, slots)
         return self._mismatch(label, values)
 
@@ -323,9 +329,14 @@ class Ways:
                 if option is not ABSENT and not any(same(option, o) for o in options):
                     options.append(option)
         numbers: list[Any] = []
-        for v in values:
+        builder, outer = self.trace.builder, self.trace.builder.block
+        for way, v in enumerate(values):
             if isinstance(v, Chosen):
-                numbers.append(v.index_in(options))
+                builder.block = outer if self.blocks is None else self.blocks[way]
+                try:
+                    numbers.append(v.index_in(options))
+                finally:
+                    builder.block = outer
             elif v is ABSENT:
                 numbers.append(0)
             else:

@@ -243,6 +243,8 @@ def getitem(container: Any, index: Any) -> Any:
         return container[index]
     if not trace.recording:
         return container[trace.frontend.concrete(index, trace.active[0])]
+    if trace.frontend.is_array(index) and not trace.frontend.is_array(container):
+        index = trace.frontend.to_number(index)
     if (
         isinstance(container, StagedList)
         or trace.frontend.is_array(container)
@@ -265,6 +267,15 @@ def getitem(container: Any, index: Any) -> Any:
 def setitem(container: Any, index: Any, value: Any) -> None:
     """``container[index] = value``, where the index may be known at run time only."""
     trace = Trace.current()
+    if isinstance(index, Chosen):
+        for key in index.options:
+            here = compare("eq", index, key)
+            old = container.get(key, UNBOUND) if isinstance(container, dict) else container[key]
+            if old is UNBOUND:
+                index.map(lambda k: container.__setitem__(k, value))
+                return
+            container[key] = if_(here, lambda: value, functools.partial(_same, old), NO_SCOPE)
+        return
     if trace is None or not trace.live or not is_staged(trace, index):
         container[index] = value
         return

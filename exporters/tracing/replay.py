@@ -94,6 +94,7 @@ class _Replay:
         trace, scope = self.trace, self.loop.scope
         snapshot = Snapshot((*scope.roots(), *self.loop.names), trace.frontend.is_opaque)
         recording, trace.recording = trace.recording, False
+        forcing, trace.forcing = trace.forcing, trace.forcing or forced
         log = MemoryLog()
         if forced:
             trace.logs.append(log)
@@ -126,7 +127,7 @@ class _Replay:
             if forced:
                 trace.logs.pop()
                 log.swap()
-            trace.recording = recording
+            trace.recording, trace.forcing = recording, forcing
             scope.set(self.loop.names)
             snapshot.restore()
 

@@ -31,9 +31,10 @@ from exporters.tracing.operators import (
     truth,
     updateitem,
 )
+from exporters.tracing.ordering import method
 
 __all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "arithmetic", "as_list",
            "assert_", "beside", "bind", "call", "compare", "comprehension", "for_", "generator",
            "getitem", "if_", "ifexp", "is_constant", "is_instance_of", "is_mapping", "is_sequence",
-           "not_", "or_", "positional_attribute", "setitem", "truth", "updateitem", "while_",
+           "method", "not_", "or_", "positional_attribute", "setitem", "truth", "updateitem", "while_",
            "without_keys"]  # fmt: skip

@@ -88,6 +88,7 @@ class Trace:
         unbound: Names that only one branch binds: which one, and where.
         optional: Values that may stand for None, each with whether it does not, by identity.
         unroll_limit: Trip counts up to this, known when tracing, are unrolled.
+        forcing: Whether an iteration is run that no world has, to see what it does.
         settled: Code that is compiled or cannot be; None where no code is compiled by itself.
         frontend: Knows the framework's arrays.
     """
@@ -101,6 +102,7 @@ class Trace:
         self.logs: list[MemoryLog] = []
         self.unroll_limit = 128
         self.optional: dict[int, tuple[Any, Any]] = {}
+        self.forcing = False
         self.settled: set[Any] | None = None
         self.unbound: dict[str, tuple[str, Source | None]] = {}
         self.frontend: Any = None

@@ -1,0 +1,103 @@
+"""Sorting and searching lists of items that only run time knows; deques as lists."""
+
+from __future__ import annotations
+
+import collections
+import functools
+from typing import TYPE_CHECKING, Any
+
+from exporters.tracing.bodies import NO_SCOPE, recorded
+from exporters.tracing.branches import if_
+from exporters.tracing.iteration import comprehension, iterable, natively
+from exporters.tracing.lists import StagedList
+from exporters.tracing.merging import is_staged
+from exporters.tracing.operators import compare, getitem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Deque", "deque", "method", "sorted_"]
+
+
+def _same(x: Any) -> Any:
+    return x
+
+
+def sorted_(items: Any, *, key: Any = None, reverse: bool = False) -> Any:
+    """``sorted(items)``; by numbers if they are known at run time only."""
+    trace = recorded()
+    if trace is None:
+        return sorted(natively(items), key=key, reverse=reverse)
+    if not isinstance(items, StagedList) and iterable(trace, items) is not None:
+        items = comprehension(items, _same)
+    if isinstance(items, StagedList):
+        return trace.frontend.sorted_list(items, key, reverse=reverse)
+    items = list(items)
+    keys = items if key is None else [key(x) for x in items]
+    if not any(is_staged(trace, k) for k in keys):
+        return sorted(items, key=key, reverse=reverse)
+    order = trace.frontend.order_of(keys, reverse=reverse)
+    return [getitem(items, place) for place in order]
+
+
+def _sort(items: list[Any], *, key: Any = None, reverse: bool = False) -> None:
+    items[:] = sorted_(items, key=key, reverse=reverse)
+
+
+def _count(items: list[Any], element: Any) -> Any:
+    total: Any = 0
+    for x in items:
+        total = total + if_(compare("eq", x, element), lambda: 1, lambda: 0, NO_SCOPE)
+    return total
+
+
+def _index(items: list[Any], element: Any) -> Any:
+    place: Any = len(items) - 1  # Python raises where there is none
+    for number in range(len(items) - 2, -1, -1):
+        here, other = functools.partial(_same, number), functools.partial(_same, place)
+        place = if_(compare("eq", items[number], element), here, other, NO_SCOPE)
+    return place
+
+
+_METHODS: dict[str, Callable[..., Any]] = {"sort": _sort, "count": _count, "index": _index}
+
+
+def method(owner: Any, name: str) -> Callable[..., Any]:
+    """``owner.name``, where the owner may be a list of what only run time knows."""
+    bound: Callable[..., Any] = getattr(owner, name)
+    trace = recorded()
+    if trace is None or type(owner) not in (list, tuple):
+        return bound
+    if name == "sort":
+        return functools.partial(_sort, owner)
+
+    def search(element: Any) -> Any:
+        if any(is_staged(trace, x) for x in (*owner, element)):
+            return _METHODS[name](owner, element)
+        return bound(element)
+
+    return search
+
+
+class Deque(list[Any]):
+    """Stands for a ``collections.deque`` without a limit while a trace records."""
+
+    def appendleft(self, item: Any) -> None:
+        """Add an item at the start."""
+        self.insert(0, item)
+
+    def popleft(self) -> Any:
+        """Take the first item out."""
+        return self.pop(0)
+
+    def extendleft(self, items: Any) -> None:
+        """Add several items at the start, the last one first."""
+        for item in items:
+            self.insert(0, item)
+
+
+def deque(items: Any = (), maxlen: int | None = None) -> Any:
+    """``collections.deque(items, maxlen)``."""
+    if recorded() is None or maxlen is not None:
+        return collections.deque(natively(items), maxlen)
+    return Deque(items)
