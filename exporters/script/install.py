@@ -105,14 +105,15 @@ def target_of(where: FrameType | CodeType) -> Target | None:
                 c for f in functions for c in nested_codes(f.__code__) if where in c.co_consts
             ]
             return target_of(around[0]) if around else None
-        return Target(where, functions) if functions else None
+        return Target(_origins.get(where, where), functions) if functions else None
     frame: FrameType | None = where
     while frame is not None and frame.f_code.co_name in _COMPREHENSIONS:
         frame = frame.f_back
     if frame is None:
         return None
     functions = list(_functions_of(frame.f_code, frame.f_globals, frame))
-    return Target(frame.f_code, functions) if functions else None
+    code = _origins.get(frame.f_code, frame.f_code)
+    return Target(code, functions) if functions else None
 
 
 def _functions_of(
@@ -182,6 +183,9 @@ def nested_codes(code: CodeType) -> Iterator[CodeType]:
             yield from nested_codes(constant)
 
 
+_origins: dict[CodeType, CodeType] = {}  # code around compiled code, to what it was before
+
+
 def _with(outer: CodeType, replacements: dict[CodeType, CodeType]) -> CodeType:
     """``outer`` with compiled code in place of the code in it."""
     if outer in replacements:
@@ -189,8 +193,11 @@ def _with(outer: CodeType, replacements: dict[CodeType, CodeType]) -> CodeType:
     consts = tuple(
         _with(c, replacements) if isinstance(c, types.CodeType) else c for c in outer.co_consts
     )
-    changed = any(a is not b for a, b in zip(consts, outer.co_consts, strict=True))
-    return outer.replace(co_consts=consts) if changed else outer
+    if all(a is b for a, b in zip(consts, outer.co_consts, strict=True)):
+        return outer
+    made = outer.replace(co_consts=consts)
+    _origins[made] = outer
+    return made
 
 
 _original: dict[FunctionType, CodeType] = {}

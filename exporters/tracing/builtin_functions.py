@@ -16,7 +16,7 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
 from exporters.tracing.mathematics import FUNCTIONS
 from exporters.tracing.merging import is_staged
-from exporters.tracing.operators import and_, compare, getitem, not_, or_, staged_in, truth
+from exporters.tracing.operators import and_, binary, compare, getitem, not_, or_, staged_in, truth
 from exporters.tracing.ordering import deque, sorted_
 from exporters.tracing.scalars import TracedBool, TracedScalar
 from exporters.tracing.trace import Trace
@@ -174,9 +174,9 @@ def _accumulate(items: Any, start: Any, join: Callable[[Any, Any], Any]) -> Any:
 
 def _sum(items: Any, start: Any = 0) -> Any:
     trace = recorded()
-    if trace is None or iterable(trace, items) is None:
+    if trace is None:
         return sum(natively(items), start)
-    return _accumulate(items, start, operator.add)
+    return _accumulate(items, start, functools.partial(binary, "Add"))
 
 
 def _any(items: Any) -> Any:
@@ -233,7 +233,7 @@ def _prod(items: Any, *, start: Any = 1) -> Any:
     trace = recorded()
     if trace is None:
         return math.prod(natively(items), start=start)
-    return _accumulate(items, start, operator.mul)
+    return _accumulate(items, start, functools.partial(binary, "Mult"))
 
 
 def _fsum(items: Any) -> Any:

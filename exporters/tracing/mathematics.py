@@ -10,6 +10,7 @@ from exporters.errors import UntraceableError
 from exporters.tracing.bodies import NO_SCOPE, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.operators import and_, compare, or_, staged_in
+from exporters.tracing.scalars import ScalarRecord, TracedFloat, TracedInt
 from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
@@ -110,9 +111,11 @@ def _function(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         if name in _ARITHMETIC:
             return trace.arithmetic(name, *numbers)
         if name in _COMPOSED:
-            return _COMPOSED[name](*numbers, **kwargs)
+            return _as_python(trace, _COMPOSED[name](*numbers, **kwargs), plain, numbers)
         if name in _ARRAYS:
-            return trace.frontend.on_arrays(_ARRAYS[name], numbers)
+            return _as_python(
+                trace, trace.frontend.on_arrays(_ARRAYS[name], numbers), plain, numbers
+            )
         source, _ = trace.position()
         raise Interrupt(
             UntraceableError(
@@ -123,6 +126,15 @@ def _function(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         )
 
     return function
+
+
+def _as_python(trace: Trace, x: Any, plain: Callable[..., Any], numbers: list[Any]) -> Any:
+    """A traced number that has in each world, to the last bit, what Python computes."""
+    if not isinstance(x, TracedFloat | TracedInt):
+        return x
+    worlds = {w: plain(*(trace.number_in(n, w) for n in numbers)) for w in trace.active}
+    record = ScalarRecord(trace, worlds, data=x.record.data, scalar=x.scalar())
+    return trace.number(record, type(worlds[trace.active[0]]))
 
 
 # These take containers or loop over their arguments: they work on traced numbers as they are, or

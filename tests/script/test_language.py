@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
 import functools
+import math
 import typing
+from math import hypot, sqrt
 
 import pytest
 import torch
+from torch import nn
 
 from tests.script.harness import T, agree
 
@@ -853,6 +857,437 @@ def list_slice(x):
 def ternary_none(x):
     bias = x if x.sum() > 0 else None
     return x + bias if bias is not None else x
+
+
+@program
+def math_trigonometry(x):
+    s = x.sum().item()
+    return (
+        math.sqrt(abs(s)),
+        math.floor(s / 2),
+        math.exp(-abs(s)),
+        math.hypot(s, 1.0),
+        math.atan2(s, 2.0),
+        math.log1p(abs(s)),
+        math.pi * s,
+        math.ceil(s),
+        math.fabs(s),
+        math.copysign(2.0, s),
+        math.isclose(s, 3.0),
+    )
+
+
+@program
+def math_hyperbolic(x):
+    s = x.sum().item() / 20
+    return (
+        math.sinh(s),
+        math.cosh(s),
+        math.asin(s / 2),
+        math.acos(s / 2),
+        math.atan(s),
+        math.asinh(s),
+        math.tan(s),
+        math.erf(s),
+        math.expm1(s),
+        math.degrees(s),
+        math.radians(s),
+        math.pow(abs(s), 1.5),
+        math.log(abs(s) + 1, 2),
+        math.log(abs(s) + 1),
+        sqrt(abs(s)),
+        hypot(s, s),
+        math.fmod(s, 0.3),
+        math.trunc(s * 10),
+        math.modf(s),
+    )
+
+
+@program
+def math_integers(x):
+    n = int(x.abs().sum().item()) + 2
+    return (
+        math.gcd(n, 6),
+        math.isqrt(n),
+        math.lcm(n, 4),
+        math.prod([n, 2, 3]),
+        math.fsum([n, 0.5]),
+        math.comb(5, 2),
+    )
+
+
+@program
+def math_in_a_loop(x):
+    a = x.abs().sum().item() + 1
+    t = 0.0
+    for v in x:
+        t = t + math.sqrt(a) * math.log(a) + v.item()
+    return t
+
+
+@program
+def any_all(x):
+    return max(v.item() for v in x), min((v * v for v in x)), max([v for v in x if v > -100])
+
+
+@program
+def sort_key(x):
+    items = [(v * 2, i) for i, v in enumerate(x)]
+    best = sorted(items, key=lambda p: p[0], reverse=True)
+    return best[0][0], best[0][1], torch.stack([b[0] for b in best])
+
+
+@program
+def sort_static(x):
+    items = [(x.sum(), 0), (x.max(), 1), (x.min() * 2, 2)]
+    items.sort(key=lambda p: p[0].item())
+    return items[0][0], items[0][1], [p[1] for p in items]
+
+
+@program
+def reorder_tuples(x):
+    cache = []
+    for v in x:
+        cache.append((v, v * torch.ones(2)))
+    order = torch.argsort(x)
+    cache = [cache[i] for i in order.tolist()]
+    return torch.stack([c[0] for c in cache]), torch.stack([c[1] for c in cache])
+
+
+@program
+def list_del(x):
+    out = [v for v in x]
+    if len(out) > 2:
+        del out[1]
+    n = int((x > 0).sum()) % len(out)
+    del out[n]
+    return torch.stack(out) if out else x * 0
+
+
+@program
+def list_eqlen(x):
+    out = []
+    while len(out) < 5 and sum(out) < 6:
+        out.append(len(out) + 1)
+    return torch.tensor(out), out[-1]
+
+
+@program
+def list_of_lists(x):
+    rows = []
+    for v in x:
+        rows.append([v, v * 2])
+    return torch.stack([r[0] + r[1] for r in rows])
+
+
+@program
+def paths(x):
+    best = [x[0]]
+    for v in x:
+        if v > best[-1]:
+            best = best + [v]
+        else:
+            best = best[:-1] + [v]
+    return torch.stack(best)
+
+
+@program
+def dict_of_lists(x):
+    d = {"pos": [], "neg": []}
+    for v in x:
+        if v > 0:
+            d["pos"].append(v)
+        else:
+            d["neg"].append(v)
+    return len(d["pos"]), sum(d["neg"], torch.zeros(()))
+
+
+@program
+def dict_in_list(x):
+    out = []
+    for v in x:
+        out.append({"v": v, "n": 1})
+    return torch.stack([o["v"] for o in out]), sum(o["n"] for o in out)
+
+
+@program
+def nt_list(x):
+    H = collections.namedtuple("H", "s n")
+    hyps = []
+    for i, v in enumerate(x):
+        if v > -2:
+            hyps.append(H(v, i))
+    t = torch.zeros(())
+    for h in hyps:
+        t = t + h.s * h.n
+    return t
+
+
+@program
+def zip_lists(x):
+    a, b = [], []
+    for v in x:
+        a.append(v)
+        b.append(v * 3)
+    return sum(p * q for p, q in zip(a, b))
+
+
+@program
+def setslice(x):
+    y = torch.zeros(x.shape[0] + 3)
+    for i in range(x.shape[0]):
+        y[i : i + 3] += x[i]
+    return y
+
+
+@program
+def set_mask(x):
+    y = x.clone()
+    for k in range(3):
+        y[y > k] = y[y > k] - 0.5
+    return y
+
+
+@program
+def nested_cond_list(x):
+    out = []
+    for i, v in enumerate(x):
+        if v > 0:
+            if v > 2:
+                out.append(v * 10)
+            else:
+                out.append(v)
+        elif i == 0:
+            continue
+        else:
+            out += [v - 1, v - 2]
+    return len(out), sum(out, torch.zeros(()))
+
+
+@program
+def pop_until(x):
+    st = [v for v in x]
+    t = torch.zeros(())
+    while st:
+        v = st.pop()
+        t = t * 0.5 + v
+        if v > 3 and len(st) < 4:
+            st.append(v - 2)
+    return t
+
+
+@program
+def optional_chain(x):
+    best, idx = None, None
+    for i, v in enumerate(x):
+        if best is not None and v <= best:
+            continue
+        best, idx = v, i
+    return best, idx
+
+
+@program
+def optional_attr(x):
+    state = {"h": None, "c": 0}
+    for v in x:
+        h = v if state["h"] is None else state["h"] * 0.5 + v
+        state["h"] = h
+        state["c"] += 1
+    return state["h"], state["c"]
+
+
+@program
+def optional_branch_use(x):
+    mask = None
+    if x.max() > 2:
+        mask = x > 0
+    y = x * 2
+    if mask is not None:
+        y = y * mask
+    return y if mask is None else y + 1
+
+
+@program
+def optional_tuple(x):
+    past = None
+    for v in x:
+        if past is None:
+            past = (v, v * 2)
+        else:
+            a, b = past
+            past = (a + v, b * v)
+    return past[0], past[1]
+
+
+class Cell(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lin = nn.Linear(1, 1)
+        torch.manual_seed(0)
+        nn.init.constant_(self.lin.weight, 0.5)
+        nn.init.constant_(self.lin.bias, 0.1)
+
+    def forward(self, v, past=None):
+        h = self.lin(v.view(1, 1))
+        if past is not None:
+            h = h + past[0]
+        return h, (h, h * 2)
+
+
+CELL = Cell()
+
+
+@program
+def past_module(x):
+    past = None
+    outs = []
+    for v in x:
+        h, past = CELL(v, past)
+        outs.append(h)
+    return torch.cat(outs), past[1]
+
+
+@program
+def str_mode(x):
+    mode = "a"
+    out = []
+    for v in x:
+        if mode == "a" and v > 0:
+            mode = "b"
+        elif mode == "b" and v < 0:
+            mode = "c"
+        out.append(v * 2 if mode == "b" else v)
+    return torch.stack(out)
+
+
+@program
+def fn_state(x):
+    f = torch.sin
+    y = x
+    for i in range(4):
+        y = f(y)
+        if y.sum() > 0:
+            f = torch.cos
+        else:
+            f = torch.sin
+    return y
+
+
+@program
+def deep(x):
+    total = torch.zeros(())
+    for i, v in enumerate(x):
+        for j in range(i + 1):
+            if x[j] < 0:
+                continue
+            k = 0
+            while k < 3:
+                total = total + x[j] * v
+                k += 1
+                if total > 20:
+                    return total, i
+    return total, -1
+
+
+@program
+def deque_(x):
+    q = collections.deque([x[0]])
+    t = torch.zeros(())
+    for v in x:
+        q.append(v)
+        if len(q) > 2:
+            t = t + q.popleft()
+    return t
+
+
+@program
+def accum_dict_static(x):
+    counts = {k: 0 for k in ("a", "b")}
+    for v in x:
+        counts["a" if v > 0 else "b"] += 1
+    return counts["a"], counts["b"]
+
+
+@program
+def while_list_cond(x):
+    frontier = [x.sum()]
+    steps = 0
+    while frontier and steps < 6:
+        new = []
+        for f in frontier:
+            if f.abs() > 1:
+                new.append(f / 2)
+                new.append(f / 4)
+        frontier = new
+        steps += 1
+    return steps
+
+
+@program
+def any_all_sum(x):
+    a = any(v > 2 for v in x)
+    b = all(v > -3 for v in x)
+    c = sum(1 for v in x if v > 0)
+    d = sum(v.item() for v in x)
+    e = max(v.item() for v in x)
+    return a, b, c, d, e
+
+
+@program
+def list_ops(x):
+    out = [x[0]]
+    for v in x:
+        if v > 0:
+            out.insert(0, v)
+        else:
+            out.extend([v, v])
+    out.reverse()
+    out.pop(0)
+    return torch.stack(out) if out else x
+
+
+@program
+def list_numbers(x):
+    s = []
+    for i, v in enumerate(x):
+        if v > 0:
+            s.append(i)
+    return sum(s), len(s), (2 in s)
+
+
+@program
+def reorder(x):
+    rows = []
+    for v in x:
+        rows.append(v * torch.ones(2))
+    order = torch.argsort(x)
+    return torch.stack([rows[i] for i in order])
+
+
+@program
+def str_state(x):
+    mode = "up"
+    for v in x:
+        if v < 0:
+            mode = "down"
+    return x * 2 if mode == "up" else -x
+
+
+@program
+def math_signs(x):
+    s = x.sum().item()
+    return math.log1p(abs(s)), math.copysign(2.0, s)
+
+
+@program
+def math_sums(x):
+    n = int(x.abs().sum().item()) + 2
+    return math.prod([n, 2, 3]), math.fsum([n, 0.5]), x
+
+
+@program
+def float_times_a_size(x):
+    return x * (0.5 * x.shape[0])
 
 
 @pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
