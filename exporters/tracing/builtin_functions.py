@@ -16,7 +16,16 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
 from exporters.tracing.mathematics import FUNCTIONS
 from exporters.tracing.merging import is_staged
-from exporters.tracing.operators import and_, binary, compare, getitem, not_, or_, staged_in, truth
+from exporters.tracing.operators import (
+    and_,
+    arithmetic,
+    compare,
+    getitem,
+    not_,
+    or_,
+    staged_in,
+    truth,
+)
 from exporters.tracing.ordering import deque, sorted_
 from exporters.tracing.scalars import TracedBool, TracedScalar
 from exporters.tracing.trace import Trace
@@ -176,7 +185,7 @@ def _sum(items: Any, start: Any = 0) -> Any:
     trace = recorded()
     if trace is None:
         return sum(natively(items), start)
-    return _accumulate(items, start, functools.partial(binary, "Add"))
+    return _accumulate(items, start, functools.partial(arithmetic, "add"))
 
 
 def _any(items: Any) -> Any:
@@ -233,7 +242,7 @@ def _prod(items: Any, *, start: Any = 1) -> Any:
     trace = recorded()
     if trace is None:
         return math.prod(natively(items), start=start)
-    return _accumulate(items, start, functools.partial(binary, "Mult"))
+    return _accumulate(items, start, functools.partial(arithmetic, "mul"))
 
 
 def _fsum(items: Any) -> Any:

@@ -9,12 +9,8 @@ from tests.script.programs import CASES
 
 # What is wrong with a program that does not export yet.
 FAULTS: dict[str, str] = {
-    "batched_nms": "the truth of a list that branches fill",
     "dbscan": "torch.equal in a loop",
-    "gram_schmidt": "a list that is read while it grows",
-    "hungarian_greedy": "the truth of a list that a loop fills",
     "shift_reduce": "a list that a loop uses as a stack",
-    "soft_nms": "the truth of a list that a loop fills",
     "sort": "a loop over a part whose length is data",
     "tree_lstm": "a list that is read while it grows",
 }
