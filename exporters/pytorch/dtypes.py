@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import from_torch_dtype, to_torch_dtype
@@ -53,7 +54,7 @@ def _standin(x: Any) -> Any:
         return 1
     if isinstance(x, TracedFloat):
         return 1.0
-    return x
+    return x.item() if isinstance(x, np.generic) else x
 
 
 def promoted_dtype(*operands: Any) -> ir.DataType:

@@ -26,18 +26,22 @@ def is_opaque(x: Any) -> bool:
 
 _lock = threading.Lock()
 _exporting = 0
-_flag_before = False
+_flags_before = (False, False)
 _stand_ins = contextlib.ExitStack()
 
 
 @contextlib.contextmanager
 def exporting() -> Iterator[None]:
-    """Torch knows of an export while any thread is inside: ``torch.compiler.is_exporting()``."""
-    global _exporting, _flag_before
+    """Torch knows of an export while any thread is inside: ``torch.compiler.is_exporting()``.
+
+    As in ``torch.export``, ``torch.compiler.is_compiling()`` is true as well: libraries ask either.
+    """
+    global _exporting, _flags_before
+    compiler = torch.compiler
     with _lock:
         if _exporting == 0:
-            _flag_before = torch.compiler._is_exporting_flag
-            torch.compiler._is_exporting_flag = True
+            _flags_before = (compiler._is_exporting_flag, compiler._is_compiling_flag)
+            compiler._is_exporting_flag = compiler._is_compiling_flag = True
             _stand_ins.enter_context(substituted())
         _exporting += 1
     try:
@@ -46,7 +50,7 @@ def exporting() -> Iterator[None]:
         with _lock:
             _exporting -= 1
             if _exporting == 0:
-                torch.compiler._is_exporting_flag = _flag_before
+                compiler._is_exporting_flag, compiler._is_compiling_flag = _flags_before
                 _stand_ins.close()
 
 

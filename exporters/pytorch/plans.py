@@ -27,6 +27,7 @@ class Plan:
         entries: What is registered for it, or for its functional form when it writes.
         functional: The functional form of an in-place method.
         assigns: It is ``x[index] = value``.
+        pointwise: No number among the arguments says anything of the result's sizes.
     """
 
     query: bool
@@ -35,6 +36,7 @@ class Plan:
     entries: tuple[registry.Entry, ...]
     functional: Callable[..., Any]
     assigns: bool = False
+    pointwise: bool = False
 
 
 def plan(func: Any) -> Plan:
@@ -60,7 +62,18 @@ def plan(func: Any) -> Plan:
         if functional is not None:
             entries = entries or registry.find(functional)
     assigns = name == "setitem"
-    return Plan(False, writes or assigns, inplace_index, entries, functional, assigns)
+    pointwise = name is not None and name.rstrip("_") in _POINTWISE
+    return Plan(False, writes or assigns, inplace_index, entries, functional, assigns, pointwise)
+
+
+_POINTWISE = frozenset(
+    """
+    add addcdiv addcmul bitwise_and bitwise_left_shift bitwise_or bitwise_right_shift bitwise_xor
+    clamp clamp_max clamp_min clip copysign div divide eq fill float_power floor_divide fmod ge
+    greater gt ldexp le leaky_relu lerp less logical_and logical_or lt masked_fill maximum minimum
+    mul multiply nan_to_num ne pow remainder rsub softmax sub subtract threshold true_divide where
+    """.split()
+)
 
 
 def _functional(func: Any) -> Any:

@@ -33,6 +33,7 @@ __all__ = [
     "handles",
     "lowers",
     "query",
+    "respelled",
 ]
 
 _F = TypeVar("_F", bound="Callable[..., Any]")
@@ -174,7 +175,7 @@ def _accepts(
     positional = [
         p for p in parameters if p.kind is not p.VAR_POSITIONAL and p.kind is not p.KEYWORD_ONLY
     ]
-    variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    variadic = {p.name for p in parameters if p.kind is p.VAR_POSITIONAL}
     names = {p.name: p for p in parameters if p.kind is not p.VAR_POSITIONAL}
     required = {p.name for p in names.values() if p.default is p.empty}
 
@@ -200,7 +201,7 @@ def _accepts(
     def accepts(args: Sequence[Any], kwargs: dict[str, Any]) -> bool:
         if len(args) > len(positional) and not variadic:
             return False
-        given = {p.name for p, _ in zip(positional, args, strict=False)}
+        given = {p.name for p, _ in zip(positional, args, strict=False)} | variadic
         if any(k in given or (k not in names and not open_ended) for k in kwargs):
             return False
         if not required <= given | kwargs.keys():
@@ -210,6 +211,34 @@ def _accepts(
         )
 
     return accepts
+
+
+# Keywords that torch takes besides a parameter's own name, as NumPy spells it.
+_SPELLINGS = {
+    "axis": "dim",
+    "keepdims": "keepdim",
+    "x": "input",
+    "a": "input",
+    "x1": "input",
+    "x2": "other",
+}
+_SIZES = ("size", "sizes", "shape", "dims", "repeats")
+
+
+def respelled(
+    func: Any, args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]] | None:
+    """A call in other words, for want of an entry that takes it; None if there are none.
+
+    ``x.sum(axis=0)`` is ``x.sum(dim=0)``, and ``x.view(size=(2, 3))`` is ``x.view((2, 3))``.
+    """
+    if aten_name(func) is None or not kwargs:
+        return None
+    spelled = {_SPELLINGS.get(k, k): v for k, v in kwargs.items()}
+    sizes = next((k for k in _SIZES if k in spelled), None)
+    if sizes is not None and "input" not in spelled:
+        return [*args, spelled.pop(sizes)], spelled
+    return (args, spelled) if spelled.keys() != kwargs.keys() else None
 
 
 def _register(keys: Sequence[Any], entry: Entry) -> None:

@@ -12,6 +12,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F
 from torch.nn.modules import rnn, transformer
 
 from exporters.tracing.scalars import TracedScalar
@@ -52,6 +53,23 @@ def _checks(cls: type[rnn.RNNBase]) -> Any:
     return check_forward_args
 
 
+_scaled_dot_product_attention = F.scaled_dot_product_attention
+
+
+def scaled_dot_product_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: Any = None,
+    dropout_p: float = 0.0, is_causal: Any = False, **options: Any,
+) -> torch.Tensor:  # fmt: skip
+    """As torch's, whose parser takes no traced truth value for a flag: it becomes a mask."""
+    if isinstance(is_causal, TracedScalar):
+        everything = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool)
+        attn_mask = everything.tril() | ~torch.tensor(is_causal)
+        is_causal = False
+    return _scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, **options
+    )
+
+
 _range = torch.range
 
 
@@ -67,6 +85,7 @@ def range_to(start: Any, end: Any = None, step: Any = 1, **options: Any) -> torc
 
 
 _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
+    (F, "scaled_dot_product_attention", scaled_dot_product_attention),
     (torch, "range", range_to),
     (transformer, "_detect_is_causal_mask", detect_is_causal_mask),
     (rnn.RNNBase, "check_forward_args", _checks(rnn.RNNBase)),

@@ -14,8 +14,15 @@ from exporters.pytorch.composite import composition
 from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback
 from exporters.pytorch.lists import call_on_list
+from exporters.pytorch.loans import Loans
 from exporters.pytorch.plans import Plan, plan
-from exporters.pytorch.registry import Decomposition, Handler, Lowering, Unlowerable
+from exporters.pytorch.registry import (
+    Decomposition,
+    Handler,
+    Lowering,
+    Unlowerable,
+    respelled,
+)
 from exporters.pytorch.specialisation import KEEP_IN_TORCH, Call, name_of, tensors_of
 from exporters.pytorch.unsupported import PLACEHOLDER_DOMAIN, UnsupportedCall, describe_arguments
 from exporters.pytorch.views import scatter_view
@@ -52,6 +59,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         self.random: list[Source | None] = []
         self._plans: dict[Any, Plan] = {}
         self._composing: list[Callable[..., Any]] = []
+        self.loans = Loans()
         self.log: list[Call] = []
         self._log_world: int | None = None
         self._logging = False  # inside a call of the user's: what it is made of is not noted
@@ -166,8 +174,10 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
     def call(self, func: Any, known: Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """Run a call in every active world and lower it once."""
         leaves = self.leaves(args, kwargs)
-        tracked = [x for x in leaves if isinstance(x, TracedScalar) or self.record(x) is not None]
         args, kwargs, target = self._target(known, args, kwargs)
+        for written in target:
+            self.loans.settle(self, written)
+        tracked = [x for x in leaves if isinstance(x, TracedScalar) or self.record(x) is not None]
         inside = self.op.block is not self.op.main
         outer_write = inside and any(self._is_outer(t) for t in target)
         if not tracked and not outer_write and not self._is_random(known):
@@ -184,20 +194,24 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         reason: str | None = None
         results: dict[int, Any] | None = None
         has_complex = is_complex(args) or is_complex(tuple(kwargs.values()))
-        for entry in known.entries:
-            if isinstance(entry, Handler) or not entry.accepts(functional_args, functional_kwargs):
-                continue
+        entries = _accepting(known, functional_args, functional_kwargs, has_complex=has_complex)
+        if not entries and known.entries:
+            again = respelled(known.functional, functional_args, functional_kwargs)
+            if again is not None:
+                out = {k: kwargs[k] for k in ("out",) if k in kwargs}
+                args, kwargs = again[0], again[1] | out
+                functional_args, functional_kwargs = again
+                entries = _accepting(known, *again, has_complex=has_complex)
+        for entry in entries:
             if isinstance(entry, Decomposition):
-                if entry.pairs and not has_complex:
-                    continue
                 if entry.when is None or entry.when(*functional_args, **functional_kwargs):
                     try:
                         return self._compose(func, known, entry.body, args, kwargs, target)
                     except Unlowerable as unlowerable:
                         reason = str(unlowerable)
                 continue
-            if entry.pairs != has_complex:
-                if has_complex or target:
+            if entry.pairs and not has_complex:  # it may make complex numbers of real ones
+                if target:
                     continue
                 results = results or self.run(func, args, kwargs)
                 if not is_complex(results[self.trace.active[0]]):
@@ -230,7 +244,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                 result = results[self.trace.active[0]]
                 same = self._argument_returned(result, target)
                 return result if same is None else same
-            data, unbacked = self._taint(tracked)
+            data, unbacked = self._taint(tracked, sized=not known.pointwise)
             return self._wrap(entry, args, values, results, emitted, data=data, unbacked=unbacked)
         return self._compose(func, known, None, args, kwargs, target, reason)
 
@@ -292,13 +306,18 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
     def _is_random(self, known: Plan) -> bool:
         return any(isinstance(e, Lowering) and e.random for e in known.entries)
 
-    def _taint(self, tracked: Sequence[Any]) -> tuple[bool, bool]:
-        """Whether results depend on input values, and whether their sizes may."""
+    def _taint(self, tracked: Sequence[Any], *, sized: bool = True) -> tuple[bool, bool]:
+        """Whether results depend on input values, and whether their sizes may.
+
+        Args:
+            tracked: The traced ones among a call's arguments.
+            sized: Whether numbers may be sizes.
+        """
         data = unbacked = False
         for x in tracked:
             if isinstance(x, TracedScalar):
                 data = data or x.record.data
-                unbacked = unbacked or x.record.data
+                unbacked = unbacked or (sized and x.record.data)
             else:
                 record = self.record(x)
                 assert record is not None
@@ -489,9 +508,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                 break
         else:
             return
-        if base is None:
-            return
-        before = self.trace.read(base)
+        before = self.graph(x)
         op = self.op
         positional, keywords = values
 
@@ -509,6 +526,26 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                 return result
             return scatter_view(op, base_value, view_value, emit_again)
 
+        if base is None:
+            self.loans.note(handle, x, emit_again, put_back)
+            return
         record.memory = base.memory
         record.seen = base.memory.writes
         record.view = View(base, emit_again, put_back)
+
+
+def _accepting(
+    known: Plan, args: Sequence[Any], kwargs: dict[str, Any], *, has_complex: bool
+) -> list[Lowering | Decomposition]:
+    """The entries that take such arguments."""
+    found = []
+    for entry in known.entries:
+        if isinstance(entry, Handler):
+            continue
+        if isinstance(entry, Decomposition):
+            fits = has_complex or not entry.pairs
+        else:
+            fits = entry.pairs or not has_complex
+        if fits and entry.accepts(args, kwargs):
+            found.append(entry)
+    return found

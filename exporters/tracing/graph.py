@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from exporters.tracing.inference import infer_shape
+from exporters.tracing.inference import infer_shape, infer_shapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -323,6 +323,11 @@ class GraphBuilder:
             shape = infer_shape(op_type, operands, attributes)
             if shape is not None:
                 node.outputs[0].shape = ir.Shape(shape)
+        else:
+            shapes = infer_shapes(op_type, operands, attributes, len(node.outputs))
+            for value, dims in zip(node.outputs, shapes, strict=True):
+                if dims is not None:
+                    value.shape = ir.Shape(dims)
 
     # Constants and scalars
 
@@ -344,6 +349,8 @@ class GraphBuilder:
                 return self.concat_dims(x)
             array = np.asarray(x, dtype=np.int64 if dtype is None else dtype.numpy())
             return self.constant(array)
+        if isinstance(x, np.generic) and dtype is not None:
+            x = x.item()  # beside a tensor a number of NumPy's is a number like Python's
         if isinstance(x, np.ndarray | np.generic):
             return self.constant(np.asarray(x))
         if isinstance(x, bool | int | float | complex):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-__all__ = ["broadcast_dims", "infer_shape"]
+__all__ = ["broadcast_dims", "infer_shape", "infer_shapes"]
 
 Dims = list[int | None]
 
@@ -90,6 +90,12 @@ _ELEMENTWISE = frozenset(
         "Xor",
         "CumSum",
     ]
+)
+_SAME_SHAPE = frozenset(
+    """
+    BatchNormalization GroupNormalization InstanceNormalization LayerNormalization LRN
+    MeanVarianceNormalization RMSNormalization ScatterElements ScatterND Trilu
+    """.split()
 )
 _REDUCTIONS = frozenset(
     [
@@ -187,6 +193,28 @@ def _reshaped(first: Dims | None, target: Dims | None, attributes: dict[str, Any
     ]  # fmt: skip
 
 
+def infer_shapes(
+    op_type: str, operands: Sequence[ir.Value | None], attributes: dict[str, Any], count: int
+) -> list[Dims | None]:
+    """The shapes of the outputs of a node that has several."""
+    first = _dims(operands[0]) if operands else None
+    if first is None:
+        return [None] * count
+    if op_type == "Split":
+        axis = attributes.get("axis", 0) % len(first)
+        size = first[axis]
+        pieces = _entries(operands[1]) if len(operands) > 1 else None
+        if pieces is None:
+            whole = size is not None and size % count == 0
+            pieces = [size // count if whole and size is not None else None] * count
+        return [[*first[:axis], n, *first[axis + 1 :]] for n in pieces]
+    if op_type == "TopK":
+        axis = attributes.get("axis", -1) % len(first)
+        k = _ints(operands[1])
+        return [[*first[:axis], k[0] if k else None, *first[axis + 1 :]]] * count
+    return [None] * count
+
+
 def _infer_from_first(
     op_type: str,
     first: Dims,
@@ -243,12 +271,79 @@ def _infer_from_first(
             first[-2],
             second[-1],
         ]
-    if op_type in ("ScatterND", "ScatterElements", "LayerNormalization", "BatchNormalization"):
+    if op_type in _SAME_SHAPE:
         return first
     if op_type == "GatherElements":
         return _dims(operands[1])
-    if op_type in ("Slice", "Pad", "Tile", "Resize"):
+    if op_type == "Slice":
+        return _sliced(first, operands)
+    if op_type == "Pad":
+        return _padded(first, operands)
+    if op_type == "Tile":
+        times = _entries(operands[1]) or [None] * rank
+        return [
+            None if d is None or t is None else d * t for d, t in zip(first, times, strict=True)
+        ]
+    if op_type == "Resize":
         return [None] * rank
+    return _of_weights(op_type, first, operands, attributes)
+
+
+def _sliced(first: Dims, operands: Sequence[ir.Value | None]) -> Dims:
+    starts, ends, axes, steps = (_ints(x) for x in [*operands[1:], None, None][:4])
+    given = len(operands) > 3 and operands[3] is not None
+    rank = len(first)
+    if axes is None:
+        length = _dims(operands[1])
+        if given or not length or length[0] is None:
+            return [None] * rank
+        axes = list(range(length[0]))
+    result = list(first)
+    known = starts is not None and ends is not None
+    stepped = len(operands) > 4 and operands[4] is not None
+    for number, axis in enumerate(a % rank for a in axes):
+        size = first[axis]
+        step = steps[number] if steps is not None else None if stepped else 1
+        if size is None or not known or step is None:
+            result[axis] = None
+        else:
+            assert starts is not None
+            assert ends is not None
+            result[axis] = len(range(*slice(starts[number], ends[number], step).indices(size)))
+    return result
+
+
+def _padded(first: Dims, operands: Sequence[ir.Value | None]) -> Dims:
+    pads = _entries(operands[1])
+    rank = len(first)
+    axes = _ints(operands[3]) if len(operands) > 3 and operands[3] is not None else [*range(rank)]
+    if pads is None or axes is None:
+        return [None] * rank
+    result = list(first)
+    for number, axis in enumerate(a % rank for a in axes):
+        size, before, after = first[axis], pads[number], pads[number + len(axes)]
+        known = size is not None and before is not None and after is not None
+        result[axis] = size + before + after if known else None  # type: ignore[operator]
+    return result
+
+
+def _of_weights(
+    op_type: str, first: Dims, operands: Sequence[ir.Value | None], attributes: dict[str, Any]
+) -> Dims | None:
+    """What a weight's shape or the operator alone says; the places along an image are not told."""
+    rank = len(first)
+    if op_type in ("Conv", "ConvTranspose"):
+        weight = _dims(operands[1])
+        if weight is None:
+            return None
+        channels = weight[0]
+        if op_type == "ConvTranspose":
+            channels = None if weight[1] is None else weight[1] * attributes.get("group", 1)
+        return [first[0], channels, *[None] * (rank - 2)]
+    if op_type in ("AveragePool", "MaxPool"):
+        return [*first[:2], *[None] * (rank - 2)]
+    if op_type == "GlobalAveragePool":
+        return [*first[:2], *[1] * (rank - 2)]
     return None
 
 

@@ -230,7 +230,10 @@ class _Watch:
     def _value(self, reference: Reference) -> Any:
         if reference.name is not None:
             return self.loop.scope.get()[reference.name]
-        return reference.held()
+        container = reference.container
+        if isinstance(container, dict):
+            return container.get(reference.key, UNBOUND)
+        return container[reference.key]
 
     def _start(self, reference: Reference) -> Any:
         if reference.name is not None:

@@ -10,8 +10,11 @@ import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
+from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.lowerings.scanning import repeat
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
+from exporters.tracing.graph import INT64_MAX
 
 if TYPE_CHECKING:
     from exporters.tracing.graph import GraphBuilder as Op
@@ -66,10 +69,25 @@ def linear(op: Op, /, input: ir.Value, weight: ir.Value, bias: ir.Value | None =
     return product if bias is None else op.Add(product, bias)
 
 
-@lowers(torch.matmul, torch.mm, torch.bmm, torch.mv, torch.dot)
+@lowers(torch.matmul)
 def matmul(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
     """Lower to ``MatMul-13``."""
     return _matmul(op, input, other)
+
+
+@lowers(torch.mm, torch.bmm)
+def mm(op: Op, /, input: ir.Value, mat2: ir.Value) -> ir.Value:
+    return _matmul(op, input, mat2)
+
+
+@lowers(torch.mv)
+def mv(op: Op, /, input: ir.Value, vec: ir.Value) -> ir.Value:
+    return _matmul(op, input, vec)
+
+
+@lowers(torch.dot)
+def dot(op: Op, /, input: ir.Value, tensor: ir.Value) -> ir.Value:
+    return _matmul(op, input, tensor)
 
 
 @decomposes(torch.vdot)
@@ -222,3 +240,38 @@ def _in_worlds(size: int) -> list[int]:
 def pdist(input: torch.Tensor, p: float = 2.0) -> T:
     first, second = torch.triu_indices(input.shape[0], input.shape[0], 1).unbind(0)
     return torch.linalg.vector_norm(input[first] - input[second], p, -1)
+
+
+@lowers(F.grouped_mm, torch.ops.aten._grouped_mm)
+def grouped_mm(
+    op: Op, /, mat_a: ir.Value, mat_b: ir.Value, *, offs: ir.Value | None = None,
+    bias: ir.Value | None = None, out_dtype: torch.dtype | None = None,
+) -> ir.Value:  # fmt: skip
+    """Rows in groups, each times a matrix of its own: a ``Loop-13`` over the groups."""
+    if rank(mat_b) != 3 or (rank(mat_a) == 2) != (offs is not None) or bias is not None:
+        raise Unlowerable("the columns are in groups, or there is a bias")
+    dtype = mat_a.dtype if out_dtype is None else from_torch_dtype(out_dtype)
+    if offs is None:
+        return op.cast(op.MatMul(mat_a, mat_b), dtype)
+    ends = op.cast(offs, ir.DataType.INT64)
+    bounds = op.Concat(op.operand([0]), ends, axis=0)
+
+    def step(group: ir.Value, done: ir.Value) -> ir.Value:
+        start = op.Unsqueeze(group, [0])
+        rows = op.Slice(
+            mat_a, op.Gather(bounds, start, axis=0), op.Gather(ends, start, axis=0), [0]
+        )
+        return op.Concat(done, op.MatMul(rows, op.Gather(mat_b, group, axis=0)), axis=0)
+
+    width = op.dim(mat_b, 2)
+    nothing = op.Expand(op.operand(0.0, mat_a.dtype), [0, width])
+    done = repeat(op, op.Squeeze(op.Shape(mat_b, start=0, end=1), [0]), step, nothing)
+    left = op.Sub(op.dim_vector(mat_a, 0), op.Slice(ends, [-1], [INT64_MAX], [0]))
+    rest = op.Expand(op.operand(0.0, mat_a.dtype), [left, width])  # torch leaves these rows open
+    return op.cast(op.Concat(done, rest, axis=0), dtype)
+
+
+@lowers("transformers::grouped_mm_fallback")
+def grouped_mm_fallback(op: Op, /, input: ir.Value, weight: ir.Value, offs: ir.Value) -> ir.Value:
+    """What transformers calls for want of a kernel."""
+    return grouped_mm(op, input, weight, offs=offs)

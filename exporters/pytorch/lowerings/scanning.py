@@ -1,4 +1,4 @@
-"""``Scan``: a body of nodes that runs over the first dim of sequences."""
+"""``Scan`` and ``Loop``: a body of nodes that runs several times."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from exporters.tracing.graph import GraphBuilder as Op
 
-__all__ = ["scan"]
+__all__ = ["repeat", "scan"]
 
 
 def _item(op: Op, name: str, like: ir.Value, dims: Sequence[object]) -> ir.Value:
@@ -71,3 +71,43 @@ def scan(
         final.type, final.shape = ir.TensorType(state.dtype), state.shape.copy()
     outputs.type = ir.TensorType(output.dtype)
     return outputs, finals
+
+
+def repeat(
+    op: Op,
+    count: ir.Value,
+    step: Callable[[ir.Value, ir.Value], ir.Value],
+    state: ir.Value,
+) -> ir.Value:
+    """Emit a ``Loop-13`` that carries one state, whose sizes may change.
+
+    Args:
+        op: Builder of the graph.
+        count: How often the body runs, INT64 of rank 0.
+        step: ``(iteration, state) -> new state``, values of nodes that it emits.
+        state: What the first iteration starts with.
+
+    Returns:
+        The state after the last iteration.
+    """
+    block = Block("loop", op.block)
+    number, going = (
+        ir.Value(name=op.unique_name(name), type=ir.TensorType(dtype), shape=ir.Shape([]))
+        for name, dtype in (("iteration", ir.DataType.INT64), ("going", ir.DataType.BOOL))
+    )
+    carried = _item(op, "state", state, [None] * len(state.shape.dims))
+    block.inputs = [number, going, carried]
+    for value in block.inputs:
+        value.meta["block"] = block
+    op.block = block
+    try:
+        results = [op.Identity(going), step(number, carried)]
+    finally:
+        assert block.parent is not None
+        op.block = block.parent
+    body = ir.Graph(
+        block.inputs, results, nodes=live_nodes(block.nodes, results), name=op.unique_name("loop")
+    )
+    final: ir.Value = op.Loop(count, True, state, body=body)
+    final.type = ir.TensorType(state.dtype)
+    return final

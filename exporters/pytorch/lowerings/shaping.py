@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import onnx_ir as ir
 import torch
 
 from exporters.pytorch.dtypes import from_torch_dtype
@@ -12,11 +13,10 @@ from exporters.pytorch.handlers import sequence_sizes
 from exporters.pytorch.lowerings.dims import size_key, static_size
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 from exporters.tracing.graph import isinstance_static, static_shape
+from exporters.tracing.scalars import TracedScalar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import onnx_ir as ir
 
     from exporters.tracing.graph import GraphBuilder as Op
 
@@ -94,7 +94,17 @@ def _reshape_back(op: Op, base: ir.Value, view: ir.Value, *_: object, **__: obje
 def reshape_to(op: Op, x: ir.Value, sizes: Sequence[Any]) -> ir.Value:
     """``Reshape`` that copies sizes from ``x`` where they are known to be the same."""
     copied = [axis < rank(x) and op.same_size(size, x, axis) for axis, size in enumerate(sizes)]
-    return op.reshape(x, sizes, copied=copied)
+    y = op.reshape(x, sizes, copied=copied)
+    if not any(_depends_on_data(size) for size in sizes):
+        y.meta["unbacked"] = False
+    return y
+
+
+def _depends_on_data(size: Any) -> bool:
+    """Whether a size that is asked for may be another for other values of equal sizes."""
+    if isinstance(size, TracedScalar):
+        return size.record.data
+    return isinstance(size, ir.Value) or size == -1
 
 
 @lowers(T.view, torch.ops.aten.view, put_back=_reshape_back)

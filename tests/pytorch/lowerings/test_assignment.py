@@ -210,6 +210,7 @@ def test_reads_match_eager(read: Any, sizes: str) -> None:
 
 
 @pytest.mark.parametrize("sizes", SHAPES)
+@pytest.mark.filterwarnings("ignore:The use of `x.T`:UserWarning")
 @pytest.mark.parametrize("statement", statements(WRITES))
 def test_writes_match_eager(statement: str, sizes: str) -> None:
     check(writer(statement), sizes)

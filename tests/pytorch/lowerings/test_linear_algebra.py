@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import bridge
 from tests.pytorch.lowerings.cases import (
     ALL_FLOATS,
     FLOATS,
@@ -180,3 +181,22 @@ def test_products_of_dynamic_operands() -> None:
         others=[(R(1, 1, 4), R(1, 2, 4))],
         **CLOSE,
     )
+
+
+@pytest.mark.parametrize("opset", [17, 23])
+def test_rows_in_groups_have_a_matrix_each(opset: int) -> None:
+    weights = torch.randn(4, 8, 16)
+
+    def experts(x: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
+        return F.grouped_mm(x, weights, offs=ends)
+
+    ends = torch.tensor([0, 3, 3, 6], dtype=torch.int32)
+    # Verification would give ends in another order, of which torch makes nothing either.
+    program = bridge.export(experts, (torch.randn(6, 8), ends), opset=opset, verify=False)
+    for counts in ([0, 3, 3, 6], [6, 6, 6, 6], [1, 2, 4, 6]):
+        x, ends = torch.randn(6, 8), torch.tensor(counts, dtype=torch.int32)
+        torch.testing.assert_close(program(x, ends), experts(x, ends), rtol=1e-4, atol=1e-5)
+
+
+def test_groups_of_equal_size() -> None:
+    check_call(lambda x, w: F.grouped_mm(x, w), (torch.randn(3, 8, 8), torch.randn(3, 8, 16)))
