@@ -8,6 +8,7 @@ in plain torch, before torchvision is imported.
 from __future__ import annotations
 
 import importlib.util
+import pathlib
 import math
 import sys
 from typing import Any
@@ -228,18 +229,30 @@ def _untraced(kernel: Any) -> Any:
     return run
 
 
+def _has_operators() -> bool:
+    """Whether torchvision's own operators can be had: its library loads with this build of torch."""
+    spec = importlib.util.find_spec("torchvision")
+    assert spec is not None
+    assert spec.origin is not None
+    libraries = list(pathlib.Path(spec.origin).parent.glob("_C*.so"))
+    try:
+        for library in libraries:
+            torch.ops.load_library(library)
+        torch.ops.torchvision.nms  # noqa: B018
+    except (AttributeError, OSError, RuntimeError):
+        return False
+    return True
+
+
 def install() -> None:
     """Make ``import torchvision`` work; nothing to do where its own operators load."""
     global _library
-    if _library is not None or importlib.util.find_spec("torchvision") is None:
+    if _library is not None or importlib.util.find_spec("torchvision") is None or _has_operators():
         return
-    try:
-        torch.ops.torchvision.nms  # noqa: B018
-    except (AttributeError, RuntimeError):
-        _library = torch.library.Library("torchvision", "DEF")
-        for name, schema in _SCHEMAS.items():
-            _library.define(name + schema)
-            _library.impl(name, _untraced(_KERNELS.get(name, _absent(name))), "CPU")
+    _library = torch.library.Library("torchvision", "DEF")
+    for name, schema in _SCHEMAS.items():
+        _library.define(name + schema)
+        _library.impl(name, _untraced(_KERNELS.get(name, _absent(name))), "CPU")
     import torchvision.ops  # noqa: F401 (so that its modules are there to be told)
 
     for module in ("torchvision.extension", "torchvision.ops.roi_align"):
