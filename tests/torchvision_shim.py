@@ -8,8 +8,8 @@ in plain torch, before torchvision is imported.
 from __future__ import annotations
 
 import importlib.util
-import pathlib
 import math
+import pathlib
 import sys
 from typing import Any
 
