@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["Target", "parse_target"]
 
 _PROVIDERS = {"cpu": CPU, "cuda": "CUDAExecutionProvider", "portable": None}
+# Results that are compared are not rounded to 10 bits, and no kernels are timed for a few runs.
+_EXACT = {
+    "CUDAExecutionProvider": {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"},
+}
 _RUNTIME = re.compile(
     r"^(?:onnxruntime|ort)(?:-gpu)?(?:\s*(?:==|~=|>=|@|-)?\s*(?P<version>\d+\.\d+[\w.*]*))?$"
 )
@@ -100,7 +104,7 @@ class Target:
         name = _PROVIDERS[self.kind]
         providers = [Provider(CPU)]
         if name is not None and name != CPU and name in available():
-            providers.insert(0, Provider(name))
+            providers.insert(0, Provider(name, _EXACT.get(name, {})))
         return Contract(tuple(providers), cpu_allowed=True, enforced=False)
 
     def adapted(self, model: ir.Model) -> ir.Model:

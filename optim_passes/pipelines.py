@@ -27,6 +27,7 @@ from optim_passes.fusion.packed_products import UnpackProductPass
 from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
 from optim_passes.fusion.row_gather import RowGatherPass
 from optim_passes.fusion.scaling import LayerScalePass
+from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.opsets import RaiseOpsetPass
 from optim_passes.pipeline import Repeat
 from optim_passes.simplify.branches import KnownBranchPass
@@ -168,7 +169,6 @@ CPU: Passes = (
     ForgetSizesPass(),
 )
 
-# Stays at the model's opset: the CUDA provider gets kernels for new opsets late.
 CUDA: Passes = (
     *SIMPLIFY,
     GeluPass(contrib=True),
@@ -192,6 +192,9 @@ CUDA: Passes = (
     GroupNormPass(),
     ChannelAffinePass(),
     _TIDY,
+    # After MultiHeadAttentionPass: Attention is what needs opset 23. The provider gets kernels for
+    # new opsets late, and runs what has none on the CPU.
+    LowerOpsetPass(20),
     ConstantFoldPass(large=True),
     DeadCodePass(),
     DeduplicateInitializersPass(),

@@ -197,21 +197,13 @@ def bound_call(
     program: bridge.Program, args: tuple[Any, ...], given: dict[str, str], *, graphs: bool
 ) -> Callable[[], Any]:
     """A call of a session whose inputs and outputs keep their places on the device."""
-    stream = str(torch.cuda.current_stream().cuda_stream)
-    session = None
-    for more in ({"user_compute_stream": stream}, {}):  # torch's stream needs no waiting
-        provider = ("CUDAExecutionProvider", {**given, **more})
-        try:
-            session = Session(program, providers=[provider, "cpu"], cuda_graphs=graphs)
-            fixed = fixed_run(session, args, graphs=graphs)
-            break
-        except Exception as error:
-            print(f"    with {more or 'a stream of its own'}: {first_line(error)}", flush=True)
-    if session is None or (graphs and session.graph_refusal):
-        raise RuntimeError(str(session and session.graph_refusal))
-    waits = not more
-    if not waits:
-        fixed._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    provider = ("CUDAExecutionProvider", given)
+    session = Session(program, providers=[provider, "cpu"], cuda_graphs=graphs)
+    if graphs and session.graph_refusal:
+        raise RuntimeError(session.graph_refusal)
+    fixed = fixed_run(session, args, graphs=graphs)
+    # As with torch, a call does not wait for the device; whoever reads the result does.
+    fixed._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     runtime, binding, run_options = session.runtime._sess, fixed._binding, fixed._options
 
     def call() -> Any:
@@ -282,7 +274,9 @@ def measure(
         return None
     chosen = best_of(found, device, options.moment)
     with torch.inference_mode():
-        error = difference(chosen.call(), model(*here))
+        got = chosen.call()
+        _synchronize(device)
+        error = difference(got, model(*here))
         contestants = [chosen]
         for contestant in eager_contestants(model, here, options, subject):
             with reported(contestant.name):
