@@ -1,0 +1,324 @@
+"""Calibration: which numbers the values inside a model take, from batches that come one at a time.
+
+Nothing of a batch is kept but counts: memory does not grow with the number of batches. All methods
+to choose a range read the same counts, so one sweep serves them all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from bridge.errors import BridgeError
+from bridge.feeds import is_torch, to_numpy
+from bridge.quantizing.histograms import METHODS, Histogram
+from bridge.session import Session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from bridge.program import Program
+
+__all__ = ["METHODS", "Calibration", "CalibrationError", "Calibrator", "Histogram", "batches_of"]
+
+Array = np.ndarray[Any, Any]
+Feed = dict[str, Array]
+
+_SAVED_EVERY = 32  # batches
+
+
+class CalibrationError(BridgeError, ValueError):
+    """Batches from which no ranges can be taken."""
+
+
+@dataclasses.dataclass(slots=True)
+class Calibration:
+    """What calibration saw.
+
+    Attributes:
+        histograms: By value name.
+        batches: How many batches were counted.
+        skipped: How many were empty.
+        magnitudes: The largest magnitude in each channel (the last axis), by value name.
+        means: The mean of each channel, by value name.
+    """
+
+    histograms: dict[str, Histogram]
+    batches: int = 0
+    skipped: int = 0
+    magnitudes: dict[str, Array] = dataclasses.field(default_factory=dict)
+
+    def ranges(self, method: str = "mse") -> dict[str, tuple[float, float]]:
+        """The range of each value.
+
+        Args:
+            method: ``minmax``, ``moving-average``, ``percentile``, ``entropy`` or ``mse``.
+
+        Raises:
+            CalibrationError: There is no such method.
+        """
+        if method not in METHODS:
+            raise CalibrationError(
+                f"no calibration method is called {method!r}",
+                hint=f"there are {', '.join(METHODS)}",
+            )
+        return {name: h.range(method) for name, h in self.histograms.items() if h.batches}
+
+    def save(self, path: str | os.PathLike[str], key: str = "") -> None:
+        """Write it to an ``.npz`` file, to go on from there."""
+        arrays = {
+            f"{part}/{name}": array
+            for name, histogram in self.histograms.items()
+            for part, array in histogram.state().items()
+        }
+        arrays |= {f"magnitudes/{name}": x for name, x in self.magnitudes.items()}
+        target = Path(path)
+        temporary = target.with_name(f".{target.name}.tmp")
+        with temporary.open("wb") as file:
+            np.savez(
+                file, batches=self.batches, skipped=self.skipped, key=np.asarray(key), **arrays
+            )  # type: ignore[arg-type]
+        temporary.replace(target)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], key: str | None = None) -> Calibration:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            CalibrationError: The file is of another model, or is no calibration.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                if key is not None and str(file["key"]) != key:
+                    raise CalibrationError(
+                        f"{os.fspath(path)} is the calibration of another model",
+                        hint="give another file, or remove this one to start again",
+                    )
+                names = [n.partition("/")[2] for n in file.files if n.startswith("counts/")]
+                histograms = {
+                    n: Histogram.from_state(file[f"counts/{n}"], file[f"numbers/{n}"])
+                    for n in names
+                }
+                magnitudes = {
+                    n.partition("/")[2]: file[n] for n in file.files if n.startswith("magnitudes/")
+                }
+                return cls(histograms, int(file["batches"]), int(file["skipped"]), magnitudes)
+        except (OSError, KeyError, EOFError) as error:
+            raise CalibrationError(f"{os.fspath(path)} is no calibration: {error}") from error
+
+
+class Calibrator:
+    """Runs a float model on batches and counts what its inner values are.
+
+    Args:
+        model: The model, whose weights ONNX Runtime reads where they are.
+        names: The values to look at, inside subgraphs too.
+        channels: Those of them whose channels are looked at too.
+        resume: An ``.npz`` file where the state is kept: a calibration that was interrupted goes on
+            where it stopped, if the batches come in the same order.
+        progress: Called with the number of batches done.
+        providers: Where to run.
+
+    Raises:
+        CalibrationError: ``resume`` is the file of another model.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        names: Iterable[str],
+        *,
+        channels: Iterable[str] = (),
+        resume: str | os.PathLike[str] | None = None,
+        progress: Callable[[int], None] | None = None,
+        providers: Any = "cpu",
+    ) -> None:
+        self.names = list(dict.fromkeys(names))
+        self.channels = frozenset(channels)
+        self.resume = None if resume is None else Path(resume)
+        self.progress = progress or (lambda _: None)
+        with observing(model, self.names) as renamed:
+            self.outputs = renamed
+            self.session = Session(model, providers=providers)
+        self.key = _fingerprint(model, self.names)
+        self.found = Calibration({name: Histogram() for name in self.names})
+        if self.resume is not None and self.resume.exists():
+            self.found = Calibration.load(self.resume, self.key)
+
+    def run(self, batches: Iterable[Any]) -> Calibration:
+        """Count all batches.
+
+        Args:
+            batches: What :func:`batches_of` takes.
+
+        Raises:
+            CalibrationError: There is no batch, all are empty, or one holds NaN or infinity.
+        """
+        done = self.found.batches + self.found.skipped
+        feeds = batches_of(batches, self.session)
+        try:
+            for number, feed in enumerate(itertools.islice(feeds, done, None), done):
+                self._batch(number, feed)
+                self.progress(number + 1)
+                if self.resume is not None and (number + 1) % _SAVED_EVERY == 0:
+                    self.found.save(self.resume, self.key)
+        finally:
+            if self.resume is not None:
+                self.found.save(self.resume, self.key)
+        if not self.found.batches:
+            told = f"all {self.found.skipped} batches are empty" * bool(self.found.skipped)
+            raise CalibrationError(
+                told or "there is no calibration batch",
+                hint="give an iterable of a few dozen typical inputs; a generator that was read "
+                "before gives none",
+            )
+        return self.found
+
+    def _batch(self, number: int, feed: Feed) -> None:
+        if any(not x.size for x in feed.values()):
+            self.found.skipped += 1
+            return
+        for name, x in feed.items():
+            _require_finite(number, name, x)
+        results = self.session.run(feed, outputs=list(self.outputs.values()))
+        for name, output in self.outputs.items():
+            x = results.pop(output)
+            self.found.histograms[name].add(x)
+            if name in self.channels and x.ndim and x.size:
+                self._channels(name, x)
+        self.found.batches += 1
+
+    def _channels(self, name: str, x: Array) -> None:
+        largest = np.abs(x.reshape(-1, x.shape[-1])).max(0)
+        before = self.found.magnitudes.get(name)
+        self.found.magnitudes[name] = largest if before is None else np.maximum(before, largest)
+
+
+def _require_finite(number: int, name: str, x: Array) -> None:
+    if x.dtype.kind != "f" or np.isfinite(x).all():
+        return
+    place = tuple(int(i) for i in np.argwhere(~np.isfinite(x))[0])
+    raise CalibrationError(
+        f"calibration batch {number} holds {x[place]} in {name!r} at {list(place)}",
+        hint="leave such batches out: no scale can stand for it",
+    )
+
+
+@contextlib.contextmanager
+def observing(model: ir.Model, names: Sequence[str]) -> Iterator[dict[str, str]]:
+    """The model while the named values are outputs too; yields each value's output name."""
+    graph = model.graph
+    before = len(graph.outputs)
+    known = {v.name: v for v in graph.inputs}
+    for node in graph:
+        known.update((v.name, v) for v in node.outputs)
+    taken = {v.name for v in graph.outputs}
+    added = []
+    for name in names:
+        value = known.get(name)
+        if value is None:
+            raise CalibrationError(f"the model has no value {name!r} outside of subgraphs")
+        if name not in taken:
+            added.append(value)
+            taken.add(name)
+    graph.outputs.extend(added)
+    try:
+        yield {name: name for name in names}
+    finally:
+        del graph.outputs[before:]
+
+
+def _fingerprint(model: ir.Model, names: Sequence[str]) -> str:
+    """What tells models apart whose calibrations must not be mixed."""
+    digest = hashlib.sha256()
+    for node in model.graph.all_nodes():
+        digest.update(f"{node.op_type} {[v.name if v else '' for v in node.inputs]}".encode())
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None:
+            digest.update(f"{name} {tensor.dtype} {tensor.shape.numpy()}".encode())
+            if tensor.nbytes <= 1 << 16:
+                digest.update(tensor.tobytes())
+    digest.update("\n".join(names).encode())
+    return digest.hexdigest()
+
+
+def batches_of(source: Any, target: Session | Program) -> Iterator[Feed]:
+    """Batches as arrays by input name.
+
+    Args:
+        source: An iterable (a list, a generator, a DataLoader) of batches; a folder of ``.npz``
+            or ``.npy`` files, in the order of their names; or one such file. A batch is a mapping
+            by input name, a sequence of inputs in order (what follows them, such as labels, is
+            left out), a single array or tensor, or what the eager model takes.
+        target: Says what the inputs are.
+
+    Raises:
+        CalibrationError: A batch has too few inputs, or a folder no batches.
+    """
+    session = target if isinstance(target, Session) else target.session()
+    for batch in _read(source):
+        yield _feed(batch, session)
+
+
+def _read(source: Any) -> Iterator[Any]:
+    if not isinstance(source, str | os.PathLike):
+        yield from source
+        return
+    path = Path(source)
+    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy")) if path.is_dir() else [path]
+    if not files:
+        raise CalibrationError(f"the folder {path} holds no .npz or .npy file")
+    for file in files:
+        try:
+            loaded = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise CalibrationError(f"cannot read arrays from {file}: {error}") from error
+        if isinstance(loaded, np.ndarray):
+            yield loaded
+            continue
+        with loaded:
+            yield {name: loaded[name] for name in loaded.files}
+
+
+def _feed(batch: Any, session: Session) -> Feed:
+    names = session.input_names
+    if isinstance(batch, Mapping):
+        missing = [n for n in names if n not in batch]
+        if missing:
+            raise CalibrationError(
+                f"a calibration batch lacks {', '.join(missing)}; it has {', '.join(map(str, batch))}",
+            )
+        return {n: _array(session, n, batch[n]) for n in names}
+    if isinstance(batch, np.ndarray) or is_torch(batch):
+        batch = [batch]
+    if not isinstance(batch, Sequence):
+        leaves = session.flatten([batch], {})
+    elif len(batch) >= len(names):
+        leaves = list(batch[: len(names)])
+        if any(isinstance(x, Mapping | list | tuple) for x in leaves):
+            leaves = session.flatten(list(batch), {})
+    else:
+        leaves = session.flatten(list(batch), {})
+    return {n: _array(session, n, x) for n, x in zip(names, leaves, strict=True)}
+
+
+def _array(session: Session, name: str, x: Any) -> Array:
+    """The input as an array of the dtype that the model takes; float64 is Python's, not a choice."""
+    array = to_numpy(x)
+    spec = next(s for s in session.inputs if s.name == name)
+    if spec.dtype is None:
+        return array
+    wanted = spec.dtype.numpy()
+    if array.dtype == np.float64 and wanted == np.float32:
+        return array.astype(wanted)
+    return array

@@ -1,0 +1,1 @@
+"""Passes that let a graph compute with 8-bit and 4-bit integers."""
