@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 
 from bridge.errors import BridgeError
 from bridge.feeds import is_torch, to_numpy
@@ -25,6 +24,8 @@ from bridge.session import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    import onnx_ir as ir
 
     from bridge.program import Program
 
@@ -41,6 +42,57 @@ class CalibrationError(BridgeError, ValueError):
 
 
 @dataclasses.dataclass(slots=True)
+class Channels:
+    """What calibration saw of each channel of a value.
+
+    Attributes:
+        largest: The largest magnitude.
+        sums: The sum.
+        count: Numbers in each sum.
+    """
+
+    largest: Array
+    sums: Array
+    count: int
+
+    @property
+    def means(self) -> Array:
+        """The mean of each channel."""
+        return self.sums / max(1, self.count)
+
+    def add(self, x: Array, axis: int) -> None:
+        """Look at a batch's value."""
+        flat = np.moveaxis(x, axis, -1).reshape(-1, x.shape[axis])
+        self.largest = np.maximum(self.largest, np.abs(flat).max(0))
+        self.sums = self.sums + flat.sum(0, dtype=np.float64)
+        self.count += len(flat)
+
+
+@dataclasses.dataclass(slots=True)
+class Moments:
+    """Sums of products of a value's columns.
+
+    Attributes:
+        products: ``sum(x x^T)`` over all rows, ``[K, K]``.
+        rows: How many there were.
+    """
+
+    products: Array
+    rows: int
+
+    @property
+    def mean(self) -> Array:
+        """The mean of ``x x^T``."""
+        return self.products / max(1, self.rows)
+
+    def add(self, x: Array) -> None:
+        """Look at a batch's value."""
+        rows = x.reshape(-1, x.shape[-1])
+        self.products += rows.T @ rows
+        self.rows += len(rows)
+
+
+@dataclasses.dataclass(slots=True)
 class Calibration:
     """What calibration saw.
 
@@ -48,14 +100,15 @@ class Calibration:
         histograms: By value name.
         batches: How many batches were counted.
         skipped: How many were empty.
-        magnitudes: The largest magnitude in each channel (the last axis), by value name.
-        means: The mean of each channel, by value name.
+        channels: What is known of each channel, by value name.
+        moments: The mean of ``x x^T`` over the last axis, by value name.
     """
 
     histograms: dict[str, Histogram]
     batches: int = 0
     skipped: int = 0
-    magnitudes: dict[str, Array] = dataclasses.field(default_factory=dict)
+    channels: dict[str, Channels] = dataclasses.field(default_factory=dict)
+    moments: dict[str, Moments] = dataclasses.field(default_factory=dict)
 
     def ranges(self, method: str = "mse") -> dict[str, tuple[float, float]]:
         """The range of each value.
@@ -80,13 +133,18 @@ class Calibration:
             for name, histogram in self.histograms.items()
             for part, array in histogram.state().items()
         }
-        arrays |= {f"magnitudes/{name}": x for name, x in self.magnitudes.items()}
+        for name, channels in self.channels.items():
+            arrays[f"largest/{name}"], arrays[f"sums/{name}"] = channels.largest, channels.sums
+            arrays[f"count/{name}"] = np.asarray(channels.count)
+        for name, moments in self.moments.items():
+            arrays[f"products/{name}"] = moments.products
+            arrays[f"rows/{name}"] = np.asarray(moments.rows)
         target = Path(path)
         temporary = target.with_name(f".{target.name}.tmp")
         with temporary.open("wb") as file:
-            np.savez(
-                file, batches=self.batches, skipped=self.skipped, key=np.asarray(key), **arrays
-            )  # type: ignore[arg-type]
+            numbers = {"batches": self.batches, "skipped": self.skipped}
+            arrays |= {n: np.asarray(x) for n, x in numbers.items()} | {"key": np.asarray(key)}
+            np.savez(file, **arrays)  # type: ignore[arg-type]
         temporary.replace(target)
 
     @classmethod
@@ -108,11 +166,19 @@ class Calibration:
                     n: Histogram.from_state(file[f"counts/{n}"], file[f"numbers/{n}"])
                     for n in names
                 }
-                magnitudes = {
-                    n.partition("/")[2]: file[n] for n in file.files if n.startswith("magnitudes/")
-                }
-                return cls(histograms, int(file["batches"]), int(file["skipped"]), magnitudes)
-        except (OSError, KeyError, EOFError) as error:
+                found = cls(histograms, int(file["batches"]), int(file["skipped"]))
+                for kind, _, n in (key.partition("/") for key in file.files):
+                    if kind == "largest":
+                        count = int(file[f"count/{n}"])
+                        found.channels[n] = Channels(
+                            file[f"largest/{n}"], file[f"sums/{n}"], count
+                        )
+                    elif kind == "products":
+                        found.moments[n] = Moments(file[f"products/{n}"], int(file[f"rows/{n}"]))
+                return found
+        except CalibrationError:
+            raise
+        except (OSError, KeyError, EOFError, ValueError) as error:
             raise CalibrationError(f"{os.fspath(path)} is no calibration: {error}") from error
 
 
@@ -122,7 +188,8 @@ class Calibrator:
     Args:
         model: The model, whose weights ONNX Runtime reads where they are.
         names: The values to look at, inside subgraphs too.
-        channels: Those of them whose channels are looked at too.
+        channels: Those of them whose channels are looked at too, with the channels' axis.
+        moments: Those of them of which second moments are taken: ``[K, K]`` numbers each.
         resume: An ``.npz`` file where the state is kept: a calibration that was interrupted goes on
             where it stopped, if the batches come in the same order.
         progress: Called with the number of batches done.
@@ -137,13 +204,15 @@ class Calibrator:
         model: ir.Model,
         names: Iterable[str],
         *,
-        channels: Iterable[str] = (),
+        channels: Mapping[str, int] | None = None,
+        moments: Iterable[str] = (),
         resume: str | os.PathLike[str] | None = None,
         progress: Callable[[int], None] | None = None,
         providers: Any = "cpu",
     ) -> None:
         self.names = list(dict.fromkeys(names))
-        self.channels = frozenset(channels)
+        self.channels = dict(channels or {})
+        self.moments = frozenset(moments)
         self.resume = None if resume is None else Path(resume)
         self.progress = progress or (lambda _: None)
         with observing(model, self.names) as renamed:
@@ -193,14 +262,21 @@ class Calibrator:
         for name, output in self.outputs.items():
             x = results.pop(output)
             self.found.histograms[name].add(x)
-            if name in self.channels and x.ndim and x.size:
-                self._channels(name, x)
+            if x.size and x.ndim:
+                self._details(name, x)
         self.found.batches += 1
 
-    def _channels(self, name: str, x: Array) -> None:
-        largest = np.abs(x.reshape(-1, x.shape[-1])).max(0)
-        before = self.found.magnitudes.get(name)
-        self.found.magnitudes[name] = largest if before is None else np.maximum(before, largest)
+    def _details(self, name: str, x: Array) -> None:
+        if name in self.channels:
+            axis = self.channels[name] % x.ndim
+            nothing = np.zeros(x.shape[axis])
+            known = self.found.channels.setdefault(name, Channels(nothing, nothing, 0))
+            known.add(x, axis)
+        if name in self.moments:
+            size = x.shape[-1]
+            if name not in self.found.moments:
+                self.found.moments[name] = Moments(np.zeros((size, size), np.float32), 0)
+            self.found.moments[name].add(x)
 
 
 def _require_finite(number: int, name: str, x: Array) -> None:
@@ -275,7 +351,11 @@ def _read(source: Any) -> Iterator[Any]:
         yield from source
         return
     path = Path(source)
-    files = sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy")) if path.is_dir() else [path]
+    files = (
+        sorted(p for p in path.iterdir() if p.suffix in (".npz", ".npy"))
+        if path.is_dir()
+        else [path]
+    )
     if not files:
         raise CalibrationError(f"the folder {path} holds no .npz or .npy file")
     for file in files:

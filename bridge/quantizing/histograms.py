@@ -69,7 +69,9 @@ class Histogram:
             low, high = float(flat.min()), float(flat.max())
         self._bounds(low, high)
         self.total += flat.size
-        step = -(-flat.size // _SAMPLED) | 1  # odd: even steps would keep meeting the same channels
+        step = (
+            -(-flat.size // _SAMPLED) | 1
+        )  # odd: even steps would keep meeting the same channels
         sample = flat if flat.size <= _SAMPLED else flat[self.batches % step :: step]
         self._count(sample)
 

@@ -56,7 +56,9 @@ class Recipe:
     def __post_init__(self) -> None:
         """Check what cannot be checked by types."""
         if self.kind == "weights" and self.bits not in (4, 8):
-            raise RecipeError(f"weights of {self.bits} bits have no kernel", hint="bits are 4 or 8")
+            raise RecipeError(
+                f"weights of {self.bits} bits have no kernel", hint="bits are 4 or 8"
+            )
         if self.block_size not in (16, 32, 64, 128, 256):
             raise RecipeError(
                 f"blocks of {self.block_size} inputs have no kernel",
@@ -69,7 +71,9 @@ class Recipe:
     def calibrated(self) -> bool:
         """Whether it needs calibration batches."""
         return (
-            self.kind in ("static", "mixed") or self.correction == "gptq" or self.smooth is not None
+            self.kind in ("static", "mixed")
+            or self.correction == "gptq"
+            or self.smooth is not None
         )
 
 

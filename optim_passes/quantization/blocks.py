@@ -172,13 +172,13 @@ def _split(blocks: Array, scales: Array, zeros: Array, bits: int) -> Array:
         # What the large errors do not explain is up to the zero point.
         zero = zero + (work - scaled + magnitude).mean(-1, keepdims=True)
         np.clip(zero, 0, 2**bits - 1, out=zero)
-    return np.rint(zero[..., 0]).astype(np.uint8)  # type: ignore[no-any-return]
+    return np.rint(zero[..., 0]).astype(np.uint8)
 
 
 def _error(blocks: Array, integers: Array, scales: Array, zeros: Array) -> Array:
     real = (integers.astype(np.float32) - zeros[..., None]) * scales[..., None]
     real -= blocks
-    return np.einsum("nbk,nbk->nb", real, real)  # type: ignore[no-any-return]
+    return np.einsum("nbk,nbk->nb", real, real)
 
 
 def _least_squares(blocks: Array, integers: Array, zeros: Array, before: Array) -> Array:
@@ -186,7 +186,7 @@ def _least_squares(blocks: Array, integers: Array, zeros: Array, before: Array) 
     length = np.einsum("nbk,nbk->nb", steps, steps)
     product = np.einsum("nbk,nbk->nb", steps, blocks)
     fits = (length > 0) & (product * before > 0)
-    return np.where(fits, product / np.maximum(length, 1), before).astype(np.float32)  # type: ignore[no-any-return]
+    return np.where(fits, product / np.maximum(length, 1), before).astype(np.float32)
 
 
 def error_corrected(

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from optim_passes.fusion.convolution import ConvActivationPass
 from optim_passes.fusion.linear import PlainProductPass, PostNormResidualPass
-from optim_passes.pipeline import Repeat
 from optim_passes.pipelines import CPU
 from optim_passes.quantization.channels import ChannelPaddingPass
 from optim_passes.quantization.preparation import (
@@ -20,6 +19,8 @@ from optim_passes.simplify.dead_code import DeadCodePass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from optim_passes.pipeline import Repeat
 
 __all__ = ["BEFORE", "BEFORE_STATIC", "BEFORE_WEIGHTS", "FINISH"]
 

@@ -62,10 +62,10 @@ def _convolution(node: ir.Node, op: Builder) -> ir.Value:
     if activation == "Clip":
         assert y.dtype is not None
         bounds = [op.number(x, y) for x in numbers]
-        return op.node("Clip", made, *bounds, like=y)  # type: ignore[no-any-return]
+        return op.node("Clip", made, *bounds, like=y)
     names = {"LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta")}.get(activation, ())
-    given = dict(zip(names, numbers, strict=False))
-    return op.node(activation, made, like=y, **given)  # type: ignore[no-any-return]
+    named = dict(zip(names, numbers, strict=False))
+    return op.node(activation, made, like=y, **named)
 
 
 def _product(node: ir.Node, op: Builder) -> ir.Value:
@@ -159,4 +159,4 @@ def _negated(y: ir.Value, op: Builder) -> ir.Value | None:
     made: ir.Value = op.node("MatMul", node.inputs[0], matrix, like=product)
     if offset is None or bias is None:
         return made
-    return op.node("Add", made, op.constant(derived(np.negative, offset)), like=y)  # type: ignore[no-any-return]
+    return op.node("Add", made, op.constant(derived(np.negative, offset)), like=y)

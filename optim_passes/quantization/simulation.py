@@ -8,7 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from optim_passes.builder import Builder
-from optim_passes.quantization.arithmetic import Affine, affine_of_range, quantize, symmetric_scales
+from optim_passes.quantization.arithmetic import (
+    Affine,
+    affine_of_range,
+    quantize,
+    symmetric_scales,
+)
 from optim_passes.quantization.placement import CONVOLUTIONS, kernel_axis, place
 from optim_passes.rewriting import Outcome, Pass
 from optim_passes.scopes import Names
@@ -71,12 +76,14 @@ class SimulationPass(Pass):
             kernels = [n for n in kernels if n.op_type not in CONVOLUTIONS]
         else:
             for value, result in placement.results.items():
-                if result.scale_of is None and value.name in self.ranges:
+                if result.scale_of is None and value.name and value.name in self.ranges:
                     low, high = self.ranges[value.name]
                     low = low if result.low is None else max(low, result.low)
                     high = high if result.high is None else min(high, result.high)
                     affine = affine_of_range(low, max(low, high), self.options.activation)
-                    self._made(value, result.absorbed or result.node, result.node, affine, scope, names)
+                    self._made(
+                        value, result.absorbed or result.node, result.node, affine, scope, names
+                    )
         for node in kernels:
             if self._kernel(node, scope, names):
                 outcome.rewrites += 1
@@ -86,10 +93,16 @@ class SimulationPass(Pass):
         if name not in self.nodes:
             self.nodes.append(name)
         index = op.constant(np.asarray(self.nodes.index(name), np.int64))
-        return op.Gather(self.switches, index, axis=0)  # type: ignore[no-any-return]
+        return op.Gather(self.switches, index, axis=0)
 
     def _made(
-        self, value: ir.Value, last: ir.Node, node: ir.Node, affine: Affine, scope: Scope, names: Names
+        self,
+        value: ir.Value,
+        last: ir.Node,
+        node: ir.Node,
+        affine: Affine,
+        scope: Scope,
+        names: Names,
     ) -> None:
         """What a node makes, rounded where its switch is on."""
         uses = [(u.node, u.idx) for u in value.uses()]
@@ -114,7 +127,7 @@ class SimulationPass(Pass):
             q, scale, zero = op.node("DynamicQuantizeLinear", x, outputs=3)
             rounded = op.node("DequantizeLinear", q, scale, zero, like=x)
             node.replace_input_with(0, op.Where(switch, rounded, x))
-        elif x.name in self.ranges:
+        elif x.name is not None and x.name in self.ranges:
             affine = affine_of_range(*self.ranges[x.name], self.options.activation)
             node.replace_input_with(0, op.Where(switch, self._rounded(op, x, affine), x))
         axis = kernel_axis(node) if self.options.per_channel else None
@@ -134,7 +147,7 @@ class SimulationPass(Pass):
     def _rounded(self, op: Builder, x: ir.Value, affine: Affine) -> ir.Value:
         scale, zero = op.constant(affine.scale), op.constant(affine.zero_point)
         q = op.QuantizeLinear(x, scale, zero)
-        return op.node("DequantizeLinear", q, scale, zero, like=x)  # type: ignore[no-any-return]
+        return op.node("DequantizeLinear", q, scale, zero, like=x)
 
     def _insert_after(self, op: Builder, node: ir.Node, scope: Scope) -> None:
         for value in op.initializers:

@@ -6,16 +6,17 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import onnx_ir as ir
 
 from optim_passes.builder import Builder
 from optim_passes.quantization.arithmetic import (
     Affine,
     affine_of_range,
+    dequantize,
     quantize,
     symmetric_scales,
 )
 from optim_passes.quantization.placement import (
+    CONVOLUTIONS,
     Placement,
     Result,
     kernel_axis,
@@ -27,6 +28,8 @@ from optim_passes.values import attribute, constant, input_of, only_consumer, pr
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import onnx_ir as ir
 
     from optim_passes.scopes import Scope
 
@@ -108,6 +111,8 @@ class StaticQuantizationPass(Pass):
         ranges: Smallest and largest number of each value that :func:`observed_values` names.
         wanted: Whether a node may compute in integers; every one unless given.
         options: How.
+        means: The mean of each input channel by name of what a kernel reads: biases then make up for
+            the mean error that rounded weights cause.
 
     Attributes:
         tensors: What was quantized.
@@ -119,9 +124,11 @@ class StaticQuantizationPass(Pass):
         *,
         wanted: Callable[[ir.Node], bool] | None = None,
         options: StaticOptions | None = None,
+        means: Mapping[str, np.ndarray[Any, Any]] | None = None,
     ) -> None:
         super().__init__()
         self.ranges = ranges
+        self.means = means or {}
         self.wanted = wanted or (lambda _: True)
         self.options = options or StaticOptions()
         self.tensors: list[QuantizedTensor] = []
@@ -188,19 +195,16 @@ class _Insertion:
         for value in self.placement.fed:
             readers = [u.node for u in value.uses() if u.idx == 0 and u.node in takers]
             self._feed(value, readers)
-        scales: dict[ir.Node, Affine] = {}
+        inputs = {n: n.inputs[0].name for n in self.placement.kernels}  # type: ignore[union-attr]
         for result in list(self.placement.results.values()):
             self._result(result)
         for node in self.placement.kernels:
-            scales[node] = self._input_affine(node)
-            self._parameters(node, scales[node])
+            source = node.inputs[0]
+            assert source is not None
+            means = self.owner.means.get(inputs[node] or "")
+            self._parameters(node, self.affines[source], means)
         for node in self.placement.followers:
             self._constants(node)
-
-    def _input_affine(self, node: ir.Node) -> Affine:
-        source = node.inputs[0]
-        assert source is not None
-        return self.affines[source]
 
     # Activations
 
@@ -233,7 +237,7 @@ class _Insertion:
         pads = [0] * (2 * rank)
         pads[rank + 1] = added
         q = op.Pad(op.QuantizeLinear(x, scale, zero), pads, zero)
-        return op.DequantizeLinear(q, scale, zero)  # type: ignore[no-any-return]
+        return op.DequantizeLinear(q, scale, zero)
 
     def _result(self, result: Result) -> None:
         """Integers of a value that a quantized node makes."""
@@ -360,7 +364,7 @@ class _Insertion:
 
     # Constants
 
-    def _parameters(self, node: ir.Node, x: Affine) -> None:
+    def _parameters(self, node: ir.Node, x: Affine, means: Any) -> None:
         """Weights and bias as integers."""
         op = Builder(self.scope, self.names, [node])
         weight = node.inputs[1]
@@ -373,6 +377,8 @@ class _Insertion:
         assert tensor is not None
         y, affine = self._weight(op, node, weight, tensor, axis, x, offsets)
         node.replace_input_with(1, y)
+        if offsets is not None and means is not None:
+            offsets = offsets - _mean_error(node, tensor.numpy(), affine, means)
         if offsets is not None and bias is not None:
             node.replace_input_with(2, self._bias(op, node, bias, offsets, x, affine))
         self._place_before(op, node)
@@ -460,6 +466,23 @@ class _Insertion:
                 (bound.min - zero) * scale, (bound.max - zero) * scale,
             )
         )  # fmt: skip
+
+
+def _mean_error(node: ir.Node, weights: Any, affine: Affine, means: Any) -> Any:
+    """What rounding the weights adds to each output channel in the mean."""
+    axis = kernel_axis(node)
+    along = axis if affine.scale.ndim else None
+    error = dequantize(quantize(weights, affine, along), affine, along) - weights
+    if node.op_type in CONVOLUTIONS:
+        error = error.sum(axis=tuple(range(2, error.ndim)))  # border pixels see a part of it
+        groups = attribute(node, "group", 1)
+        if node.op_type == "ConvTranspose" or groups != 1:
+            if error.shape[1] != 1:
+                return 0.0
+            return error[:, 0] * means[: len(error)] if len(means) == len(error) else 0.0
+        return error @ means[: error.shape[1]]
+    matrix = error if axis == 1 else error.T
+    return means @ matrix
 
 
 def _channels(value: ir.Value | None) -> int | None:

@@ -10,7 +10,6 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import onnx_ir as ir
 
 from optim_passes.builder import Builder
 from optim_passes.quantization.arithmetic import Affine, quantize, symmetric_scales
@@ -29,6 +28,8 @@ from optim_passes.views import permutation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    import onnx_ir as ir
 
     from optim_passes.scopes import Scope
 
@@ -169,9 +170,9 @@ class WeightQuantizationPass(Pass):
                 op.constant(quantize(array, affine, 0), f"{value.name}.quantized"),
                 op.constant(scales[:, None], f"{value.name}.scales"),
             )
-        integers, scales = tables[value]
+        integers, factors = tables[value]
         numbers = op.Cast(op.Gather(integers, rows), to=FLOAT)
-        y = op.node("Mul", numbers, op.Gather(scales, rows), like=node.outputs[0])
+        y = op.node("Mul", numbers, op.Gather(factors, rows), like=node.outputs[0])
         commit(op, node, node.outputs, [y], [node])
         return True
 
