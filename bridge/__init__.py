@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bridge import passes
     from bridge.bisection import BisectReport, bisect
+    from bridge.calibration import CalibrationError
     from bridge.errors import (
         BridgeError,
         FeedError,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from bridge.parity.matrix import MatrixReport, check_matrix
     from bridge.parity.report import ParityReport
     from bridge.program import ExportReport, Program
+    from bridge.quantization import QuantizedProgram, quantize
+    from bridge.quantizing.gate import QuantizationRejected
+    from bridge.quantizing.recipes import Recipe, RecipeError
+    from bridge.quantizing.report import QuantizationReport
     from bridge.session import Session
     from bridge.tracing import TracedModule, trace
     from exporters.errors import (
@@ -53,9 +58,10 @@ if TYPE_CHECKING:
     from exporters.script import script
 
 _HOMES = {
-    "BranchMismatchError": "exporters.errors",
     "BisectReport": "bridge.bisection",
+    "BranchMismatchError": "exporters.errors",
     "BridgeError": "bridge.errors",
+    "CalibrationError": "bridge.calibration",
     "DataDependentError": "exporters.errors",
     "DisagreeingBranchError": "exporters.errors",
     "Divergence": "bridge.parity.divergence",
@@ -73,6 +79,11 @@ _HOMES = {
     "ParityReport": "bridge.parity.report",
     "Program": "bridge.program",
     "ProviderError": "bridge.errors",
+    "QuantizationRejected": "bridge.quantizing.gate",
+    "QuantizationReport": "bridge.quantizing.report",
+    "QuantizedProgram": "bridge.quantization",
+    "Recipe": "bridge.quantizing.recipes",
+    "RecipeError": "bridge.quantizing.recipes",
     "RunCancelledError": "bridge.errors",
     "RunError": "bridge.errors",
     "RunTimeoutError": "bridge.errors",
@@ -80,8 +91,8 @@ _HOMES = {
     "ScriptSyntaxError": "exporters.errors",
     "Session": "bridge.session",
     "SpecialisationError": "exporters.errors",
-    "Tolerance": "bridge.parity.comparison",
     "TargetError": "bridge.errors",
+    "Tolerance": "bridge.parity.comparison",
     "TracedModule": "bridge.tracing",
     "TrainModeWarning": "bridge.exporting",
     "UnboundNameError": "exporters.errors",
@@ -95,6 +106,7 @@ _HOMES = {
     "load": "bridge.loading",
     "optimize": "bridge.optimizing",
     "passes": "bridge",
+    "quantize": "bridge.quantization",
     "script": "exporters.script",
     "trace": "bridge.tracing",
 }
@@ -103,6 +115,7 @@ __all__ = [
     "BisectReport",
     "BranchMismatchError",
     "BridgeError",
+    "CalibrationError",
     "DataDependentError",
     "DisagreeingBranchError",
     "Divergence",
@@ -120,6 +133,11 @@ __all__ = [
     "ParityReport",
     "Program",
     "ProviderError",
+    "QuantizationRejected",
+    "QuantizationReport",
+    "QuantizedProgram",
+    "Recipe",
+    "RecipeError",
     "RunCancelledError",
     "RunError",
     "RunTimeoutError",
@@ -142,6 +160,7 @@ __all__ = [
     "load",
     "optimize",
     "passes",
+    "quantize",
     "script",
     "trace",
 ]

@@ -156,11 +156,7 @@ class Calibration:
         """
         try:
             with np.load(path, allow_pickle=False) as file:
-                if key is not None and str(file["key"]) != key:
-                    raise CalibrationError(
-                        f"{os.fspath(path)} is the calibration of another model",
-                        hint="give another file, or remove this one to start again",
-                    )
+                _require_key(path, str(file["key"]), key)
                 names = [n.partition("/")[2] for n in file.files if n.startswith("counts/")]
                 histograms = {
                     n: Histogram.from_state(file[f"counts/{n}"], file[f"numbers/{n}"])
@@ -277,6 +273,14 @@ class Calibrator:
             if name not in self.found.moments:
                 self.found.moments[name] = Moments(np.zeros((size, size), np.float32), 0)
             self.found.moments[name].add(x)
+
+
+def _require_key(path: str | os.PathLike[str], found: str, key: str | None) -> None:
+    if key is not None and found != key:
+        raise CalibrationError(
+            f"{os.fspath(path)} is the calibration of another model",
+            hint="give another file, or remove this one to start again",
+        )
 
 
 def _require_finite(number: int, name: str, x: Array) -> None:

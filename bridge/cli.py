@@ -37,6 +37,8 @@ COMMANDS = {
     "locate": "name the first node that goes wrong, with its module and source line",
     "bisect": "find the pass, ours or ONNX Runtime's, that breaks a model",
     "run": "run a model on ONNX Runtime",
+    "bench": "measure eager, torch.compile and ONNX Runtime forms of a model side by side",
+    "quantize": "compute with 8-bit or 4-bit integers, if that is accurate enough and faster",
     "doctor": "say what is installed here, what is missing, and what mends it",
 }
 _INTERRUPTED = 130  # what shells return after Ctrl-C

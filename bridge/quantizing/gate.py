@@ -19,15 +19,21 @@ _CULPRITS = 5
 class QuantizationRejected(BridgeError):  # noqa: N818 - what it is called in the API
     """A quantized model is worse than was asked for, or slower than the float model.
 
+    Args:
+        message: What is worse.
+        report: What was measured; its table becomes part of the text.
+        hint: What mends it.
+
     Attributes:
         report: What was measured.
     """
 
-    def __init__(self, report: QuantizationReport, *, hint: str | None = None) -> None:
+    def __init__(
+        self, message: str, report: QuantizationReport | None = None, *, hint: str | None = None
+    ) -> None:
         self.report = report
-        super().__init__(
-            f"{report.recipe}: {report.rejected}\n{_indented(report.table())}", hint=hint
-        )
+        table = "" if report is None else f"\n{_indented(report.table())}"
+        super().__init__(f"{message}{table}", hint=hint)
 
 
 def _indented(text: str) -> str:

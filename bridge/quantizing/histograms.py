@@ -15,6 +15,7 @@ Array = np.ndarray[Any, Any]
 
 _SIDE = 2048  # bins on each side of zero
 _SAMPLED = 1 << 16  # elements of a batch that are counted; bounds are taken from all of them
+_LEAST_EXPONENT = -100  # of the bound: the inverse of a bin's width is a float32 too
 _MOMENTUM = 0.99  # of the moving average, per batch
 _CUTS = 64  # thresholds that are tried on each side
 _LEVELS = 256
@@ -90,7 +91,7 @@ class Histogram:
             self._widen(largest)
 
     def _widen(self, largest: float) -> None:
-        bound = 2.0 ** np.ceil(np.log2(largest))
+        bound = 2.0 ** max(_LEAST_EXPONENT, np.ceil(np.log2(largest)))
         if self.bound:
             factor = int(min(bound / self.bound, 2.0 * _SIDE))
             self.counts = _coarser(self.counts, factor)

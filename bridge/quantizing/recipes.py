@@ -37,7 +37,7 @@ class Recipe:
         smooth: Whether large activation channels are moved into the weights (SmoothQuant), for
             ``static`` and ``dynamic``; a number from 0 to 1 says how far.
         bias_correction: Whether biases make up for the mean error, for ``static``.
-        format: ``float16`` or ``bfloat16``, for ``precision``.
+        format: ``fp16`` or ``bf16``, for ``precision``.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Recipe:
     embeddings: bool = False
     smooth: float | None = None
     bias_correction: bool = False
-    format: str = "float16"
+    format: Literal["fp16", "bf16"] = "fp16"
 
     def __post_init__(self) -> None:
         """Check what cannot be checked by types."""
@@ -86,7 +86,7 @@ RECIPES = {
         Recipe("int8-weights", "weights", symmetric=True, block_size=128, embeddings=True),
         Recipe("int4-weights", "weights", bits=4, correction="hqq", embeddings=True),
         Recipe("fp16", "precision"),
-        Recipe("bf16", "precision", format="bfloat16"),
+        Recipe("bf16", "precision", format="bf16"),
     )
 }
 AUTO = "auto"

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from bridge.calibration import CalibrationError, batches_of
 from bridge.files import load_model
+from bridge.half_precision import halved
 from bridge.parity.inputs import generate
 from bridge.program import ExportReport, Program, count_ops
 from bridge.quantizing.building import Builder, Built, optimized_float
@@ -52,7 +53,7 @@ class QuantizedProgram(Program):
         front: tuple[QuantizationReport, ...] = (),
     ) -> None:
         report = ExportReport(op_counts=count_ops(model), warnings=list(quantization.warnings))
-        super().__init__(model, signature, report)  # type: ignore[arg-type]
+        super().__init__(model, signature, report)
         self.quantization = quantization
         self.front = front
 
@@ -217,7 +218,7 @@ def _one(task: _Task, recipe: Recipe) -> QuantizedProgram:
     """Quantize by one recipe, and judge."""
     report = QuantizationReport(recipe.name, processor=this_processor().reason)
     if recipe.kind == "precision":
-        built, builder = _shortened(task, recipe), None
+        built, builder = _shortened(task, recipe, report), None
     else:
         builder = _calibrated(task, recipe, report)
         with _timed(report, "quantize"):
@@ -237,12 +238,13 @@ def _one(task: _Task, recipe: Recipe) -> QuantizedProgram:
             problem = problem or latency_problem(report)
             if problem:
                 report.rejected = problem
-                raise QuantizationRejected(report, hint=_remedy(report, task))
+                told = f"{report.recipe}: {problem}"
+                raise QuantizationRejected(told, report, hint=_remedy(report, task))
     return QuantizedProgram(built.model, task.signature, report)
 
 
 def _remedy(report: QuantizationReport, task: _Task) -> str:
-    if latency_problem(report):
+    if not accuracy_problem(report, task.max_drop):
         return 'recipe="auto" looks for one that is faster; gate=False returns this one'
     if task.max_drop is not None:
         return "raise max_drop, calibrate with more batches, or pass gate=False for the model as it is"
@@ -281,15 +283,13 @@ def _calibrated(task: _Task, recipe: Recipe, report: QuantizationReport) -> Buil
     return builder
 
 
-def _shortened(task: _Task, recipe: Recipe) -> Built:
+def _shortened(task: _Task, recipe: Recipe, report: QuantizationReport) -> Built:
     """A model in a shorter floating-point format."""
-    try:
-        from optim_passes.precision.pipeline import shorten
-    except ImportError as error:
-        raise RecipeError(
-            f"the recipe {recipe.name!r} has no pass in this version", hint="use an int8 recipe"
-        ) from error
-    return Built(shorten(task.source.clone(), recipe.format), [], {}, {})
+    settings = (task.before or _session(task, task.source)).settings
+    made, _, unmeasured = halved(task.source, recipe.format, task.evaluation, settings)
+    if unmeasured:
+        report.warnings.append(f"ranges were not measured: {unmeasured}")
+    return Built(made, [], {}, {})
 
 
 def _describe(
@@ -402,10 +402,13 @@ def _best(task: _Task, changes: Mapping[str, Any]) -> QuantizedProgram:
         except QuantizationRejected as error:
             refused.append(error)
     if not found:
-        report = refused[0].report
-        told = "; ".join(f"{e.report.recipe}: {e.report.rejected}" for e in refused)
-        report.rejected = f"no recipe is good enough ({told})"
-        raise QuantizationRejected(report, hint="stay with float, or raise max_drop")
+        reports = [e.report for e in refused if e.report is not None]
+        told = "; ".join(f"{r.recipe}: {r.rejected}" for r in reports)
+        raise QuantizationRejected(
+            f"no recipe is good enough: {told}",
+            reports[0] if reports else None,
+            hint="stay with float, or raise max_drop",
+        )
     front = [p for p in found if not any(_beats(q.quantization, p.quantization) for q in found)]
     front.sort(key=lambda p: _key(p.quantization))
     chosen = front[0]
