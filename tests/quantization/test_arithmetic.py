@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from onnx.reference import ReferenceEvaluator
@@ -20,8 +20,12 @@ from optim_passes.quantization.arithmetic import (
 )
 
 # Scales below the smallest normal float32 are not made: kernels flush them to zero.
-FLOATS = st.floats(-1e6, 1e6, width=32).filter(lambda x: x == 0 or abs(x) > 2.0**-100)
+FLOATS = st.floats(-1e6, 1e6, width=32).map(lambda x: x if abs(x) > 2.0**-100 else 0.0)
 TENSORS = arrays.arrays(np.float32, arrays.array_shapes(max_dims=3, max_side=6), elements=FLOATS)
+
+
+# Workers share cores: what is slow then is no fault.
+BUSY = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def reference(text, feed):
@@ -29,6 +33,7 @@ def reference(text, feed):
     return ReferenceEvaluator(model).run(None, feed)
 
 
+@BUSY
 @given(TENSORS)
 def test_scale_and_zero_point_are_those_of_dynamic_quantize_linear(x):
     want, scale, zero = reference(
@@ -41,6 +46,7 @@ def test_scale_and_zero_point_are_those_of_dynamic_quantize_linear(x):
     np.testing.assert_array_equal(quantize(x, affine), want)
 
 
+@BUSY
 @given(
     TENSORS,
     st.floats(2.0**-10, 2.0**10, width=32),
@@ -62,6 +68,7 @@ def test_integers_are_those_of_quantize_linear(x, scale, dtype, zero):
     assert dequantize(got, affine).tobytes() == back.tobytes()
 
 
+@BUSY
 @given(
     arrays.arrays(np.float32, (4, 3, 2), elements=FLOATS),
     st.integers(0, 2),
@@ -85,6 +92,7 @@ def test_each_channel_has_the_scale_of_its_largest_magnitude(x, axis, most):
     assert (error <= 0.5001 * scales.reshape(shape) + 1e-6 * np.abs(x)).all()
 
 
+@BUSY
 @given(FLOATS, FLOATS, st.sampled_from(["uint8", "int8", "uint16", "int16"]), st.booleans())
 def test_zero_is_exact_and_bounds_are_within_half_a_step(a, b, dtype, symmetric):
     low, high = min(a, b), max(a, b)

@@ -35,6 +35,7 @@ def test_bounds_are_exact_and_counts_are_complete():
     assert found.batches == 3
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(-1e5, 1e5, width=32), min_size=1, max_size=60), st.data())
 def test_counts_depend_on_neither_order_nor_batching(values, data):
     values = np.asarray(values, np.float32)
@@ -52,7 +53,7 @@ def test_counts_depend_on_neither_order_nor_batching(values, data):
     )
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(
     st.lists(st.floats(-1e4, 1e4, width=32), min_size=1, max_size=200),
     st.sampled_from(sorted(METHODS)),
