@@ -82,7 +82,8 @@ def export(
             compiled functions.
         external_data: Whether weights go to a file of their own; None does so above 2 GB.
         verify: Whether to run the model on ONNX Runtime, on the example, on other sizes and other
-            values, and compare with eager.
+            values, and compare with eager; without it nobody looks for sizes that Python froze
+            (``1.0 / n``, ``bytearray(n)``).
         progress: Called with a line of text at the start of each phase.
 
     Returns:

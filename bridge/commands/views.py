@@ -10,11 +10,12 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from bridge.benchmarking import BenchmarkReport
     from bridge.parity.comparison import Comparison
     from bridge.parity.matrix import MatrixReport
     from bridge.parity.report import ParityReport
 
-__all__ = ["divergence_view", "matrix_view"]
+__all__ = ["benchmark_view", "divergence_view", "matrix_view"]
 
 
 def _state(passed: bool) -> Text:  # noqa: FBT001
@@ -63,6 +64,28 @@ def _explanation(report: ParityReport) -> Any:
     return Panel(
         Text("\n".join(lines) or "no explanation"), title=report.candidate, title_align="left"
     )
+
+
+def benchmark_view(report: BenchmarkReport) -> Any:
+    """A row for each form."""
+    setting = ", ".join(f"{k} {v}" for k, v in report.setting.items())
+    table = Table(title=setting, title_justify="left")
+    for column in ("form", "on"):
+        table.add_column(column)
+    names = ("median", "p95", "items/s", "times faster", "first result", "memory", "off")
+    for column in names:
+        table.add_column(column, justify="right")
+    base = next((r.median for r in report.rows if r.times), float("nan"))
+    for row in report.rows:
+        if row.error is not None:
+            table.add_row(row.form, row.provider, Text(row.error.split("\n")[0], "red"))
+            continue
+        table.add_row(
+            row.form, row.provider, f"{1e3 * row.median:.3f} ms", f"{1e3 * row.p95:.3f} ms",
+            f"{row.throughput:.1f}", f"{base / row.median:.2f}", f"{row.load:.2f} s",
+            f"{row.memory / 2**20:.0f} MiB", f"{row.off:.1g}",
+        )  # fmt: skip
+    return table
 
 
 def divergence_view(report: ParityReport) -> Any:

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = ["KEEP_IN_TORCH", "Call", "EagerLog", "differs", "first_difference", "is_at"]
 
 KEEP_IN_TORCH = (
-    "keep the number in torch: x.shape[i], its arithmetic and math.* of it are followed; lists, "
-    "strings and NumPy arrays that are made with it are not"
+    "keep the number in torch: x.shape[i], its arithmetic and math.* of it are followed; strings, "
+    "bytes and NumPy arrays that are made with it are not"
 )
 
 

@@ -181,6 +181,9 @@ class Snapshot:
         for items, held, _ in self._lists:
             if items is container:
                 return held[key] if key is not None else held
+        for staged, contents, _ in self._staged:
+            if staged is container:
+                return staged.at(contents)
         return default
 
     def restore(self) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import onnx_ir as ir
+
 from exporters.errors import BranchMismatchError
-from exporters.tracing.columns import Column, ItemType
+from exporters.tracing.columns import Column, ItemType, joined_types
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from exporters.tracing.nodes import Node
+    from exporters.tracing.scalars import TracedInt
     from exporters.tracing.trace import Trace
 
-__all__ = ["ScanBrokenError", "ScanList", "StagedList"]
+__all__ = ["ScanBrokenError", "ScanList", "StagedList", "repeated"]
 
 _NONE = object()
 Changed = list[tuple[Column, dict[int, list[Any]], Any, ItemType]]
@@ -429,3 +433,34 @@ class ScanList(list[Any]):
     __len__ = __getitem__ = __setitem__ = __delitem__ = __iter__ = __contains__ = _broken
     __bool__ = __add__ = __reversed__ = __eq__ = pop = insert = remove = clear = copy = _broken
     index = count = sort = reverse = _broken
+
+
+def repeated(trace: Trace, items: list[Any], times: TracedInt) -> StagedList | None:
+    """``items * times``; None for items that are no arrays or numbers of one shape."""
+    from exporters.tracing.leaves import item_type
+    from exporters.tracing.merging import Ways
+
+    source, _ = trace.position()
+    ways = Ways(trace, ("the others", "the new item"), source)
+    try:
+        merged = ways.merge("the list's items", [*items, *items], always=True)
+    except BranchMismatchError:
+        return None
+    if not merged.slots:
+        return None
+    rows: list[list[Any]] = [[] for _ in items]
+    if not all(merged.node.take(trace, x, row) for x, row in zip(items, rows, strict=True)):
+        return None
+    op, columns = trace.builder, []
+    for leaves in zip(*rows, strict=True):
+        kind = joined_types([item_type(trace, x) for x in leaves])
+        if kind is None or not kind.stacks:
+            return None
+        once = Column(trace, kind, {}, items=leaves)
+        value = once.as_stacked()
+        rest = op.constant(np.ones(kind.rank, np.int64))
+        stacked = op.Tile(value, op.Concat(times.vector(), rest, axis=0))
+        stacked.shape = ir.Shape([None, *kind.dims])
+        worlds = {w: once.in_world(w) * times.record.worlds[w] for w in trace.active}
+        columns.append(Column(trace, kind, worlds, stacked=stacked))
+    return StagedList(trace, merged.node, tuple(columns), data=times.record.data)

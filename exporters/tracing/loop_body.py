@@ -155,7 +155,7 @@ class Recording:
         if reference.name is not None:
             names[reference.name] = value
         else:
-            reference.container[reference.key] = value
+            reference.hold(value)
 
     def _input(self, label: str, kind: LeafType, block: Block) -> ir.Value:
         listed = kind.item is not None and not kind.item.stacks
@@ -302,12 +302,7 @@ class Recording:
     def _after(self, reference: Reference, outcome: Outcome) -> Any:
         if reference.name is not None:
             return outcome.values[reference.name]
-        container = reference.container
-        return (
-            container.get(reference.key, UNBOUND)
-            if isinstance(container, dict)
-            else container[reference.key]
-        )
+        return reference.held()
 
     def _require_known_state(self, outcome: Outcome) -> None:
         """Whatever the body changes must have been seen to change in the replays."""

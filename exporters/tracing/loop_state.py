@@ -6,6 +6,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.effects import MemoryLog
+from exporters.tracing.leaves import UNBOUND
+from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import Ways
 
 if TYPE_CHECKING:
@@ -50,6 +52,21 @@ class Reference:
     def identity(self) -> Any:
         """What tells references apart."""
         return self.name if self.name is not None else (id(self.container), self.key)
+
+    def held(self) -> Any:
+        """What the place holds now; a list of run-time length as it is at this point."""
+        if isinstance(self.container, StagedList):
+            return self.container.copy()
+        if isinstance(self.container, dict):
+            return self.container.get(self.key, UNBOUND)
+        return self.container[self.key]
+
+    def hold(self, value: Any) -> None:
+        """Let the place hold a value."""
+        if isinstance(self.container, StagedList):
+            self.container.assign(value.contents)
+        else:
+            self.container[self.key] = value
 
 
 @dataclasses.dataclass(slots=True)

@@ -230,10 +230,7 @@ class _Watch:
     def _value(self, reference: Reference) -> Any:
         if reference.name is not None:
             return self.loop.scope.get()[reference.name]
-        container = reference.container
-        if isinstance(container, dict):
-            return container.get(reference.key, UNBOUND)
-        return container[reference.key]
+        return reference.held()
 
     def _start(self, reference: Reference) -> Any:
         if reference.name is not None:

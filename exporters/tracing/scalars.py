@@ -410,6 +410,8 @@ def working_dtype(name: str, kinds: list[type], result: type) -> ir.DataType | N
 def _method(name: str, *, reflected: bool = False) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
         if not isinstance(other, int | float):
+            if name == "mul" and isinstance(other, list | tuple | str | bytes):
+                return self.record.trace.repeat(other, self)
             return NotImplemented
         operands = (other, self) if reflected else (self, other)
         if not self.record.trace.live:

@@ -346,6 +346,17 @@ class Trace:
         )
         return self.number(record, kind)
 
+    def repeat(self, items: Any, times: TracedInt) -> Any:
+        """``items * times`` of a list or another sequence."""
+        from exporters.tracing.lists import repeated  # lists are made in traces
+
+        if not self.live or not items:
+            return items * scalars.plain(times)
+        if not self.recording:
+            return items * times.record.worlds[self.active[0]]
+        staged = repeated(self, items, times) if type(items) is list else None
+        return items * int(times) if staged is None else staged
+
     def compare(self, name: str, a: Any, b: Any) -> bool:
         """A comparison of numbers of which one is traced, as a plain bool.
 
@@ -409,25 +420,28 @@ class Trace:
         self.leave_behind(w for w in self.ghosts if answers.get(w, given[0]) != given[0])
         text = "" if source is None else source.excerpt().split("\n")[0].strip()
         question = f"{asked} `{text}`" if text else asked.rpartition(" ")[0]
+        frame = self.finder.asking_frame()
+        remedy = "mark the function with @bridge.script, or "
+        if frame is not None and self.settled is not None and frame.f_code in self.settled:
+            remedy = ""  # it is compiled, and that did not help
         if any(answer != given[0] for answer in given):
             told = ", ".join(f"{a!r}" for a in given)
             raise Interrupt(
                 DisagreeingBranchError(
                     f"the worlds disagree on {question}: {told}",
                     source=source,
-                    hint="mark the function with @bridge.script, or keep the branch out of the "
-                    "exported function",
+                    hint=f"{remedy}keep the branch out of the exported function",
                 ),
-                self.finder.asking_frame(),
+                frame,
             )
         if data:
             raise Interrupt(
                 DataDependentError(
                     f"Python asks for {question}, which depends on the input's values",
                     source=source,
-                    hint="mark the function with @bridge.script, or use torch.where",
+                    hint=f"{remedy}use torch.where",
                 ),
-                self.finder.asking_frame(),
+                frame,
             )
         assumption = Assumption(question, given[0], source)
         if assumption not in self.assumptions:

@@ -300,3 +300,38 @@ def test_inputs_are_read(text, name, shape, symbols):
     assert (found.name, found.value.shape, found.symbols) == (name, shape, symbols)
     if text.endswith("<7"):
         assert 1 < found.value.max() < 7
+
+
+# bench
+
+
+def test_bench_measures_the_forms_side_by_side(folder, capsys):
+    arguments = ["bench", "net.py:with_inputs", "--rounds", "2", "--threads", "1"]
+    assert main([*arguments, "--forms", "eager,float,optimized", "--format", "json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert [r["form"] for r in data["rows"]] == ["eager", "float", "optimized"]
+    for row in data["rows"]:
+        assert row["error"] is None
+        assert 0 < row["median"] <= row["p95"]
+        assert row["throughput"] == pytest.approx(3 / row["median"])
+        assert row["load"] > 0
+        assert row["off"] < 1e-4
+    assert data["inputs"] == {"x": "float32[3, 4]"}
+
+
+def test_forms_that_cannot_be_had_are_told(exported, capsys):
+    arguments = ["bench", "m.onnx", "--rounds", "1", "--size", "batch=4"]
+    assert main([*arguments, "--forms", "float,eager,int3-odd", "--providers", "cpu"]) == 0
+    out = capsys.readouterr().out
+    assert "| float | cpu | 0." in out
+    assert "| eager | cpu | an ONNX model has no form 'eager' |" in out
+    assert "int3-odd" in out
+    assert main([*arguments, "--providers", "rocm"]) == 2
+
+
+def test_a_wrong_form_shows_in_its_error(folder):
+    from bridge.benchmarking import benchmark
+
+    report = benchmark(lambda x: x * 2, torch.ones(3), forms=("float", "eager"), rounds=1)
+    assert [r.off for r in report.rows] == [0.0, 0.0]
+    assert not report.failed

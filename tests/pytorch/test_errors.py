@@ -34,8 +34,8 @@ def loop_over_a_dim(x):
     return y
 
 
-def list_of_a_dim(x):
-    zeros = [0] * x.shape[1]
+def bytes_of_a_dim(x):
+    zeros = bytearray(x.shape[1])
     return x + len(zeros)
 
 
@@ -74,13 +74,13 @@ def number_of_data(x):
             "mark the function with @bridge.script, or write the loop as a whole-tensor operation",
         ),
         (
-            list_of_a_dim, bridge.SpecialisationError, 2,
+            bytes_of_a_dim, bridge.SpecialisationError, 2,
             "    return x + len(zeros)\n           ^^^^^^^^^^^^^^",
             "for other inputs than the example, the result of add (float32[4, 11]) has other values in "
-            "the trace than in eager: a size or a value was frozen to the example's before this line, by "
-            "int(), math.* or Python's own arithmetic",
-            "keep the number in torch (x.shape[i] and its arithmetic are followed; math.sqrt(n) and "
-            "int(t) are not), or mark the function with @bridge.script",
+            "the trace than in eager: a size or a value was frozen to the example's, here or before "
+            "this line",
+            "keep the number in torch: x.shape[i], its arithmetic and math.* of it are followed; strings, "
+            "bytes and NumPy arrays that are made with it are not, or mark the function with @bridge.script",
         ),
         (
             root_of_a_dim, bridge.DisagreeingBranchError, 1,

@@ -12,19 +12,15 @@ ROWS = {"x": {0: "rows"}}
 X = torch.arange(6.0).view(3, 2)
 
 
-def list_of_length(x):
-    return x + len([0] * x.shape[0])
-
-
-def string_of_length(x):
-    return x + len("a" * x.shape[0])
+def bytes_of_length(x):
+    return x + len(bytearray(x.shape[0]))
 
 
 def hashed(x):
     return x + hash(x.shape[0])
 
 
-@pytest.mark.parametrize("function", [list_of_length, string_of_length, hashed])
+@pytest.mark.parametrize("function", [bytes_of_length, hashed])
 def test_a_frozen_size_names_its_line(function):
     with pytest.raises(SpecialisationError, match=r"frozen to the example's") as caught:
         bridge.export(function, X, dynamic_shapes=ROWS)
@@ -34,7 +30,7 @@ def test_a_frozen_size_names_its_line(function):
 
 def test_a_call_that_fails_with_other_sizes_says_so():
     def frozen_reshape(x):
-        return x.reshape(2 * len([0] * x.shape[0]))
+        return x.reshape(2 * len(bytearray(x.shape[0])))
 
     with pytest.raises(WorldError, match="reshape works with the example's sizes") as caught:
         bridge.export(frozen_reshape, X, dynamic_shapes=ROWS)
@@ -72,7 +68,7 @@ def test_slices_that_start_at_a_loop_index():
 
 def test_a_frozen_comprehension_is_reported_by_its_function():
     def rows(x):
-        return torch.stack([x[i] for i in list(range(len([0] * x.shape[0])))])
+        return torch.stack([x[i] for i in list(range(len(bytearray(x.shape[0]))))])
 
     with pytest.raises(bridge.ExportError) as caught:
         bridge.export(rows, X, dynamic_shapes=ROWS)
