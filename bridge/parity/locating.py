@@ -23,6 +23,7 @@ from bridge.parity.comparison import Comparison, compare
 from bridge.parity.divergence import Divergence, Reproducer
 from bridge.parity.forcing import Probe, as_type, comparable, compare_local, severity
 from bridge.parity.oracles import oracle_of
+from bridge.parity.quantized import OUTLIER, WrongScale, is_quantized, wrong_scale
 from bridge.parity.relations import relation
 from bridge.parity.stepping import step_into
 from bridge.parity.surgery import cut
@@ -117,14 +118,32 @@ def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergen
         name: compare_local(name, known[name], got, probe.types[name])
         for name, got in probe.values(list(known), feed, known)
     }
-    guilty = _guilty(rows)
-    if not guilty:
+    quantized = is_quantized(probe.model)
+    scale = wrong_scale(probe, oracle, feed, known) if quantized else None
+    guilty = _guilty(rows, quantized=quantized)
+    if scale is not None:
+        found = _wrong_scale(probe, scale)
+    elif guilty:
+        found = _divergence(probe, oracle, feed, known, rows[guilty[0]])
+    else:
         return None
-    found = _divergence(probe, oracle, feed, known, rows[guilty[0]])
     return dataclasses.replace(
         found,
-        others=_others(probe, known, found, guilty[1:]),
+        others=_others(probe, known, found, guilty[scale is None :]),
         growth=_growth(probe, feed, known),
+    )
+
+
+def _wrong_scale(probe: Probe, scale: WrongScale) -> Divergence:
+    value = str(scale.node.outputs[0].name)
+    index = GraphIndex(probe.model)
+    info = index.producer[value]
+    readers = [index.by_name.get(n.name or "") for n, _ in scale.node.outputs[0].uses()]
+    # what quantizers insert has no origin of its own: it serves what reads it
+    origin = next((i for i in (info, *readers) if i is not None and i.source is not None), info)
+    found = Divergence.at(info, value, scale.row)
+    return dataclasses.replace(
+        found, module=origin.module, source=origin.source, verdicts=(scale.told,)
     )
 
 
@@ -140,11 +159,14 @@ def _others(
     return tuple(names)
 
 
-def _guilty(rows: Mapping[str, Comparison]) -> list[str]:
+def _guilty(rows: Mapping[str, Comparison], *, quantized: bool = False) -> list[str]:
     """The values that are clearly wrong, in graph order; rounding beside errors is left out."""
     severities = {n: severity(r) for n, r in rows.items()}
     worst = max(severities.values(), default=0.0)
     threshold = min(max(worst / 10, 1.0), _CLEAR)
+    if quantized and worst > _CLEAR:
+        finite = [s for s in severities.values() if np.isfinite(s)]
+        threshold = worst * OUTLIER if np.isfinite(worst) else max(finite, default=0.0) * 2
     return [n for n, s in severities.items() if s >= threshold]
 
 
@@ -167,7 +189,7 @@ def _divergence(
             n: compare_local(n, inner[n], got, probe.types[n])
             for n, got in probe.values(names, feed, whole)
         }
-        guilty = _guilty(rows)
+        guilty = _guilty(rows, quantized=is_quantized(probe.model))
         if guilty:
             value, worst = guilty[0], rows[guilty[0]]
             expected = inner[value]

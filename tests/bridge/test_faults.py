@@ -9,7 +9,7 @@ import pytest
 import bridge
 from bridge.graph_index import GraphIndex
 from bridge.parity.checking import check
-from tests.bridge.faults import FAULTS
+from tests.bridge.faults import FAULTS, attribute, operator, weight
 from tests.bridge.zoo import exported
 
 
@@ -43,3 +43,26 @@ def test_without_a_fault_nothing_is_located(name):
     report = check(model, program, args)
     assert report.passed
     assert report.divergence is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("plant", "module"),
+    [
+        (attribute("LayerNormalization", "epsilon", 1e-1, nth=12), "layer.5.output.LayerNorm"),
+        (operator("Gelu", "Relu", nth=6), "layer.6.intermediate"),
+        (weight("bert.encoder.layer.5.attention.self.value.weight", lambda w: w.T), "layer.5"),
+    ],
+    ids=["eps", "relu", "transposed"],
+)
+def test_a_fault_in_a_model_of_full_size_is_located_within_a_minute(plant, module):
+    from tests.benchmarks.export import build
+
+    model, args, dynamic = build("bert_base")
+    program = bridge.export(model, args, dynamic_shapes=dynamic, verify=False)
+    guilty = plant(program.model)
+    started = time.perf_counter()
+    report = check(model, program, tuple(x[:1, :64] for x in args))
+    assert time.perf_counter() - started < 60
+    assert report.divergence.node in guilty
+    assert module in report.divergence.module

@@ -286,3 +286,84 @@ def test_half_precision_overflow_is_put_into_words():
     right = RIGHT * 1e5
     with np.errstate(over="ignore"):
         assert "float16 overflows" in relation(right, right.astype(np.float16))
+
+
+# After passes and quantization
+
+
+class _Once:
+    """Calibration data of one batch."""
+
+    def __init__(self, feed):
+        self._feeds = iter([feed])
+
+    def get_next(self):
+        return next(self._feeds, None)
+
+
+def statically_quantized(name, tmp_path):
+    """A model of the zoo as int8, scales and zero points on every activation and weight."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    model, args, program = exported(name, 20)
+    program.save(tmp_path / "float.onnx")
+    session = program.session()
+    leaves = session.flatten(args, {})
+    feed = {n: x.numpy() for n, x in zip(session.input_names, leaves, strict=True)}
+    quantize_static(
+        tmp_path / "float.onnx", tmp_path / "int8.onnx", _Once(feed), per_channel=True,
+        quant_format=QuantFormat.QDQ, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+    )  # fmt: skip
+    return model, args, ir.load(tmp_path / "int8.onnx")
+
+
+SCALES = {
+    "resnet": ("head/Gemm_scale", "Relu_1_scale", "stem.bias_quantized_scale"),
+    "mobilenet": ("output_scale", "depth.weight_scale", "HardSwish_scale"),
+    "unet": ("down/Conv_scale", "leave.weight_scale", "up.bias_quantized_scale"),
+    "detector": ("score/MatMul_scale", "box/Add_scale", "output.1_scale"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # of the quantizer
+@pytest.mark.parametrize("name", list(SCALES))
+def test_a_bad_scale_is_told_from_rounding(name, tmp_path):
+    model, args, base = statically_quantized(name, tmp_path)
+    loose = bridge.Tolerance(0, 0.05)
+    sound = check(model, bridge.Session(base), args, tolerance=loose)
+    assert sound.passed
+    for scale in SCALES[name]:
+        planted = base.clone()
+        value = planted.graph.initializers[scale]
+        array = value.const_value.numpy()
+        bad = ir.Value(name="bad", type=value.type, shape=value.shape,
+                       const_value=ir.tensor(array * array.dtype.type(2), name="bad"))  # fmt: skip
+        planted.graph.initializers.add(bad)
+        nodes = [n for n, _ in value.uses() if n.op_type == "DequantizeLinear"]
+        for node in nodes:
+            node.replace_input_with(1, bad)
+        report = check(model, bridge.Session(planted), args, tolerance=bridge.Tolerance(0, 0.02))
+        readers = {r.name for n in nodes for v in n.outputs for r in v.consumers()}
+        assert report.divergence.node in readers | {n.name for n in nodes}, scale
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+@pytest.mark.parametrize("name", ["resnet", "encoder", "decoder", "unet"])
+def test_faults_are_located_after_passes(name, target):
+    """Values that passes keep are known by name; what lies between is one region."""
+    model, args, program = exported(name)
+    optimized = bridge.optimize(program, target=target).model
+    weights = [n for n, v in optimized.graph.initializers.items() if v.uses() and "." in n]
+    for name in weights[::3]:
+        planted = optimized.clone()
+        value = planted.graph.initializers[name]
+        array = value.const_value.numpy()
+        if array.dtype != np.float32 or array.size < 8:
+            continue
+        value.const_value = ir.tensor(np.roll(array, 1, -1), name=name)
+        report = check(model, bridge.Session(planted), args)
+        if report.passed:
+            continue
+        guilty = {n for n, _ in value.uses()}
+        guilty |= {c for n in guilty for v in n.outputs for c in v.consumers()}
+        assert report.divergence.node in {n.name for n in guilty}, name
