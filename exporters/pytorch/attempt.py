@@ -26,7 +26,7 @@ from exporters.pytorch.inputs import (
 from exporters.pytorch.results import require_outputs
 from exporters.pytorch.specialisation import Call, EagerLog
 from exporters.pytorch.tracer import TorchTracer
-from exporters.pytorch.unsupported import unsupported_error
+from exporters.pytorch.unsupported import require_supported
 from exporters.script import target_of
 from exporters.tracing.finish import build_model
 from exporters.tracing.pytree import Tree, flatten
@@ -312,8 +312,6 @@ class Attempt:
         self, tracer: TorchTracer, result: Any, graph_inputs: list[ir.Value], inputs: list[int]
     ) -> TracedModel:
         """Turn the result into graph outputs, and everything into a model."""
-        if tracer.unsupported:
-            raise unsupported_error(tracer.unsupported)
         require_outputs(tracer.trace, result)
         leaves, tree = flatten(result, is_leaf)
         positions: list[int] = []
@@ -345,6 +343,7 @@ class Attempt:
             names.append(f"{buffer}.out")
         complex_outputs = [i for i, x in enumerate(concrete[0]) if is_complex(x)]
         model = build_model(tracer.trace, graph_inputs, values, names, name=name)
+        require_supported(model, tracer.unsupported)
         model.metadata_props["bridge.signature"] = json.dumps(
             {
                 "inputs": self.arguments.tree.describe(),

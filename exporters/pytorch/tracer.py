@@ -371,7 +371,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                 if self.record(written) is None:
                     self.promote(written)
             results = self.run(func, args, kwargs)
-            return self._placeholder(func, args, kwargs, results, reason)
+            return self._placeholder(func, args, kwargs, results, target, reason)
         with self:
             self._composing.append(body)
             try:
@@ -402,6 +402,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         args: Sequence[Any],
         kwargs: dict[str, Any],
         results: dict[int, Any],
+        target: list[torch.Tensor],
         reason: str | None,
     ) -> Any:
         """Note an unsupported call and go on, so that the export can list all of them at once."""
@@ -409,15 +410,28 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
             name = f"torch.ops.{func}"
         source, _ = self.trace.position()
-        self.unsupported.append(
-            UnsupportedCall(name, describe_arguments(args, kwargs), reason, source)
-        )
         result = results[self.trace.active[0]]
         outputs = [x for x in self.leaves([result], {}) if self.record(x) is None]
-        if outputs:
-            values = self.op.emit("Unsupported", domain=PLACEHOLDER_DOMAIN, outputs=len(outputs))
-            emitted: Any = iter(values if isinstance(values, list) else [values])
-            self._track_all(results, emitted, data=True, unbacked=False)
+        node = None
+        if outputs or target:
+            leaves = self.leaves(args, kwargs)
+            tracked = [x.scalar() for x in leaves if isinstance(x, TracedScalar)]
+            records = [self.record(x) for x in leaves if isinstance(x, torch.Tensor)]
+            tracked += [self.trace.read(r) for r in records if r is not None]
+            emitted = self.op.emit(
+                "Unsupported",
+                *tracked,
+                domain=PLACEHOLDER_DOMAIN,
+                outputs=len(outputs) + len(target),
+            )
+            values = emitted if isinstance(emitted, list) else [emitted]
+            node = values[0].producer()
+            self.write(target, values[len(outputs) :])
+            self._track_all(results, iter(values), data=True, unbacked=False)
+        if node is not None or result is not None:
+            self.unsupported.append(
+                UnsupportedCall(name, describe_arguments(args, kwargs), reason, source, node)
+            )
         return result
 
     # Results

@@ -1,10 +1,11 @@
-"""Calls that nothing could turn into nodes, all reported at once."""
+"""Calls that nothing could turn into nodes, all reported at once if anything comes of them."""
 
 from __future__ import annotations
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import onnx_ir as ir
 import torch
 
 from exporters.errors import UnsupportedOpError
@@ -15,19 +16,35 @@ if TYPE_CHECKING:
 
     from exporters.tracing.source import Source
 
-__all__ = ["PLACEHOLDER_DOMAIN", "UnsupportedCall", "describe_arguments", "unsupported_error"]
+__all__ = [
+    "PLACEHOLDER_DOMAIN",
+    "UnsupportedCall",
+    "describe_arguments",
+    "require_supported",
+    "unsupported_error",
+]
 
 PLACEHOLDER_DOMAIN = "bridge.unsupported"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class UnsupportedCall:
-    """A call that nothing could turn into nodes."""
+    """A call that nothing could turn into nodes.
+
+    Attributes:
+        function: Its name.
+        arguments: What it was called with.
+        reason: Why no lowering takes it, where there is one.
+        source: The user's line.
+        node: The placeholder that computes its results; None if they are no tensors, so that the
+            trace has frozen them.
+    """
 
     function: str
     arguments: str
     reason: str | None
     source: Source | None
+    node: ir.Node | None = None
 
 
 def describe_arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> str:
@@ -44,6 +61,23 @@ def describe_arguments(args: Sequence[Any], kwargs: dict[str, Any]) -> str:
     return ", ".join([*(one(x) for x in args), *(f"{k}={one(v)}" for k, v in kwargs.items())])
 
 
+def require_supported(model: ir.Model, calls: Sequence[UnsupportedCall]) -> None:
+    """Check that nothing in the graph is a placeholder; what nobody reads may be unsupported.
+
+    Raises:
+        UnsupportedOpError: The outputs depend on unsupported calls; it lists all of them.
+    """
+    if PLACEHOLDER_DOMAIN in model.opset_imports or calls:
+        live = {n for n in model.graph.all_nodes() if n.domain == PLACEHOLDER_DOMAIN}
+        missed = [c for c in calls if c.node is None or c.node in live]
+        known = {c.node for c in missed}
+        missed += [
+            UnsupportedCall(node.op_type, "", None, None) for node in live if node not in known
+        ]
+        if missed:
+            raise unsupported_error(missed)
+
+
 def unsupported_error(calls: Sequence[UnsupportedCall]) -> UnsupportedOpError:
     """One error that lists every unsupported call, each distinct one once."""
     lines: list[str] = []
@@ -58,10 +92,15 @@ def unsupported_error(calls: Sequence[UnsupportedCall]) -> UnsupportedOpError:
         if call.source is not None:
             lines.append(f"  at {call.source}")
             lines.append(call.source.excerpt())
-    first = calls[0].function
-    closest = registry.closest(first)
-    near = f"; the closest supported call is {closest}" if closest else ""
+        closest = registry.closest(call.function)
+        if closest is not None and not call.reason:
+            lines.append(f"  the closest supported call is {closest}")
+    functions = list(dict.fromkeys(c.function for c in calls))
+    if len(functions) > 1:
+        lines.insert(
+            0, f"{len(functions)} functions have no ONNX lowering: {', '.join(functions)}"
+        )
     return UnsupportedOpError(
         "\n".join(lines),
-        hint=f"register one with `@lowers({first})`, see docs/how-to/add-an-op{near}",
+        hint=f"register one with `@lowers({functions[0]})`, see docs/how-to/add-an-op",
     )

@@ -124,7 +124,12 @@ def samples(name: str, dtype: torch.dtype) -> Iterator[Any]:
     """Torch's samples for an operator, the same ones every time."""
     torch.manual_seed(0)
     np.random.seed(0)
-    yield from op_infos()[name].sample_inputs("cpu", dtype, requires_grad=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # samples are made with functions that torch has deprecated
+        made = list(op_infos()[name].sample_inputs("cpu", dtype, requires_grad=False))
+    yield from made
 
 
 def to_numpy(x: Any) -> np.ndarray:

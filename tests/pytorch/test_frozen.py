@@ -89,4 +89,52 @@ def test_unsupported_calls_are_named_as_they_can_be_registered():
     with pytest.raises(UnsupportedOpError) as caught:
         bridge.export(lambda x: x.to_sparse().to_dense(), X)
     assert "@lowers(torch.ops.aten._to_sparse.default)" in caught.value.hint
-    assert "closest" not in caught.value.hint  # nothing supported has a name like it
+    assert "closest" not in str(caught.value)  # nothing supported has a name like it
+
+
+def test_all_unsupported_calls_are_in_one_report():
+    def several(x):
+        a = torch.nextafter(x, x + 1) if x.shape[0] == 3 else x
+        b = torch.hash_tensor(x)
+        return a, b.long() + torch.nextafter(x, x)[0, 0].long()
+
+    with pytest.raises(UnsupportedOpError) as caught:
+        bridge.export(several, X)
+    told = str(caught.value)
+    assert "2 functions have no ONNX lowering: torch.nextafter, torch.hash_tensor" in told
+    assert told.count("at tests/pytorch/test_frozen.py") == 3
+    assert "the closest supported call is torch." in told
+    assert "@lowers(torch.nextafter)" in caught.value.hint
+
+
+def test_what_nobody_reads_may_be_unsupported():
+    def logged(x):
+        torch.hash_tensor(x)
+        dead = torch.nextafter(x, x + 1)
+        dead += 1
+        return x * 2
+
+    program = bridge.export(logged, X)
+    assert program.report.op_counts == {"Mul": 1}
+
+
+def test_unsupported_writes_are_no_no_ops():
+    @torch.library.custom_op("tests::double_in_place", mutates_args={"x"})
+    def double_in_place(x: torch.Tensor) -> None:
+        x.numpy()[...] *= 2
+
+    def write(x):
+        x = x + 0
+        torch.ops.tests.double_in_place(x)
+        return x
+
+    with pytest.raises(bridge.ExportError):
+        bridge.export(write, X)
+
+
+def test_numbers_of_unsupported_calls_are_not_frozen():
+    def ask(x):
+        return x * torch.hash_tensor(x).item()
+
+    with pytest.raises(UnsupportedOpError, match=r"torch\.hash_tensor"):
+        bridge.export(ask, X)
