@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from exporters.pytorch.registry import handles, query
 from exporters.tracing.columns import Column, ItemType
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import Ways
+from exporters.tracing.operators import and_, compare
 from exporters.tracing.scalars import ScalarRecord, TracedScalar
 from exporters.tracing.trace import Interrupt
 
@@ -164,9 +166,18 @@ def equal(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     second: Any
     first, second = itertools.chain(args, kwargs.values())
     with tracer:
-        if list(first.shape) != list(second.shape):
+        if first.dim() != second.dim():
             return False
-        return (first == second).all().item()
+        same: Any = True
+        for axis, (a, b) in enumerate(zip(first.shape, second.shape, strict=True)):
+            if tracer.trace.certain(a, b) or (not isinstance(a, TracedScalar) and a is b):
+                continue
+            same = and_(same, functools.partial(compare, "eq", a, b))
+            if same is False:
+                return False
+            common = tracer.trace.arithmetic("min", a, b)
+            first, second = first.narrow(axis, 0, common), second.narrow(axis, 0, common)
+        return and_(same, lambda: (first == second).all().item())
 
 
 @handles(torch.allclose, T.allclose)

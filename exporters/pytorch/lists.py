@@ -8,18 +8,19 @@ import onnx_ir as ir
 import torch
 
 from exporters.errors import UntraceableError
-from exporters.pytorch.dtypes import to_torch_dtype
+from exporters.pytorch.dtypes import from_torch_dtype, to_torch_dtype
 from exporters.pytorch.registry import aten_name
+from exporters.tracing.columns import Column, ItemType
+from exporters.tracing.lists import StagedList
+from exporters.tracing.merging import Ways
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporters.pytorch.tracer import TorchTracer
-    from exporters.tracing.columns import Column
-    from exporters.tracing.lists import StagedList
 
-__all__ = ["as_tensor", "call_on_list"]
+__all__ = ["as_tensor", "call_on_list", "is_split", "split_by_list"]
 
 _JOINING = {"cat", "concat", "concatenate"}
 
@@ -99,6 +100,40 @@ def as_tensor(tracer: TorchTracer, items: StagedList, name: str = "stack") -> to
                 worlds[w] = torch.stack(inside)
     return tracer.track_value(
         worlds, value, dims=[None, *kind.dims], unbacked=items.data or kind.varies
+    )
+
+
+def is_split(func: Any) -> bool:
+    """Whether a function splits a tensor into parts of given sizes."""
+    name = aten_name(func) or getattr(func, "__name__", str(func))
+    return name in ("split", "split_with_sizes")
+
+
+def split_by_list(
+    tracer: TorchTracer, tensor: torch.Tensor, sizes: StagedList, dim: int = 0
+) -> StagedList:
+    """Parts of a tensor, whose number and sizes only run time knows."""
+    lengths = sizes.columns[0]
+    op, axis = tracer.op, dim % tensor.dim()
+    dims = tuple(d if isinstance(d, int) else None for d in tracer.type_of(tensor)[1])
+    kind = ItemType(
+        from_torch_dtype(tensor.dtype),
+        tensor.dim(),
+        None,
+        tuple(None if i == axis else d for i, d in enumerate(dims)),
+        varies=True,
+    )
+    sequence = op.emit("SplitToSequence", tracer.graph(tensor), lengths.as_stacked(), axis=axis)
+    sequence.type = ir.SequenceType(ir.TensorType(kind.dtype))
+    with torch._C.DisableTorchFunction():
+        worlds = {
+            w: list(tracer.concrete(tensor, w).split(lengths.in_world(w), axis))
+            for w in tracer.trace.active
+        }
+        blank = torch.zeros([d or 1 for d in kind.dims], dtype=tensor.dtype)
+    item = Ways(tracer.trace, ("the parts",), None).merge("the parts", [blank], always=True)
+    return StagedList(
+        tracer.trace, item.node, (Column(tracer.trace, kind, worlds, sequence=sequence),)
     )
 
 

@@ -13,7 +13,7 @@ from exporters.pytorch.arrays import StagedArrays, TensorMemory
 from exporters.pytorch.composite import composition
 from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback
-from exporters.pytorch.lists import call_on_list
+from exporters.pytorch.lists import call_on_list, is_split, split_by_list
 from exporters.pytorch.loans import Loans
 from exporters.pytorch.plans import Plan, plan
 from exporters.pytorch.registry import (
@@ -163,6 +163,8 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         self.trace.moved()
         if args and isinstance(args[0], StagedList):
             return call_on_list(self, func, args[0], args[1:], kwargs)
+        if len(args) > 1 and isinstance(args[1], StagedList) and is_split(func):
+            return split_by_list(self, *args, **kwargs)
         known = self.plan(func)
         if known.query:
             return func(*args, **kwargs)

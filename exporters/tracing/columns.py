@@ -35,6 +35,7 @@ class ItemType:
         number: Python type, None for arrays.
         dims: The sizes that all items have; None where they may differ, or only run time knows.
         varies: Whether sizes may differ from item to item.
+        seen: The shape that an item had.
     """
 
     dtype: ir.DataType
@@ -42,6 +43,7 @@ class ItemType:
     number: type | None = None
     dims: tuple[int | None, ...] = ()
     varies: bool = False
+    seen: tuple[int, ...] = dataclasses.field(default=(), compare=False)
 
     @property
     def stacks(self) -> bool:
@@ -57,10 +59,12 @@ class ItemType:
             return None
         pairs = zip(self.dims, other.dims, strict=True)
         dims = tuple(a if a == b else None for a, b in pairs)
-        return ItemType(self.dtype, self.rank, None, dims, self.varies or other.varies)
+        return ItemType(
+            self.dtype, self.rank, None, dims, self.varies or other.varies, self.seen or other.seen
+        )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Column:
     """One leaf of every item, at one point of the program.
 
@@ -152,7 +156,8 @@ class Column:
         """An item that stands for one that is not there."""
         if self.type.number is not None:
             return self.type.number(0)
-        return self.trace.frontend.zeros(self.type.dtype, [d or 1 for d in self.type.dims])
+        sizes = self.type.seen or [d or 1 for d in self.type.dims]
+        return self.trace.frontend.zeros(self.type.dtype, sizes)
 
     def length(self, *, data: bool) -> TracedInt:
         """How many items there are."""

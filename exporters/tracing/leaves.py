@@ -113,7 +113,9 @@ def item_type(trace: Trace, x: Any) -> ItemType:
     record = trace.record(x)
     sizes = trace.frontend.type_of(x)[1]
     dims = tuple(d if isinstance(d, int) else None for d in sizes)
-    return ItemType(kind.dtype, kind.rank, None, dims, record is not None and record.unbacked)
+    varies = record is not None and record.unbacked and None in dims
+    seen = trace.frontend.shape_of(trace.frontend.concrete(x, trace.active[0]))
+    return ItemType(kind.dtype, kind.rank, None, dims, varies, seen)
 
 
 def fits(found: LeafType, wanted: LeafType) -> bool:

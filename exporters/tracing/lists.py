@@ -112,7 +112,11 @@ class StagedList(list[Any]):
         def apply(w: int) -> None:
             for column, leaf, worlds in zip(self.columns, leaves, after, strict=True):
                 items = column.in_world(w)
-                edit(items, self._leaf_in(leaf, w), w)
+                try:
+                    edit(items, self._leaf_in(leaf, w), w)
+                except IndexError:
+                    if w not in self.trace.ghosts and not self.trace.forcing:
+                        raise
                 worlds[w] = items
 
         self.trace.in_worlds(apply)

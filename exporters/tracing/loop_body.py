@@ -133,7 +133,7 @@ class Recording:
             for slot in merged.slots:
                 value = self._input(reference.label, slot.type, block)
                 block.inputs.append(value)
-                handles.append(self._handle(slot, value, seen))
+                handles.append(self._handle(slot, value, seen, merged))
             self.bind(reference, merged.rebuild(handles), names)
         for reference, *_ in self.scans:
             self.bind(reference, ScanList(trace), names)
@@ -171,7 +171,7 @@ class Recording:
         value.meta["block"] = block
         return value
 
-    def _handle(self, slot: Slot, value: ir.Value, seen: Seen) -> Any:
+    def _handle(self, slot: Slot, value: ir.Value, seen: Seen, merged: Merged) -> Any:
         """What the body sees: the state at the start of an iteration."""
         trace, rank = self.trace, slot.type.rank
         shown = slot.values[0]
@@ -180,10 +180,24 @@ class Recording:
         elif isinstance(shown, Dummy):
             shown = shown.like
         worlds = {w: leaf_in(trace, shown, slot.type, w) for w in trace.active}
+        if slot.type.kind == "column":
+            worlds |= self._filled(slot, seen, merged)
         dims, varies = None, False
         if slot.type.kind == "array":
             dims, varies = self.dims(slot, seen), self.varies(slot, seen)
         return make_leaf(trace, worlds, value, slot.type, dims=dims, unbacked=varies)
+
+    def _filled(self, slot: Slot, seen: Seen, merged: Merged) -> dict[int, list[Any]]:
+        """A list's items after the loop, where it has some: in an iteration it may have them, too."""
+        found: dict[int, list[Any]] = {}
+        for world in self.trace.active:
+            final = seen.final.get(world, UNBOUND)
+            leaves = None if final is UNBOUND else merged.leaves_of(self.trace, final)
+            if leaves is not None:
+                items = leaf_in(self.trace, leaves[merged.slots.index(slot)], slot.type, world)
+                if items:
+                    found[world] = items
+        return found
 
     def dims(self, slot: Slot, seen: Seen) -> list[int | None]:
         """The sizes that stay the same over all iterations, in every world, from the start."""

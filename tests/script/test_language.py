@@ -1290,6 +1290,55 @@ def float_times_a_size(x):
     return x * (0.5 * x.shape[0])
 
 
+@program
+def splits_by_a_list(x):
+    lens = (x.abs().long() % 3).clamp(min=0)
+    lens[0] += x.shape[0] * 3 - lens.sum()
+    parts = torch.arange(x.shape[0] * 3).split(lens.tolist())
+    t = 0
+    for p in parts:
+        t = t * 2 + p.sum()
+    return t, len(parts)
+
+
+@program
+def equal_of_run_time_sizes(x):
+    y = x
+    while True:
+        z = y[y > y.min() - 1]
+        z = z[: max(1, z.shape[0] - 1)]
+        if torch.equal(z, y):
+            break
+        y = z
+    return y
+
+
+@program
+def reads_while_it_grows(x):
+    hs = []
+    for i in range(x.shape[0]):
+        if i < 2:
+            hs.append(x[i] * torch.ones(2))
+        else:
+            hs.append(hs[i - 1] + hs[i - 2])
+    return torch.stack(hs)
+
+
+@program
+def stack_of_actions(x):
+    st = []
+    for a in (x > 0).long().tolist():
+        if a == 1:
+            st.append(torch.ones(2) * a)
+        elif len(st) > 1:
+            p = st.pop()
+            q = st.pop()
+            st.append(p + q * 2)
+        else:
+            st.append(torch.zeros(2))
+    return st[-1], len(st)
+
+
 @pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("example", [0, 1])
 def test_agrees_when_one_way_is_the_example(function, example):

@@ -9,10 +9,7 @@ from tests.script.programs import CASES
 
 # What is wrong with a program that does not export yet.
 FAULTS: dict[str, str] = {
-    "dbscan": "torch.equal in a loop",
-    "shift_reduce": "a list that a loop uses as a stack",
     "sort": "a loop over a part whose length is data",
-    "tree_lstm": "a list that is read while it grows",
 }
 
 
