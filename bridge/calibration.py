@@ -254,7 +254,8 @@ class Calibrator:
             return
         for name, x in feed.items():
             _require_finite(number, name, x)
-        results = self.session.run(feed, outputs=list(self.outputs.values()))
+        wanted = list(self.outputs.values())
+        results = self.session.run(feed, outputs=wanted) if wanted else {}
         for name, output in self.outputs.items():
             x = results.pop(output)
             self.found.histograms[name].add(x)
@@ -314,7 +315,8 @@ def observing(model: ir.Model, names: Sequence[str]) -> Iterator[dict[str, str]]
     try:
         yield {name: name for name in names}
     finally:
-        del graph.outputs[before:]
+        while len(graph.outputs) > before:  # a slice that is deleted stays marked as outputs
+            graph.outputs.pop()
 
 
 def _fingerprint(model: ir.Model, names: Sequence[str]) -> str:

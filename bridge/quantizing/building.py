@@ -136,6 +136,10 @@ class Builder:
             if scope.function is None
             for v in observed_values(scope, self.wanted(), self.options)
         ]
+        # A kernel whose neighbours stay in float reads what they would have kept to themselves.
+        for scope in scopes(self.prepared):
+            if scope.function is None:
+                names += [n.inputs[0].name or "" for n in scope.body if is_kernel(n)]  # type: ignore[union-attr]
         return list(dict.fromkeys(names))
 
     def smooth(self, feeds: Sequence[Feed]) -> int:
