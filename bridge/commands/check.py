@@ -21,6 +21,7 @@ EXAMPLES = """  bridge check net.py:Net --input "float32[batch=2,3,224,224]"    
   bridge check net.py:Net model.onnx --vary                           a finished model, other sizes too
   bridge check float.onnx int8.onnx --inputs batch.npz --atol 0.05
   bridge check net.py:Net --providers cpu --providers cuda,cpu --optimization none,all --opset 17,20,23
+  bridge check net.py:Net --passes none,cpu,portable
   bridge check net.py:Net model.onnx --format junit --report parity.xml
 """
 
@@ -39,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--opset", metavar="N,...", help="opsets to export the reference for; it must be eager"
     )
+    parser.add_argument(
+        "--passes", default="none", metavar="TARGET,...",
+        help="targets whose passes to run first: cpu, cuda, portable, none; none unless given",
+    )  # fmt: skip
     parser.add_argument("--no-locate", action="store_true", help="do not look for the guilty node")
     add_report_options(parser)
 
@@ -80,6 +85,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         providers=options.providers or ["cpu"],
         optimizations=options.optimization.split(","),
         opsets=_opsets(options) or (),
+        passes=options.passes.split(","),
         locate=not options.no_locate,
         progress=terminal.progress,
         **arguments,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.errors import FeedError, RunError
+from bridge.parity.branches import branch_cases
 from bridge.parity.comparison import (
     Comparison,
     Tolerance,
@@ -80,7 +81,8 @@ def check(
         metric: The task metric of a run's outputs, higher is better. With it, the report passes as
             long as the mean over all inputs drops by ``max_drop`` at most.
         max_drop: See ``metric``.
-        vary: Whether to check other sizes (0, 1 and more) and extreme values too.
+        vary: Whether to check other sizes (0, 1 and more), extreme values, and values that take
+            branches of the graph that the inputs do not take.
         judge: Whether float64 eager code decides where float32 and the candidate differ; None asks
             it if the model is smaller than 1 GB.
         locate: Whether to look for the node that goes wrong first.
@@ -143,7 +145,7 @@ def _trials(
         yield Trial(label, side, feed, given=True)
     if vary and first is not None:
         side, feed = first
-        for case in varied(session.inputs, feed):
+        for case in (*varied(session.inputs, feed), *branch_cases(session, feed)):
             yield Trial(case.label, side, case.feed, given=False)
 
 

@@ -1,4 +1,4 @@
-"""Parity across providers, optimization levels and opsets, as one table."""
+"""Parity across providers, optimization levels, opsets and passes, as one table."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Cell:
         opset: Of the export; None where a finished model was checked.
         report: What was found, None where nothing could be run.
         error: Why not.
+        passes: The target whose passes the graph went through; None for the graph as exported.
     """
 
     provider: str
@@ -38,12 +39,14 @@ class Cell:
     opset: int | None
     report: ParityReport | None
     error: str | None = None
+    passes: str | None = None
 
     @property
     def label(self) -> str:
         """The combination in words."""
         opset = "" if self.opset is None else f", opset {self.opset}"
-        return f"{self.provider}, optimization {self.optimization}{opset}"
+        passes = "" if self.passes is None else f", passes for {self.passes}"
+        return f"{self.provider}, optimization {self.optimization}{opset}{passes}"
 
     @property
     def passed(self) -> bool:
@@ -85,6 +88,7 @@ class MatrixReport:
                     "provider": c.provider,
                     "optimization": c.optimization,
                     "opset": c.opset,
+                    "passes": c.passes,
                     "passed": c.passed,
                     "error": c.error,
                     "report": None if c.report is None else c.report.to_dict(),
@@ -116,13 +120,14 @@ def check_matrix(
     providers: Sequence[str] = ("cpu",),
     optimizations: Sequence[str] = ("none", "all"),
     opsets: Sequence[int] = (),
+    passes: Sequence[str] = ("none",),
     kwargs: Mapping[str, Any] | None = None,
     export_options: Mapping[str, Any] | None = None,
     tolerance: Tolerances = None,
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> MatrixReport:
-    """:func:`check` for every combination of providers, optimization levels and opsets.
+    """:func:`check` for every combination of providers, optimization levels, opsets and passes.
 
     Args:
         reference: What is right; eager code if ``opsets`` are given.
@@ -132,6 +137,8 @@ def check_matrix(
         providers: Requests for providers, as for :func:`bridge.load`.
         optimizations: ONNX Runtime's optimization levels.
         opsets: ONNX opsets to export the reference for.
+        passes: Targets whose passes to run, ``cpu``, ``cuda`` or ``portable``; ``none`` for the graph
+            as it is. Nothing is rolled back: what a pass breaks is what is looked for.
         kwargs: Keyword arguments that go with positional inputs.
         export_options: Further options of :func:`bridge.export`.
         tolerance: As for :func:`check`.
@@ -143,19 +150,32 @@ def check_matrix(
     """
     tell = progress or (lambda _: None)
     cells: list[Cell] = []
-    for opset in opsets or (None,):
+    targets = [None if p == "none" else p for p in passes]
+    for opset, target in itertools.product(opsets or (None,), targets):
         model: Any = candidate
         failure: str | None = None
         if opset is not None or (model is None and is_eager(reference)):
             model, failure = _export(reference, inputs, kwargs, opset, export_options or {}, tell)
+        if target is not None and failure is None:
+            model, failure = _rewritten(model, target, tell)
         for provider, level in itertools.product(providers, optimizations):
-            cell = Cell(provider, level, opset, None, failure)
+            cell = Cell(provider, level, opset, None, failure, target)
             tell(cell.label)
             if failure is None:
                 cell = _cell(cell, reference, model, inputs, kwargs=kwargs, tolerance=tolerance,
                              **options)  # fmt: skip
             cells.append(cell)
     return MatrixReport(cells)
+
+
+def _rewritten(model: Any, target: str, tell: Callable[[str], None]) -> tuple[Any, str | None]:
+    from bridge.optimizing import optimize
+
+    tell(f"running the passes for {target}")
+    try:
+        return optimize(model, target=target, verify=False), None
+    except BridgeError as error:
+        return None, str(error)
 
 
 def _export(

@@ -358,6 +358,31 @@ def test_the_matrix_covers_levels_and_opsets():
     assert len(ElementTree.fromstring(matrix.to_junit().split("\n", 1)[1])) == 6
 
 
+def test_the_matrix_covers_passes():
+    model, args, program = exported("encoder")
+    matrix = check_matrix(model, None, args, opsets=(20, 23), passes=("none", "cpu", "portable"))
+    assert matrix.passed, str(matrix)
+    assert len(matrix.cells) == 12
+    assert {c.passes for c in matrix.cells} == {None, "cpu", "portable"}
+    assert "opset 20, passes for portable" in str(matrix)
+    matrix = check_matrix(program, program, args, passes=("cpu", "abacus"), optimizations=("all",))
+    assert [c.passed for c in matrix.cells] == [True, False]
+    assert "abacus" in matrix.cells[1].error
+
+
+def test_other_branches_are_taken():
+    model, args, program = exported("router")
+    labels = [c.label for c in check(model, program, args, vary=True).cases]
+    assert any(c.startswith("another branch: ") for c in labels)
+    wrong = program.model.clone()
+    branch = next(n for n in wrong.graph if n.op_type == "If").attributes["else_branch"].value
+    next(n for n in branch if n.op_type == "Cos").op_type = "Sin"
+    assert check(model, bridge.Session(wrong), args).passed  # rand() takes the other branch
+    report = check(model, bridge.Session(wrong), args, vary=True)
+    assert not report.passed
+    assert report.divergence.op_type == "Sin"
+
+
 def test_the_matrix_tells_what_it_cannot_run():
     model, args, program = exported("router")
     matrix = check_matrix(model, program, args, providers=("cpu", "cuda"), optimizations=("all",))
