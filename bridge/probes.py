@@ -140,7 +140,7 @@ class ProbeCheck:
             session = Session(model, settings=plain)
         except BridgeError as error:
             raise NoProbesError(f"the model does not run here: {error.message}") from error
-        feeds = list(feeds) or made_up_feeds(session)
+        feeds = [{n: to_numpy(x) for n, x in f.items()} for f in feeds] or made_up_feeds(session)
         expected = [_run(session, feed) for feed in feeds]
         again = _run(session, feeds[0])
         del session

@@ -75,6 +75,12 @@ def test_every_snippet_is_shown_somewhere():
         assert path.relative_to(FOLDER).as_posix() in text, path
 
 
+def test_marks_of_included_snippets_are_whole():
+    for path in (*PAGES, README):
+        marks = re.findall(r"^.*8 ?< ?--.*$", path.read_text(), re.MULTILINE)
+        assert all(re.fullmatch(r'--8<-- "[\w./]+(:\w+)*"', m) for m in marks), path.name
+
+
 def test_every_error_class_has_its_anchor_and_names_it():
     anchors = slugs((DOCS / "errors.md").read_text())
     for cls in errors():

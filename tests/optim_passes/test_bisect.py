@@ -120,10 +120,11 @@ def test_culprits_in_bodies_are_found():
 
 
 def test_inputs_of_the_export_are_the_probes():
-    program = bridge.export(
-        torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.ReLU()).eval(), torch.ones(2, 4)
-    )
+    layers = [torch.nn.Linear(4, 4), torch.nn.ReLU()]
+    program = bridge.export(torch.nn.Sequential(*layers).eval(), torch.ones(2, 4))
     assert bridge.bisect(program).passed
+    report = bridge.bisect(program, torch.randn(2, 4), passes=[ReluToAbsPass()])
+    assert [n.op_type for n in report.reproducer.model.graph] == ["Relu"]
 
 
 @pytest.mark.e2e
