@@ -210,6 +210,34 @@ def _trilinear(
     return (i1 * i2 * i3).sum(list(sumdim)) if sumdim else i1 * i2 * i3
 
 
+# Norms
+
+
+@decomposes(torch.linalg.vector_norm)
+def vector_norm(
+    x: torch.Tensor, ord: Any = 2, dim: Any = None, keepdim: bool = False, *,
+    dtype: torch.dtype | None = None,
+) -> T:  # fmt: skip
+    """Like torch's reference, which asks whether dims have size 1, but for every size."""
+    dims = list(range(x.dim())) if dim is None else dim
+    x = x if dtype is None else x.to(dtype)
+    narrow = x.dtype if x.dtype in (torch.float16, torch.bfloat16) else None
+    wide = x.abs() if narrow is None else x.float().abs()  # the sums overflow in 16 bits
+    if ord == math.inf:
+        found = wide.amax(dims, keepdim)
+    elif ord == -math.inf:
+        found = wide.amin(dims, keepdim)
+    elif ord == 0:
+        found = (wide != 0).sum(dims, keepdim).to(wide.dtype)
+    elif ord == 1:
+        found = wide.sum(dims, keepdim)
+    elif ord == 2:
+        found = wide.square().sum(dims, keepdim).sqrt()
+    else:
+        found = wide.pow(ord).sum(dims, keepdim).pow(1 / ord)
+    return found if narrow is None else found.to(narrow)
+
+
 # Distances
 
 _EXACT = 25  # rows up to which torch measures differences rather than use a product

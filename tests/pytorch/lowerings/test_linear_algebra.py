@@ -200,3 +200,13 @@ def test_rows_in_groups_have_a_matrix_each(opset: int) -> None:
 
 def test_groups_of_equal_size() -> None:
     check_call(lambda x, w: F.grouped_mm(x, w), (torch.randn(3, 8, 8), torch.randn(3, 8, 16)))
+
+
+def test_norms_of_dims_that_may_have_size_one():
+    def unit(x):
+        return torch.nn.functional.normalize(x, dim=-1)
+
+    program = bridge.export(unit, torch.randn(2, 3, 1), dynamic_shapes={"x": {0: "a", 2: "b"}})
+    for shape in [(1, 3, 1), (2, 3, 4), (0, 3, 2)]:
+        x = torch.randn(shape)
+        torch.testing.assert_close(program(x), unit(x))
