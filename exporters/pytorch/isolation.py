@@ -62,7 +62,7 @@ def isolated(modules: Iterable[torch.nn.Module]) -> Iterator[list[str]]:
         A list that in the end names the generators outside of torch that the model drew from.
     """
     drawn: list[str] = []
-    snapshot = Snapshot(modules, is_opaque)
+    snapshot = Snapshot(modules, is_opaque, hooks=True)
     random_state = torch.get_rng_state()
     python_state, numpy_state = random.getstate(), np.random.get_state()
     default_dtype = torch.get_default_dtype()

@@ -23,7 +23,7 @@ __all__ = ["Change", "MemoryLog", "Snapshot", "WrittenMemory"]
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
           types.BuiltinFunctionType, types.CodeType, range, slice)  # fmt: skip
 _MISSING = object()
-# nn.Module keeps these, and forward does not change them.
+# nn.Module keeps these, and forward rarely changes them: some libraries add hooks in the first run.
 _FIXED = frozenset({
     "_modules", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks",
     "_forward_pre_hooks", "_state_dict_hooks", "_state_dict_pre_hooks",
@@ -81,9 +81,13 @@ class Snapshot:
     Args:
         roots: Where to start.
         is_opaque: Objects not to look into (arrays).
+        hooks: Whether to note hooks and submodules too.
     """
 
-    def __init__(self, roots: Iterable[Any], is_opaque: Callable[[Any], bool]) -> None:
+    def __init__(
+        self, roots: Iterable[Any], is_opaque: Callable[[Any], bool], *, hooks: bool = False
+    ) -> None:
+        self._hooks = hooks
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], str]] = []
         self._lists: list[tuple[Any, list[Any], str]] = []
         self._sets: list[tuple[set[Any], set[Any]]] = []
@@ -127,6 +131,8 @@ class Snapshot:
             self._dicts.append((attributes, dict(attributes), f"{label}."))
             for name, value in attributes.items():
                 if name in _FIXED:
+                    if self._hooks and isinstance(value, dict):
+                        self._dicts.append((value, dict(value), f"{label}.{name}"))
                     if name == "_modules":
                         inside += [(m, f"{label}.{n}") for n, m in value.items()]
                     continue

@@ -143,7 +143,8 @@ def and_(first: Any, *rest: Callable[[], Any]) -> Any:
             first = operand()
         else:
             known = first
-            first = if_(known, operand, functools.partial(_same, known), _scope_of(operand))
+            short = False if isinstance(known, TracedBool) else known  # not taken: it is false
+            first = if_(known, operand, functools.partial(_same, short), _scope_of(operand))
     return first
 
 
@@ -156,7 +157,8 @@ def or_(first: Any, *rest: Callable[[], Any]) -> Any:
             first = operand()
         else:
             known = first
-            first = if_(known, functools.partial(_same, known), operand, _scope_of(operand))
+            short = True if isinstance(known, TracedBool) else known
+            first = if_(known, functools.partial(_same, short), operand, _scope_of(operand))
     return first
 
 

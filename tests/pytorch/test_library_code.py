@@ -1,0 +1,65 @@
+"""What libraries do in forward that a trace has to live with."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+import bridge
+
+ROWS = {"x": {0: "rows"}}
+
+
+class HooksInTheFirstRun(torch.nn.Module):
+    """Collects hidden states with hooks that its first run adds."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(4, 4) for _ in range(2))
+        self.hooked = False
+        self.seen = []
+
+    def forward(self, x):
+        if not self.hooked:
+            for layer in self.layers:
+                layer.register_forward_hook(
+                    lambda _module, _args, result: self.seen.append(result)
+                )
+            self.hooked = True
+        self.seen.clear()
+        for layer in self.layers:
+            x = layer(x)
+        return torch.stack(self.seen)
+
+
+def test_hooks_that_the_first_run_adds_are_taken_back():
+    model = HooksInTheFirstRun().eval()
+    program = bridge.export(model, torch.randn(2, 4), dynamic_shapes=ROWS)
+    assert not model.hooked
+    assert not any(layer._forward_hooks for layer in model.layers)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(program(x), model(x))
+
+
+class AsksBeforeItAttends(torch.nn.Module):
+    """``is_causal`` is the result of an ``and`` that depends on a size."""
+
+    def __init__(self, *, causal):
+        super().__init__()
+        self.causal = causal
+
+    def forward(self, x):
+        if x.shape[0] > 4:  # differs between the worlds, so this function is compiled
+            x = x * 2
+        is_causal = x.shape[0] > 0 and self.causal
+        x = x[None, None]
+        return F.scaled_dot_product_attention(x, x, x, is_causal=is_causal)
+
+
+def test_attention_takes_a_truth_value_that_is_known_after_all():
+    for causal in (False, True):
+        model = AsksBeforeItAttends(causal=causal).eval()
+        program = bridge.export(model, torch.randn(3, 4), dynamic_shapes=ROWS)
+        for rows in (1, 4, 9):
+            x = torch.randn(rows, 4)
+            torch.testing.assert_close(program(x), model(x))
