@@ -9,7 +9,6 @@ layers gives way too: it writes zeros over padding, which the layers themselves 
 from __future__ import annotations
 
 import contextlib
-import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -85,25 +84,9 @@ def range_to(start: Any, end: Any = None, step: Any = 1, **options: Any) -> torc
     return (whole * step + start).to(**options)
 
 
-_attention = torch.nn.functional.scaled_dot_product_attention
-
-
-@functools.wraps(_attention)
-def scaled_dot_product_attention(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: Any = 0.0,
-    is_causal: Any = False, **options: Any,
-) -> Any:  # fmt: skip
-    """As torch's, which rejects a traced truth value before any mode sees the call."""
-    if isinstance(is_causal, TracedScalar):
-        causal = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
-        attn_mask, is_causal = causal | torch.tensor(is_causal).logical_not(), False
-    return _attention(query, key, value, attn_mask, dropout_p, is_causal, **options)
-
-
 _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
     (F, "scaled_dot_product_attention", scaled_dot_product_attention),
     (torch, "range", range_to),
-    (torch.nn.functional, "scaled_dot_product_attention", scaled_dot_product_attention),
     (transformer, "_detect_is_causal_mask", detect_is_causal_mask),
     (rnn.RNNBase, "check_forward_args", _checks(rnn.RNNBase)),
     (rnn.LSTM, "check_forward_args", _checks(rnn.LSTM)),
