@@ -21,7 +21,7 @@ import torch
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "snippets"
 # What another run, or another machine, may print otherwise.
-_VARIES = re.compile(r"(?<![\w.])[-+]?(\d[\d.]*(e[-+]?\d+)?|inf)(?!\w)")
+_VARIES = re.compile(r"(?<![\w.])[-+]?(\d[\d.]*(e[-+]?\d+)?|inf)(?![a-wyz_\d])")
 _TIMES = re.compile(r"^\w+ # s(, \w+ # s)*$", re.MULTILINE)
 
 

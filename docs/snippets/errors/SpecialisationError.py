@@ -3,10 +3,10 @@ import torch
 import bridge
 
 
-class Scaled(torch.nn.Module):
+class Pyramid(torch.nn.Module):
     def forward(self, x):
-        ones = [1.0] * x.shape[0]  # a Python list: nobody sees that its length varies
-        return x / len(ones)
+        levels = x.shape[0].bit_length()  # a plain number: nobody sees that it varies
+        return x / levels
 
 
-bridge.export(Scaled().eval(), torch.rand(3, 2), dynamic_shapes={"x": {0: "rows"}})
+bridge.export(Pyramid().eval(), torch.rand(3, 2), dynamic_shapes={"x": {0: "rows"}})
