@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 __all__ = ["NoKernel", "nodes_without_kernel"]
 
 _KNOWN = ("", "ai.onnx.ml", "com.microsoft")  # operators of other domains are the user's
-_CONTROL = ("If", "Loop", "Scan")
+# What ONNX Runtime deals with itself: bodies, and constants, which become initializers.
+_BUILT_IN = frozenset({"Constant", "If", "Loop", "Scan"})
 _DEEPEST = 4  # functions that are made of functions
 
 
@@ -134,7 +135,7 @@ def _runs(
     depth: int = 0,
 ) -> bool:
     provider, kernels = table
-    if op_type in _CONTROL and not domain:
+    if op_type in _BUILT_IN and not domain:
         return True
     since = _since(op_type, domain, version)
     rows = [k for k in kernels.get(f"{domain}:{op_type}", ()) if k.is_for(since)]
