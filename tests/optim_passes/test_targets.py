@@ -130,7 +130,10 @@ def test_operators_without_kernels_are_named_in_bodies_too():
         ("g (float[2, 8] x) => (float[2, 8] y) { y = HardSwish(x) }", 20),
         ("g (float[2, 8] x, float[8] s) => (float[2, 8] y) { y = RMSNormalization(x, s) }", 23),
         ("g (float16[4] x) => (float16[4] y) { y = Softplus(x) }", 20),
-        ("g (float[1] x) => (float[1] y) { a = Constant <value_float = 1.0> ()\n y = Add(x, a) }", 20),
+        (
+            "g (float[1] x) => (float[1] y) { a = Constant <value_float = 1.0> ()\n y = Add(x, a) }",
+            20,
+        ),
         (
             "g (float[1, 4, 2, 2] x) => (float[1, 4, 2, 2] y) { y = MeanVarianceNormalization(x) }",
             20,
