@@ -31,9 +31,14 @@ class _Run:
 
 
 class RunControl:
-    """The runs of a session that are under way."""
+    """The runs of a session that are under way.
 
-    def __init__(self) -> None:
+    Args:
+        config: Run config entries of every run that does not say otherwise.
+    """
+
+    def __init__(self, config: Mapping[str, str] | None = None) -> None:
+        self._config = dict(config or {})
         self._running: set[_Run] = set()
 
     @contextlib.contextmanager
@@ -48,7 +53,7 @@ class RunControl:
             RunError: The run failed.
         """
         run = _Run()
-        for key, value in (run_config or {}).items():
+        for key, value in {**self._config, **(run_config or {})}.items():
             run.options.add_run_config_entry(key, value)
         timer = None
         if timeout is not None:

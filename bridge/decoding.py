@@ -114,9 +114,10 @@ class BoundSession:
 
     def _results(self, found: Any, feed: Mapping[str, Any], *, on_device: bool) -> dict[str, Any]:
         if on_device:
-            from torch.utils.dlpack import from_dlpack
+            from bridge.device import taken
 
-            return {n: from_dlpack(found[i].to_dlpack()) for i, n in enumerate(self.output_names)}
+            specs = {s.name: s for s in self.session.outputs}
+            return {n: taken(found[i], specs[n]) for i, n in enumerate(self.output_names)}
         types = {s.name: s.dtype for s in self.session.outputs}
         results = {n: value_to_numpy(found[i], types[n]) for i, n in enumerate(self.output_names)}
         if any(map(is_torch, feed.values())):

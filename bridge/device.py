@@ -127,6 +127,14 @@ def run_on_device(
         return bound
     found = binding.get_outputs()
     return [
-        from_dlpack(found[i].to_dlpack()) if y is None else y
-        for i, y in enumerate(results.values())
+        taken(found[i], spec) if y is None else y
+        for i, (spec, y) in enumerate(zip(outputs, results.values(), strict=True))
     ]
+
+
+def taken(value: Any, spec: TensorSpec) -> torch.Tensor:
+    """A result as a torch tensor in the same memory."""
+    tensor: torch.Tensor = from_dlpack(value.to_dlpack())
+    wanted = None if spec.dtype is None else to_torch_dtype(spec.dtype)
+    # DLPack once had no booleans, and ONNX Runtime still calls them bytes
+    return tensor if wanted is None or tensor.dtype == wanted else tensor.view(wanted)

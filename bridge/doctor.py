@@ -173,6 +173,8 @@ class Environment:
             code += f"ctypes.CDLL({str(shared)!r}, mode=ctypes.RTLD_GLOBAL)\n"
         code += f"ctypes.CDLL({str(libraries[0])!r})"
         done = self.run(code)
+        if done.returncode and self.version("torch"):  # which brings CUDA's libraries along
+            done = self.run(f"import torch\n{code}")
         return None if done.returncode == 0 else done.stderr.strip().split("\n")[-1]
 
     def start_error(self, provider: str, options: Mapping[str, str]) -> str | None:

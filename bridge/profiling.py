@@ -206,9 +206,11 @@ def _twin(session: Session, folder: Path) -> tuple[Session, GraphIndex | None]:
     """A session that profiles itself, and the graph that it runs, unless that cannot be written."""
     optimized, prefix = folder / "optimized.onnx", str(folder / "profile")
     try:
-        twin = session.with_settings(profile_prefix=prefix, optimized_path=str(optimized))
+        twin = session.with_settings(
+            profile_prefix=prefix, optimized_path=str(optimized), cuda_graphs=False
+        )
     except RunError:  # nodes that their provider compiles cannot be written down
-        twin = session.with_settings(profile_prefix=prefix)
+        twin = session.with_settings(profile_prefix=prefix, cuda_graphs=False)
     return twin, GraphIndex(open_model(optimized)) if optimized.exists() else None
 
 

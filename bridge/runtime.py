@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +34,7 @@ _LEVELS = {
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
+_DEVICE_FAILURE = re.compile(r"CUDA failure|CUDNN failure|no CUDA-capable device|cudaError")
 _HANDED_OVER = 1024  # bytes from which a weight is handed over in memory instead of serialised
 _PROTOBUF_LIMIT = 2**31 - 1
 # A rewritten graph's weights go to a file of their own: protobuf ends at 2 GB.
@@ -267,6 +269,12 @@ def _refusal(error: Exception, contract: Contract) -> Exception:
     kind = type(error).__name__
     if "fallback to CPU EP has been explicitly disabled" in text:
         return ProviderError(f"not every node can run on {contract}: {text}")
+    if _DEVICE_FAILURE.search(text):
+        label = next((p.label for p in contract.providers if p.name in CUDA_PROVIDERS), "cuda")
+        return ProviderError(
+            f"provider {label!r} did not start: {text}",
+            hint="check `nvidia-smi` and `bridge doctor`",
+        )
     if kind in ("InvalidProtobuf", "NoSuchFile", "InvalidGraph", "NoModel"):
         return ModelFileError(f"ONNX Runtime cannot load the model: {text}")
     return RunError(f"ONNX Runtime refused the model: {text}")

@@ -121,9 +121,10 @@ class Session:
         self._plain = all(s.dtype is not None for s in (*self.inputs, *self.outputs))
         # An output that is an input comes back in the caller's memory, which the caller may free.
         self._passed_on = frozenset(self.input_names) & frozenset(self.output_names)
-        self.control = RunControl()
         self._on_device = any(n in CUDA_PROVIDERS for n in self.runtime.get_providers())
         self.captures_graphs = self._on_device and self._made.settings.cuda_graphs
+        # what is not captured on purpose must not be captured in passing
+        self.control = RunControl({"gpu_graph_id": "-1"} if self.captures_graphs else None)
         self._bucket_sizes = cuda_graphs if isinstance(cuda_graphs, Mapping) else None
         self._buckets: GraphBuckets | None = None
         self.measured: dict[str, float] = {}

@@ -130,7 +130,9 @@ class EagerSide:
             tensor = value if is_torch(value) else to_torch(np.ascontiguousarray(value))
             if is_torch(leaves[position]) and leaves[position].is_complex():
                 tensor = tensor if tensor.is_complex() else _complex(tensor)
-            leaves[position] = tensor.to(device) if device is not None else tensor
+            leaves[position] = tensor
+        if device is not None:
+            leaves = [x.to(device) if is_torch(x) else x for x in leaves]
         if dtype is None:
             return leaves
         return [_widened(x, dtype) if is_torch(x) else x for x in leaves]
