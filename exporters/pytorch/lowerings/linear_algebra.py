@@ -29,15 +29,16 @@ MULTIPLIED = {
 
 
 def _matmul(op: Op, a: ir.Value, b: ir.Value) -> ir.Value:
-    # ORT 1.32's MatmulTransposeFusion turns Transpose and MatMul by a vector into a wrong product.
-    if rank(b) == 1 and (plain := _transpose_of(a)) is not None:
-        a, b = b, plain
-    elif rank(a) == 1 and (plain := _transpose_of(b)) is not None:
-        a, b = plain, a
-    if a.dtype in MULTIPLIED:
+    if a.dtype not in MULTIPLIED:
+        wide = ir.DataType.INT32
+        return op.cast(_matmul(op, op.cast(a, wide), op.cast(b, wide)), a.dtype)
+    if rank(b) > 1 or rank(a) < 2:
         return op.MatMul(a, b)
-    wide = ir.DataType.INT32
-    return op.cast(op.MatMul(op.cast(a, wide), op.cast(b, wide)), a.dtype)
+    # By a vector ORT 1.32 multiplies row by row, 50 times slower, and where its optimizer takes in
+    # a Transpose of the matrix, wrongly.
+    if (plain := _transpose_of(a)) is not None:
+        return op.MatMul(b, plain)
+    return op.Squeeze(op.MatMul(a, op.Unsqueeze(b, [1])), [rank(a) - 1])
 
 
 def _transpose_of(x: ir.Value) -> ir.Value | None:

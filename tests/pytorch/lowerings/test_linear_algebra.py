@@ -66,7 +66,7 @@ def test_modules_match_eager(name: str, dtype: torch.dtype) -> None:
     [
         ((2, 8), ["Gemm"]),
         ((2, 3, 8), ["Transpose", "MatMul", "Add"]),
-        ((8,), ["MatMul", "Add"]),
+        ((8,), ["Transpose", "MatMul", "Add"]),
     ],
 )
 def test_linear_of_dynamic_batch(shape: tuple[int, ...], wanted: list[str]) -> None:
@@ -210,3 +210,18 @@ def test_norms_of_dims_that_may_have_size_one():
     for shape in [(1, 3, 1), (2, 3, 4), (0, 3, 2)]:
         x = torch.randn(shape)
         torch.testing.assert_close(program(x), unit(x))
+
+
+@pytest.mark.parametrize(
+    ("call", "wanted"),
+    [
+        (lambda a, v: a @ v, ["Unsqueeze", "MatMul", "Squeeze"]),
+        (lambda a, v: v @ a, ["MatMul"]),
+        (lambda a, v: a.t() @ v, ["MatMul"]),
+        (lambda a, v: v @ a.t(), ["Transpose", "MatMul"]),
+    ],
+)
+def test_products_with_a_vector_are_right_and_of_matrices(call: Any, wanted: list[str]) -> None:
+    inputs = (R(6, 6), R(6))
+    traced = check_call(call, inputs, others=[(R(6, 6), R(6))], **CLOSE)
+    assert [o for o in op_types(traced) if o != "Identity"] == wanted
