@@ -13,6 +13,7 @@ import pathlib
 import sys
 from typing import Any
 
+import numpy as np
 import torch
 
 __all__ = ["install"]
@@ -54,20 +55,21 @@ _library: Any = None
 
 def _nms(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     order = scores.argsort(descending=True, stable=True)
-    x1, y1, x2, y2 = dets.unbind(1)
+    x1, y1, x2, y2 = dets[order].numpy().T
     areas = (x2 - x1) * (y2 - y1)
     keep: list[int] = []
-    alive = torch.ones(len(order), dtype=torch.bool)
-    for position, i in enumerate(order.tolist()):
-        if not alive[position]:
+    alive = np.ones(len(order), dtype=bool)
+    for i in range(len(order)):
+        if not alive[i]:
             continue
         keep.append(i)
-        rest = order[position + 1 :]
-        width = (torch.minimum(x2[i], x2[rest]) - torch.maximum(x1[i], x1[rest])).clamp(min=0)
-        height = (torch.minimum(y2[i], y2[rest]) - torch.maximum(y1[i], y1[rest])).clamp(min=0)
-        inter = width * height
-        alive[position + 1 :] &= ~(inter / (areas[i] + areas[rest] - inter) > iou_threshold)
-    return torch.tensor(keep, dtype=torch.int64)
+        rest = np.flatnonzero(alive[i + 1 :]) + i + 1
+        width = np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest])
+        height = np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest])
+        inter = width.clip(min=0) * height.clip(min=0)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            alive[rest[inter / (areas[i] + areas[rest] - inter) > iou_threshold]] = False
+    return order[torch.tensor(keep, dtype=torch.int64)]
 
 
 def _bilinear(image: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
