@@ -25,6 +25,7 @@ __all__ = [
     "Decomposition",
     "Handler",
     "Lowering",
+    "UnknownCountError",
     "Unlowerable",
     "aten_name",
     "closest",
@@ -48,6 +49,10 @@ _BUILTIN_TYPES = (
 
 class Unlowerable(Exception):  # noqa: N818 - a signal, not a failure
     """A lowering cannot express this call; the reason is told if nothing else can either."""
+
+
+class UnknownCountError(Unlowerable):
+    """How many tensors a call gives is known at run time only."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

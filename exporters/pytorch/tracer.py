@@ -20,6 +20,7 @@ from exporters.pytorch.registry import (
     Decomposition,
     Handler,
     Lowering,
+    UnknownCountError,
     Unlowerable,
     respelled,
 )
@@ -237,6 +238,8 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                         values = autocast.cast_arguments(self.op, values, result)
                     emitted = entry.emit(self.op, *values[0], **values[1])
             except Unlowerable as unlowerable:
+                if isinstance(unlowerable, UnknownCountError) and results is not None:
+                    self._require_equal_lengths(results, tracked, certain=False)
                 reason = str(unlowerable)
                 continue
             if entry.random:
@@ -438,11 +441,13 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
 
     # Results
 
-    def _require_equal_lengths(self, results: dict[int, Any], tracked: Sequence[Any]) -> None:
+    def _require_equal_lengths(
+        self, results: dict[int, Any], tracked: Sequence[Any], *, certain: bool = True
+    ) -> None:
         """A call that gives several tensors must give as many in every world."""
         if isinstance(results[self.trace.active[0]], tuple | list):
             lengths = {w: len(r) for w, r in results.items()}
-            if len(set(lengths.values())) > 1:
+            if len(set(lengths.values())) > 1 or not certain:
                 data, unbacked = self._taint(tracked)
                 self.trace.decide(
                     lengths, data=data and unbacked, asked="the number of results of"

@@ -6,6 +6,7 @@ values in between; for these a small table suffices, and None means "not known",
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -185,6 +186,12 @@ def _reshaped(first: Dims | None, target: Dims | None, attributes: dict[str, Any
     if target is None:
         return None
     copies = not attributes.get("allowzero")
+    at = target.index(-1) if target.count(-1) == 1 else None
+    if at is not None and first is not None and copies and target[:at] == [0] * at:
+        before, after = first[at:], target[at + 1 :]
+        if all(before) and all(after):  # behind the dims that are copied, all are known
+            rest = math.prod(d for d in before if d) // math.prod(d for d in after if d)
+            return [*first[:at], rest, *after]
     return [
         first[i] if s == 0 and copies and first is not None and i < len(first)
         else None if s is None or s < 0 or (s == 0 and copies)

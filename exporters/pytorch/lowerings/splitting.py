@@ -9,7 +9,7 @@ import torch
 
 from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.shaping import rank
-from exporters.pytorch.registry import Unlowerable, lowers
+from exporters.pytorch.registry import UnknownCountError, Unlowerable, lowers
 from exporters.tracing.graph import INT64_MAX, isinstance_static
 
 if TYPE_CHECKING:
@@ -226,5 +226,5 @@ def unbind(op: Op, /, input: ir.Value, dim: int = 0) -> list[ir.Value]:
     axis = dim % rank(input)
     count = input.shape.dims[axis]
     if not isinstance(count, int):
-        raise Unlowerable("the number of pieces depends on the input's sizes")
+        raise UnknownCountError("the number of pieces depends on the input's sizes")
     return [op.Gather(input, i, axis=axis) for i in range(count)]

@@ -18,8 +18,13 @@ if TYPE_CHECKING:
 
 @lowers("torchvision::nms")
 def nms(op: Op, /, dets: ir.Value, scores: ir.Value, iou_threshold: float) -> ir.Value:
-    """Lower to ``NonMaxSuppression-11``, which has batches and classes too."""
-    boxes = op.Unsqueeze(op.cast(dets, ir.DataType.FLOAT), [0])
+    """Lower to ``NonMaxSuppression-11``, which has batches and classes too.
+
+    It takes corners in any order, where torch takes a box whose second corner is before its first
+    for one that overlaps nothing: it gets no area.
+    """
+    first, second = op.Split(op.cast(dets, ir.DataType.FLOAT), [2, 2], axis=1, outputs=2)
+    boxes = op.Unsqueeze(op.Concat(first, op.Max(first, second), axis=1), [0])
     ranked = op.Unsqueeze(op.cast(scores, ir.DataType.FLOAT), [0, 1])
     limit = np.asarray([INT64_MAX])
     chosen = op.NonMaxSuppression(boxes, ranked, limit, np.asarray([iou_threshold], np.float32))
