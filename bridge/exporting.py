@@ -150,6 +150,7 @@ def export(
             if len(more_sizes) == _MORE_WORLDS:
                 raise unseen.finding from None
             more_sizes = [*more_sizes, unseen.sizes]
+            targets = list(traced.targets)
             continue
         program.report.seconds["verify"] = time.perf_counter() - started
         break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from bridge.session import Session
 from exporters.errors import ExportError, ScriptError
 from exporters.pytorch import frontend
 from exporters.pytorch.inputs import world_leaves
-from exporters.tracing.worlds import candidate_sizes
+from exporters.tracing.worlds import are_sides, candidate_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -154,7 +155,17 @@ def fresh_inputs(traced: TracedModel) -> Iterator[tuple[dict[str, int], list[Any
         return
     for pick in (_smaller, _larger):
         sizes = {s.name: pick(s, traced) for s in traced.symbols}
+        if pick is _smaller:
+            _make_square(sizes, traced.symbols)
         yield sizes, world_leaves(moved, traced.symbols, sizes)
+
+
+def _make_square(sizes: dict[str, int], symbols: Sequence[Symbol]) -> None:
+    """An image as high as it is wide, where no world had one."""
+    for first, second in itertools.combinations(symbols, 2):
+        size = sizes[first.name]
+        if size > 1 and first.size != second.size and are_sides(first, second):
+            sizes[second.name] = size if second.allows(size) else sizes[second.name]
 
 
 def _unseen(symbol: Symbol, traced: TracedModel) -> list[int]:

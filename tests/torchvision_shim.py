@@ -117,6 +117,10 @@ def _roi_align(
 ) -> torch.Tensor:
     outputs = []
     offset = 0.5 if aligned else 0.0
+    if sampling_ratio > 0 and len(rois):
+        sizes = (pooled_height, pooled_width)
+        grids = (rois, spatial_scale, sizes, sampling_ratio, offset)
+        return torch.cat([_aligned(input, *grids, start) for start in range(0, len(rois), 64)])
     for roi in rois:
         batch = int(roi[0])
         x1, y1, x2, y2 = (roi[1:] * spatial_scale - offset).unbind()
@@ -136,6 +140,36 @@ def _roi_align(
         if outputs
         else input.new_zeros(0, input.shape[1], pooled_height, pooled_width)
     )
+
+
+def _aligned(
+    input: torch.Tensor, rois: torch.Tensor, scale: float, sizes: tuple[int, int], ratio: int,
+    offset: float, start: int,
+) -> torch.Tensor:  # fmt: skip
+    """As below, for 64 regions at once whose bins all have the same number of samples."""
+    rois = rois[start : start + 64]
+    lines, inside = [], []
+    for axis in (1, 0):
+        first = rois[:, 1 + axis] * scale - offset
+        span = rois[:, 3 + axis] * scale - offset - first
+        span = span if offset else span.clamp(min=1)
+        count, size = sizes[1 - axis], input.shape[3 - axis]
+        steps = (torch.arange(count * ratio) + 0.5) / (count * ratio)
+        places = first[:, None] + steps * span[:, None]
+        inside.append((places >= -1) & (places <= size))
+        places = places.clamp(0, size - 1)
+        low = places.floor().long()
+        lines.append((low, (low + 1).clamp(max=size - 1), places - low))
+    (y0, y1, ly), (x0, x1, lx) = lines
+    pixels = input.permute(0, 2, 3, 1).contiguous()
+    batch = rois[:, 0].long()[:, None, None]
+    total = torch.zeros(())
+    for y, wy in ((y0, 1 - ly), (y1, ly)):
+        for x, wx in ((x0, 1 - lx), (x1, lx)):
+            weight = (wy * inside[0])[:, :, None] * (wx * inside[1])[:, None, :]
+            total = total + pixels[batch, y[:, :, None], x[:, None, :]] * weight[..., None]
+    bins = total.view(len(rois), sizes[0], ratio, sizes[1], ratio, input.shape[1])
+    return bins.mean((2, 4)).permute(0, 3, 1, 2).contiguous()
 
 
 def _ps_roi_align(

@@ -31,8 +31,9 @@ class Scripting:
 
     def __init__(self, *, automatic: bool, targets: Iterable[Target] = ()) -> None:
         self.automatic = automatic
-        self.targets: dict[CodeType, Target] = {t.code: t for t in (*marked(), *targets)}
-        self.chosen: list[str] = []
+        given = list(targets)
+        self.targets: dict[CodeType, Target] = {t.code: t for t in (*marked(), *given)}
+        self.chosen = [str(t) for t in given]
         self.settled: set[Any] = set()
 
     def run(self, once: Callable[[], _T]) -> _T:

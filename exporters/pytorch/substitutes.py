@@ -9,6 +9,7 @@ layers gives way too: it writes zeros over padding, which the layers themselves 
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -93,13 +94,34 @@ _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
 )
 
 
+def _decoding(cls: Any) -> Any:
+    original = cls.decode
+
+    def decode(self: Any, rel_codes: torch.Tensor, boxes: Any) -> torch.Tensor:
+        """As torchvision's, but no boxes have three dims like any number of boxes, not two."""
+        trace = Trace.current()
+        if trace is None or not trace.live:
+            return original(self, rel_codes, boxes)
+        decoded = self.decode_single(rel_codes.flatten(1), torch.cat(list(boxes)))
+        return decoded.reshape(-1, decoded.shape[1] // 4, 4)
+
+    return decode
+
+
+def _of_torchvision() -> list[tuple[Any, str, Any]]:
+    """Stand-ins for parts of torchvision, if it is in use."""
+    utils = sys.modules.get("torchvision.models.detection._utils")
+    return [] if utils is None else [(utils.BoxCoder, "decode", _decoding(utils.BoxCoder))]
+
+
 @contextlib.contextmanager
 def substituted() -> Iterator[None]:
     """Put the stand-ins in place; outside of a trace they do what torch's do."""
-    before = [(owner, name, vars(owner)[name]) for owner, name, _ in _SUBSTITUTES]
+    stand_ins = [*_SUBSTITUTES, *_of_torchvision()]
+    before = [(owner, name, vars(owner)[name]) for owner, name, _ in stand_ins]
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
-    for owner, name, stand_in in _SUBSTITUTES:
+    for owner, name, stand_in in stand_ins:
         setattr(owner, name, stand_in)
     try:
         yield

@@ -11,7 +11,7 @@ from exporters.errors import DynamicShapeError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Symbol", "candidate_sizes", "first_sizes", "parse_dynamic_shapes"]
+__all__ = ["Symbol", "are_sides", "candidate_sizes", "first_sizes", "parse_dynamic_shapes"]
 
 
 @dataclasses.dataclass(slots=True)
@@ -68,7 +68,11 @@ def candidate_sizes(symbol: Symbol) -> Iterator[int]:
 
 
 def first_sizes(symbols: Sequence[Symbol], taken: set[int]) -> dict[str, int]:
-    """One new size per symbol, each of its own and unlike any in ``taken``."""
+    """One new size per symbol, each of its own and unlike any in ``taken``.
+
+    An image that is wider than high becomes one that is higher than wide, or else the shorter side
+    of the example would be the shorter side of all images.
+    """
     chosen: dict[str, int] = {}
     used = set(taken)
     for symbol in symbols:
@@ -78,10 +82,27 @@ def first_sizes(symbols: Sequence[Symbol], taken: set[int]) -> dict[str, int]:
                 f"dim {symbol.name!r} is declared dynamic, but {symbol.size} is the only size "
                 f"between its bounds {symbol.minimum} and {symbol.maximum}"
             )
-        size = next((s for s in options if s not in used), options[0])
-        used.add(size)
-        chosen[symbol.name] = size
+        free = [s for s in options if s not in used] or options
+        other = next((s for s in symbols if s.name in chosen and are_sides(s, symbol)), None)
+        if other is not None and other.size != symbol.size:
+            wider = symbol.size > other.size
+            turned = [s for s in free if (s > chosen[other.name]) is not wider]
+            if not turned:  # the other side can be larger or smaller yet
+                turned = free[:1]
+                again = [s for s in candidate_sizes(other) if s not in used and s != free[0]]
+                beyond = [s for s in again if (free[0] > s) is not wider]
+                chosen[other.name] = beyond[0] if beyond else chosen[other.name]
+                used.add(chosen[other.name])
+            free = turned
+        used.add(free[0])
+        chosen[symbol.name] = free[0]
     return chosen
+
+
+def are_sides(first: Symbol, second: Symbol) -> bool:
+    """Whether two dims are the height and width of one input."""
+    places = set(first.places)
+    return any(axis > 1 and (leaf, axis - 1) in places for leaf, axis in second.places)
 
 
 def parse_dynamic_shapes(

@@ -9,7 +9,6 @@ from tests.script.programs import CASES
 
 # What is wrong with a program that does not export yet.
 FAULTS: dict[str, str] = {
-    "sort": "a loop over a part whose length is data",
 }
 
 
