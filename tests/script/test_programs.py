@@ -7,17 +7,8 @@ import pytest
 from tests.script.harness import agree
 from tests.script.programs import CASES
 
-# What is wrong with a program that does not export yet.
-FAULTS: dict[str, str] = {
-}
 
-
-def _marked(name):
-    marks = [pytest.mark.xfail(reason=FAULTS[name])] if name in FAULTS else []
-    return pytest.param(name, marks=marks)
-
-
-@pytest.mark.parametrize("name", [_marked(name) for name in CASES])
+@pytest.mark.parametrize("name", list(CASES))
 def test_program(name):
     case = CASES[name]
     program = agree(
