@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-import onnx_ir as ir
 import torch
 
 from exporters.errors import UnsupportedOpError
@@ -13,6 +12,8 @@ from exporters.pytorch import registry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import onnx_ir as ir
 
     from exporters.tracing.source import Source
 

@@ -71,7 +71,7 @@ def test_smoothing_mends_channels_that_differ(breaking):
 
 
 def test_what_cannot_be_saved_is_refused_with_the_culprits(breaking):
-    never = dict(calibration=breaking.batches, metric=lambda run: -1.0 * id(run))
+    never = {"calibration": breaking.batches, "metric": lambda run: -1.0 * id(run)}
     with pytest.raises(bridge.QuantizationRejected) as caught:
         bridge.quantize(breaking.program, "int8-static", max_drop=-1e300, **never)
     report = caught.value.report
