@@ -213,7 +213,8 @@ class Calibrator:
         self.progress = progress or (lambda _: None)
         with observing(model, self.names) as renamed:
             self.outputs = renamed
-            self.session = Session(model, providers=providers)
+            # Further optimizations copy weights into other layouts: three times the memory.
+            self.session = Session(model, providers=providers, optimization="basic")
         self.key = _fingerprint(model, self.names)
         self.found = Calibration({name: Histogram() for name in self.names})
         if self.resume is not None and self.resume.exists():

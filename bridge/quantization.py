@@ -137,10 +137,12 @@ def quantize(
         resume,
         progress or (lambda _: None),
     )
-    _prepare(task, evaluation)
     if recipe == AUTO:
+        _prepare(task, evaluation, needed=True)
         return _best(task, changes)
-    return _one(task, find_recipe(recipe, **changes))
+    chosen = find_recipe(recipe, **changes)
+    _prepare(task, evaluation, needed=chosen.smooth is not None or chosen.kind == "precision")
+    return _one(task, chosen)
 
 
 def _opened(program: Any) -> ir.Model:
@@ -160,11 +162,11 @@ def _opened(program: Any) -> ir.Model:
     return program.model
 
 
-def _prepare(task: _Task, evaluation: Iterable[Any] | None) -> None:
+def _prepare(task: _Task, evaluation: Iterable[Any] | None, *, needed: bool) -> None:
     """What all recipes need: batches to compare on, and the float model's results on them."""
     task.before_bytes = model_bytes(task.source)
     wanted = task.gate or task.max_drop is not None or task.metric is not None
-    if not wanted and task.batches is None:
+    if not wanted and not (needed and task.batches is not None):
         return
     if wanted:
         task.progress("preparing the float model")

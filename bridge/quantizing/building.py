@@ -120,9 +120,16 @@ class Builder:
 
         return decide
 
-    def _free(self, keep: Collection[str]) -> Callable[[ir.Node], bool]:
+    def _free(
+        self, keep: Collection[str], *, lstm_only: bool = False
+    ) -> Callable[[ir.Node], bool]:
+        """Whether a node may be quantized as its inputs come; an LSTM has no static form."""
         kept = {*self._kept, *keep}
-        return lambda node: node.name not in kept
+
+        def decide(node: ir.Node) -> bool:
+            return (node.op_type == "LSTM" or not lstm_only) and node.name not in kept
+
+        return decide
 
     # Calibration
 
@@ -215,21 +222,29 @@ class Builder:
             model, report = run(model, [static])
             tensors = static.tensors
             reasons |= {r.node: r.reason for r in report.refusals}
-        further: ir.passes.PassBase | None = None
-        if kind in ("dynamic", "mixed"):
-            further = DynamicQuantizationPass(
-                wanted=self._free(keep),
+        further: list[ir.passes.PassBase] = []
+        if kind in ("static", "dynamic", "mixed"):
+            free = self._free(keep)
+            # An LSTM's state is made step by step: there is no static form of it.
+            free = (
+                free if kind != "static" else lambda n, free=free: n.op_type == "LSTM" and free(n)
+            )
+            dynamic = DynamicQuantizationPass(
+                wanted=free,
                 weight_most=this_processor().weight_most,
                 per_channel=self.recipe.per_channel,
             )
-        elif kind == "weights":
-            further = WeightQuantizationPass(
+            further.append(dynamic)
+        if kind == "weights" or self.recipe.embeddings:
+            weights = WeightQuantizationPass(
                 self._weight_options(),
                 wanted=self._free(keep),
                 moments={n: m.mean for n, m in self.calibration.moments.items()},
+                products=kind == "weights",
             )
-        if further is not None:
-            model, report = run(model, [further])
+            further.append(weights)
+        if further:
+            model, report = run(model, further)
             reasons |= {r.node: r.reason for r in report.refusals}
         counted = quantized_nodes(model)
         model, _ = run(model, FINISH)

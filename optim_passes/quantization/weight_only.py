@@ -73,6 +73,7 @@ class WeightQuantizationPass(Pass):
         wanted: Whether a node's weights may become integers; all unless given.
         moments: For ``gptq``: the mean of ``x x^T`` by name of ``x``; a product whose input is
             missing there is quantized by ``hqq``.
+        products: Whether products are quantized, and not tables alone.
     """
 
     def __init__(
@@ -81,11 +82,13 @@ class WeightQuantizationPass(Pass):
         *,
         wanted: Callable[[ir.Node], bool] | None = None,
         moments: Mapping[str, Array] | None = None,
+        products: bool = True,
     ) -> None:
         super().__init__()
         self.options = options or WeightOptions()
         self.wanted = wanted or (lambda _: True)
         self.moments = moments or {}
+        self.products = products
 
     def run(self, scope: Scope, outcome: Outcome) -> None:
         """Quantize the weights of one body."""
@@ -96,7 +99,7 @@ class WeightQuantizationPass(Pass):
         for node in list(scope.body):
             if not self.wanted(node):
                 continue
-            if is_op(node, "MatMul", "Gemm"):
+            if is_op(node, "MatMul", "Gemm") and self.products:
                 outcome.rewrites += self._product(node, scope, names, outcome)
             elif is_op(node, "Gather") and self.options.embeddings:
                 outcome.rewrites += self._table(node, scope, names, tables)
