@@ -224,11 +224,7 @@ class Builder:
             reasons |= {r.node: r.reason for r in report.refusals}
         further: list[ir.passes.PassBase] = []
         if kind in ("static", "dynamic", "mixed"):
-            free = self._free(keep)
-            # An LSTM's state is made step by step: there is no static form of it.
-            free = (
-                free if kind != "static" else lambda n, free=free: n.op_type == "LSTM" and free(n)
-            )
+            free = self._free(keep, lstm_only=kind == "static")
             dynamic = DynamicQuantizationPass(
                 wanted=free,
                 weight_most=this_processor().weight_most,

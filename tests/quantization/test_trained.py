@@ -45,8 +45,9 @@ def test_every_range_method_costs_at_most_half_a_point(method):
 @pytest.fixture(scope="module")
 def breaking():
     images, labels = digits()
+    base = trained("cnn").model
     with torch.no_grad():
-        return classified(Breaking(trained("cnn").model).eval(), images, labels)
+        return classified(Breaking(base).eval(), images, labels)
 
 
 def test_the_breaking_net_breaks_naive_quantization(breaking):
