@@ -172,7 +172,7 @@ def _empty(
 
 
 def _on_host(value: OrtValue) -> OrtValue:
-    if value.device_name() == "cpu":
+    if value.device_name().lower() == "cpu":
         return value
     copied = onnxruntime.OrtValue(value).numpy()
     return capi.OrtValue.ortvalue_from_numpy(copied, HOST)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +20,18 @@ if TYPE_CHECKING:
 
     from bridge.feeds import TensorSpec
 
-__all__ = ["bind_input", "bind_output", "ort_device", "output_shape", "run_on_device"]
+__all__ = [
+    "DeviceRuns",
+    "bind_input",
+    "bind_output",
+    "ort_device",
+    "prepared",
+    "run_on_device",
+    "taken",
+]
 
+_PLAIN = (torch.Tensor, torch.nn.Parameter)  # whose memory is what it seems
+_KEPT_SHAPES = 1000  # sets of input shapes
 _ORT_TYPES = {"cpu": capi.OrtDevice.cpu, "cuda": capi.OrtDevice.cuda}
 
 
@@ -84,6 +95,132 @@ def output_shape(
     return None if any(d is None for d in shape) else [int(d) for d in shape if d is not None]
 
 
+def taken(value: Any, spec: TensorSpec) -> torch.Tensor:
+    """A result as a torch tensor in the same memory."""
+    tensor: torch.Tensor = from_dlpack(value.to_dlpack())
+    wanted = None if spec.dtype is None else to_torch_dtype(spec.dtype)
+    # DLPack once had no booleans, and ONNX Runtime still calls them bytes
+    return tensor if wanted is None or tensor.dtype == wanted else tensor.view(wanted)
+
+
+class DeviceRuns:
+    """Runs of a session on tensors that stay on its device; what shapes decide is decided once.
+
+    Threads may share it.
+
+    Args:
+        runtime: The session.
+        inputs: Its declared inputs.
+        outputs: Its declared outputs.
+        device: Where results lie.
+    """
+
+    def __init__(
+        self,
+        runtime: onnxruntime.InferenceSession,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        device: torch.device,
+    ) -> None:
+        self._runtime = runtime._sess
+        self._inputs = [_Slot.of(spec) for spec in inputs]
+        self._outputs = {spec.name: _Slot.of(spec) for spec in outputs}
+        self._specs = list(inputs)
+        self._device = device
+        self._place = ort_device(device)
+        self._shapes: dict[Any, dict[str, list[int] | None]] = {}
+
+    def run(
+        self, feed: Mapping[str, Any], names: Sequence[str], options: onnxruntime.RunOptions
+    ) -> list[torch.Tensor]:
+        """Run on tensors of which some are on the device; all results are there.
+
+        Raises:
+            FeedError: An input is of another dtype or shape than declared.
+        """
+        binding = capi.SessionIOBinding(self._runtime)
+        held: list[Any] = []  # memory of values that are bound by reference
+        key: list[Any] = []
+        for slot in self._inputs:
+            x = feed[slot.name]
+            here = x.__class__ in _PLAIN and x.dtype is slot.dtype and x.device == self._device
+            if not (here and x.is_contiguous()):
+                x = prepared(slot.spec, x)
+                held.append(x)
+            key.append(x.shape)
+            if x.device.type == "cpu":
+                value, array = host_value(slot.spec, x)
+                held.append(array)
+                binding.bind_ortvalue_input(slot.name, value)
+            else:
+                place = self._place if x.device == self._device else ort_device(x.device)
+                binding.bind_input(slot.name, place, slot.code, x.shape, x.data_ptr())
+        shapes = self._output_shapes(tuple(key))
+        results: list[torch.Tensor | None] = []
+        for name in names:
+            slot, shape = self._outputs[name], shapes[name]
+            if shape is None:
+                binding.bind_output(name, self._place)
+                results.append(None)
+                continue
+            y = torch.empty(shape, dtype=slot.dtype, device=self._device)
+            binding.bind_output(name, self._place, slot.code, shape, y.data_ptr())
+            results.append(y)
+        if self._device.type == "cuda":  # torch may still be writing the inputs
+            torch.cuda.current_stream(self._device).synchronize()
+        self._runtime.run_with_iobinding(binding, options)  # returns when the device is done
+        bound = [y for y in results if y is not None]
+        if len(bound) == len(results):
+            return bound
+        found = binding.get_outputs()
+        return [
+            taken(found[i], self._outputs[name].spec) if y is None else y
+            for i, (name, y) in enumerate(zip(names, results, strict=True))
+        ]
+
+    def _output_shapes(self, key: tuple[Any, ...]) -> dict[str, list[int] | None]:
+        """The shape of each output for input shapes; None where only the run will tell."""
+        found = self._shapes.get(key)
+        if found is None:
+            shaped = {
+                slot.name: _Shaped(shape, slot.dtype)
+                for slot, shape in zip(self._inputs, key, strict=True)
+            }
+            check_shapes(self._specs, shaped)
+            found = {
+                name: output_shape(slot.spec, self._specs, shaped)
+                for name, slot in self._outputs.items()
+            }
+            found = {n: None if x is None or 0 in x else x for n, x in found.items()}
+            if len(self._shapes) >= _KEPT_SHAPES:
+                self._shapes.clear()
+            self._shapes[key] = found
+        return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Slot:
+    """An input or output with what would be looked up for every run."""
+
+    name: str
+    dtype: torch.dtype | None
+    code: int
+    spec: TensorSpec
+
+    @classmethod
+    def of(cls, spec: TensorSpec) -> _Slot:
+        dtype = None if spec.dtype is None else to_torch_dtype(spec.dtype)
+        return cls(spec.name, dtype, int(spec.dtype or 0), spec)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Shaped:
+    """What a shape check looks at, and tells of."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+
+
 def run_on_device(
     runtime: onnxruntime.InferenceSession,
     inputs: Sequence[TensorSpec],
@@ -92,49 +229,6 @@ def run_on_device(
     options: onnxruntime.RunOptions,
     device: torch.device,
 ) -> list[torch.Tensor]:
-    """Run on tensors of which some are on ``device``; all results are there.
-
-    Raises:
-        FeedError: An input is of another dtype or shape than declared.
-    """
-    tensors = {spec.name: prepared(spec, feed[spec.name]) for spec in inputs}
-    check_shapes(inputs, tensors)
-    binding = capi.SessionIOBinding(runtime._sess)
-    held = []  # memory of values that are bound by reference
-    for spec in inputs:
-        x = tensors[spec.name]
-        if x.device.type == "cpu":
-            value, array = host_value(spec, x)
-            held.append(array)
-            binding.bind_ortvalue_input(spec.name, value)
-        else:
-            bind_input(binding, spec, x)
-    results: dict[str, torch.Tensor | None] = {}
-    for spec in outputs:
-        shape = output_shape(spec, inputs, tensors)
-        if shape is None or 0 in shape or spec.dtype is None:
-            binding.bind_output(spec.name, ort_device(device))
-            results[spec.name] = None
-        else:
-            y = torch.empty(shape, dtype=to_torch_dtype(spec.dtype), device=device)
-            bind_output(binding, spec.name, y)
-            results[spec.name] = y
-    if device.type == "cuda":  # torch may still be writing the inputs
-        torch.cuda.current_stream(device).synchronize()
-    runtime._sess.run_with_iobinding(binding, options)  # returns when the device is done
-    bound = [y for y in results.values() if y is not None]
-    if len(bound) == len(results):
-        return bound
-    found = binding.get_outputs()
-    return [
-        taken(found[i], spec) if y is None else y
-        for i, (spec, y) in enumerate(zip(outputs, results.values(), strict=True))
-    ]
-
-
-def taken(value: Any, spec: TensorSpec) -> torch.Tensor:
-    """A result as a torch tensor in the same memory."""
-    tensor: torch.Tensor = from_dlpack(value.to_dlpack())
-    wanted = None if spec.dtype is None else to_torch_dtype(spec.dtype)
-    # DLPack once had no booleans, and ONNX Runtime still calls them bytes
-    return tensor if wanted is None or tensor.dtype == wanted else tensor.view(wanted)
+    """One run of :class:`DeviceRuns`."""
+    runs = DeviceRuns(runtime, inputs, outputs, device)
+    return runs.run(feed, [s.name for s in outputs], options)

@@ -130,6 +130,16 @@ class Environment:
         except importlib.metadata.PackageNotFoundError:
             return None
 
+    def location(self, distribution: str) -> str:
+        """The folder that a distribution is installed in."""
+        return str(importlib.metadata.distribution(distribution).locate_file(""))
+
+    def rank(self, distribution: str) -> int:
+        """At which place of the module path a distribution is."""
+        folder = Path(self.location(distribution)).resolve()
+        places = [Path(p).resolve() for p in sys.path]
+        return places.index(folder) if folder in places else len(places)
+
     def import_error(self, module: str) -> str | None:
         """Why a module cannot be imported, None if it can; in a process of its own."""
         done = self.run(f"import {module}")
@@ -265,9 +275,10 @@ def _library_remedy(library: str, environment: Environment) -> str:
         if library.startswith(start):
             if package == "tensorrt":
                 return "pip install tensorrt"
-            cuda = environment.cuda_of_runtime()
-            major = (cuda or "12").split(".")[0]
-            return f"pip install {package}-cu{major}"
+            major = int((environment.cuda_of_runtime() or "12").split(".")[0])
+            # from CUDA 13 on only what is not part of CUDA itself has it in its name
+            suffix = f"-cu{major}" if major < 13 or package == "nvidia-cudnn" else ""
+            return f"pip install {package}{suffix}"
     return "pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
@@ -305,6 +316,14 @@ def _runtime(environment: Environment) -> list[Finding]:
             )
         ]  # fmt: skip
     told = ", ".join(f"{d} {v} ({_BUILDS[d]})" for d, v in installed.items())
+    hidden: list[Finding] = []
+    if len(installed) > 1 and len({environment.location(d) for d in installed}) > 1:
+        # in folders of their own; the one whose folder comes first is imported
+        first = min(installed, key=lambda d: environment.rank(d))
+        others = ", ".join(f"{d} {v}" for d, v in installed.items() if d != first)
+        hidden = [Finding("note", "onnxruntime", f"{first} hides {others}, installed elsewhere")]
+        installed = {first: installed[first]}
+        told = f"{first} {installed[first]} ({_BUILDS[first]})"
     if len(installed) > 1:
         kept = next((d for d in installed if d != "onnxruntime"), "onnxruntime")
         return [
@@ -319,7 +338,7 @@ def _runtime(environment: Environment) -> list[Finding]:
         (name,) = installed
         remedy = f"pip install --force-reinstall {name}"
         return [Finding("problem", "onnxruntime", f"{told} cannot be imported: {error}", remedy)]
-    found = [Finding("ok", "onnxruntime", told)]
+    found = [Finding("ok", "onnxruntime", told), *hidden]
     for provider in environment.providers():
         label = provider.removesuffix("ExecutionProvider").lower()
         if label in ("cpu", "azure"):

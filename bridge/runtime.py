@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import os
 import re
 import tempfile
@@ -34,7 +36,7 @@ _LEVELS = {
     "extended": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
     "all": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
-_DEVICE_FAILURE = re.compile(r"CUDA failure|CUDNN failure|no CUDA-capable device|cudaError")
+_DEVICE_FAILURE = re.compile(r"(?:CUDA|CUDNN) failure \d+: [^;]*|cuda_call\.cc|cudaSetDevice")
 _HANDED_OVER = 1024  # bytes from which a weight is handed over in memory instead of serialised
 _PROTOBUF_LIMIT = 2**31 - 1
 # A rewritten graph's weights go to a file of their own: protobuf ends at 2 GB.
@@ -260,7 +262,8 @@ def _preload_libraries(contract: Contract) -> None:
     if any(p.name in CUDA_PROVIDERS for p in contract.providers) and hasattr(
         onnxruntime, "preload_dlls"
     ):
-        onnxruntime.preload_dlls()
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
 
 
 def _refusal(error: Exception, contract: Contract) -> Exception:
@@ -269,10 +272,17 @@ def _refusal(error: Exception, contract: Contract) -> Exception:
     kind = type(error).__name__
     if "fallback to CPU EP has been explicitly disabled" in text:
         return ProviderError(f"not every node can run on {contract}: {text}")
-    if _DEVICE_FAILURE.search(text):
+    if "install TensorRT libraries" in text:
+        from bridge.doctor import why_inactive
+
+        reason, remedy = why_inactive("TensorrtExecutionProvider")
+        return ProviderError(f"provider 'tensorrt' did not start: {reason}", hint=remedy)
+    failed = _DEVICE_FAILURE.search(text)
+    if failed is not None:
         label = next((p.label for p in contract.providers if p.name in CUDA_PROVIDERS), "cuda")
+        reason = failed[0] if "failure" in failed[0] else text
         return ProviderError(
-            f"provider {label!r} did not start: {text}",
+            f"provider {label!r} did not start: {reason.strip()}",
             hint="check `nvidia-smi` and `bridge doctor`",
         )
     if kind in ("InvalidProtobuf", "NoSuchFile", "InvalidGraph", "NoModel"):

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     import onnxruntime
 
     from bridge.cuda_graphs import GraphBuckets
+    from bridge.device import DeviceRuns
     from bridge.in_place import InPlaceSession
     from bridge.program import Program
     from bridge.providers import Contract
@@ -127,6 +128,7 @@ class Session:
         self.control = RunControl({"gpu_graph_id": "-1"} if self.captures_graphs else None)
         self._bucket_sizes = cuda_graphs if isinstance(cuda_graphs, Mapping) else None
         self._buckets: GraphBuckets | None = None
+        self._device_runs: DeviceRuns | None = None
         self.measured: dict[str, float] = {}
         self._placement: Placement | None = None
         self._empty_batches: EmptyBatchGuard | None = None
@@ -190,8 +192,8 @@ class Session:
             self._reject_names(feed)
         with self.control.controlled(run_config, timeout) as options:
             if self._on_device and any(is_torch(x) and x.is_cuda for x in feed.values()):
-                results = self._run_tensors(feed, names, options)
-            elif self._plain:
+                return dict(zip(names, self._run_tensors(feed, names, options), strict=True))
+            if self._plain:
                 results = self._run_values(feed, names, options)
             else:
                 results = self._run_objects(feed, names, options)
@@ -230,16 +232,19 @@ class Session:
         """Run on tensors on the device; results stay there."""
         from bridge import cuda_graphs, device
 
-        specs = {s.name: s for s in self.outputs}
-        outputs = [specs[n] for n in names]
         if self.captures_graphs and self._plain:
             if self._buckets is None:
                 with self._lock:
                     sizes = self._bucket_sizes
                     self._buckets = cuda_graphs.GraphBuckets(self, self.device, sizes)
-            found: list[Any] = self._buckets.run(feed, outputs)
+            specs = {s.name: s for s in self.outputs}
+            found: list[Any] = self._buckets.run(feed, [specs[n] for n in names])
             return found
-        return device.run_on_device(self.runtime, self.inputs, outputs, feed, options, self.device)
+        if self._device_runs is None:
+            runs = device.DeviceRuns(self.runtime, self.inputs, self.outputs, self.device)
+            self._device_runs = runs
+        results: list[Any] = self._device_runs.run(feed, names, options)
+        return results
 
     def _run_objects(
         self, feed: Mapping[str, Any], names: list[str], options: onnxruntime.RunOptions

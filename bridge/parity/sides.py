@@ -132,10 +132,22 @@ class EagerSide:
                 tensor = tensor if tensor.is_complex() else _complex(tensor)
             leaves[position] = tensor
         if device is not None:
-            leaves = [x.to(device) if is_torch(x) else x for x in leaves]
+            leaves = self._placed(leaves, device)
         if dtype is None:
             return leaves
         return [_widened(x, dtype) if is_torch(x) else x for x in leaves]
+
+    def _placed(self, leaves: Sequence[Any], device: torch.device) -> list[Any]:
+        """The leaves where the given arguments are, or all of them where the model is.
+
+        Eager code may want some on the CPU, such as the lengths of packed sequences.
+        """
+        given = [x.device if is_torch(x) else None for x in self.arguments.leaves]
+        kept = device in given
+        return [
+            x.to(place if kept else device) if is_torch(x) and place is not None else x
+            for x, place in zip(leaves, given, strict=True)
+        ]
 
     def run(self, feed: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
         """Run eager code as it stands; model, arguments and random state stay as they were."""

@@ -42,6 +42,38 @@ def interleaved(calls: dict[str, Callable[[], Any]], count: int) -> dict[str, fl
     return {name: statistics.median(t) for name, t in times.items()}
 
 
+def steps() -> dict[str, float]:
+    """Seconds of what a session does around ONNX Runtime's own run, each alone."""
+    from onnxruntime.capi import _pybind_state as capi
+
+    from bridge.device import DeviceRuns, ort_device
+
+    program = bridge.export(torch.nn.Linear(8, 8).eval(), torch.ones(2, 8), verify=False)
+    session = program.session(providers="cuda,cpu")
+    x = torch.ones(2, 8, device="cuda")
+    runs = DeviceRuns(session.runtime, session.inputs, session.outputs, session.device)
+    options = onnxruntime.RunOptions()
+    inner = session.runtime._sess
+    binding = capi.SessionIOBinding(inner)
+    place = ort_device(x.device)
+    binding.bind_input("input", place, 1, x.shape, x.data_ptr())
+    y = torch.empty(2, 8, device="cuda")
+    binding.bind_output("output", place, 1, y.shape, y.data_ptr())
+    return interleaved(
+        {
+            "Session.run": lambda: session.run({"input": x}),
+            "DeviceRuns.run": lambda: runs.run({"input": x}, ["output"], options),
+            "ONNX Runtime, bound before": lambda: inner.run_with_iobinding(binding, options),
+            "stream.synchronize": lambda: torch.cuda.current_stream(x.device).synchronize(),
+            "torch.empty": lambda: torch.empty((2, 8), device=x.device),
+            "SessionIOBinding": lambda: capi.SessionIOBinding(inner),
+            "bind_input": lambda: binding.bind_input("input", place, 1, x.shape, x.data_ptr()),
+            "bind_output": lambda: binding.bind_output("output", place, 1, y.shape, y.data_ptr()),
+        },
+        500,
+    )
+
+
 def decode(dtype: torch.dtype) -> dict[str, float]:
     """Seconds per token of a GPT-2-sized decoder, the KV cache written in place."""
     model = Decoder(LARGE).eval().to(dtype)
@@ -136,6 +168,7 @@ def main() -> None:
     )
     sections: dict[str, Callable[[], dict[str, float]]] = {
         "a Linear of 8x8, tensors on CUDA": lambda: overhead("cuda"),
+        "steps of a run on CUDA": steps,
         "GPT-2 size, one token, float32": lambda: decode(torch.float32),
         "GPT-2 size, one token, float16": lambda: decode(torch.float16),
         "ResNet-50, batch 1": lambda: forward("resnet50", 0),

@@ -169,7 +169,7 @@ class Worker:
 
 def seeds() -> list[bytes]:
     """Sound models to start from."""
-    return [*FIXED_SEEDS, *(p.read_bytes() for p in sorted(CORPUS.glob("*.onnx")))]
+    return [*FIXED_SEEDS, *(p.read_bytes() for p in sorted(CORPUS.glob("*.model")))]
 
 
 def fuzz(seconds: float, seed: int) -> dict[str, int]:
@@ -186,7 +186,7 @@ def fuzz(seconds: float, seed: int) -> dict[str, int]:
         outcome = worker.load(data)
         counts[outcome] = counts.get(outcome, 0) + 1
         if outcome.startswith("!"):
-            name = f"found-{hashlib.sha256(data).hexdigest()[:12]}.onnx"
+            name = f"found-{hashlib.sha256(data).hexdigest()[:12]}.model"
             (CORPUS / name).write_bytes(data)
             print(name, outcome[:300], file=sys.stderr, flush=True)
             worker.stop()

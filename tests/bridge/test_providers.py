@@ -203,7 +203,15 @@ class Machine(doctor.Environment):
     """A machine on which some things are otherwise."""
 
     def __init__(
-        self, versions, *, providers=(CPU,), errors=(), start=None, imports=(), driver=False
+        self,
+        versions,
+        *,
+        providers=(CPU,),
+        errors=(),
+        start=None,
+        imports=(),
+        driver=False,
+        cuda="12.8",
     ):
         self.versions = {"numpy": "2", "onnx": "1", "onnx-ir": "1", "onnxscript": "1", "rich": "15",
                          **versions}  # fmt: skip
@@ -212,9 +220,16 @@ class Machine(doctor.Environment):
         self._imports = dict(imports)
         self._start = start
         self._driver = driver
+        self._cuda = cuda
 
     def version(self, distribution):
         return self.versions.get(distribution)
+
+    def location(self, distribution):
+        return self.versions.get(f"{distribution} in", "site-packages")
+
+    def rank(self, distribution):
+        return ["target", "site-packages"].index(self.location(distribution))
 
     def import_error(self, module):
         return self._imports.get(module)
@@ -229,7 +244,7 @@ class Machine(doctor.Environment):
         return self._start
 
     def cuda_of_runtime(self):
-        return "12.8"
+        return self._cuda
 
     def cuda_of_torch(self):
         return None
@@ -264,6 +279,15 @@ CUDNN = "OSError: libcudnn.so.9: cannot open shared object file: No such file or
             "pip install nvidia-cudnn-cu12",
         ),
         (
+            Machine(
+                {"onnxruntime-gpu": "1.31", "torch": "2"}, providers=[CUDA, CPU], driver=True,
+                errors={CUDA: CUDNN.replace("cudnn.so.9", "cublasLt.so.13")}, cuda="13.0",
+            ),
+            "problem",
+            "provider cuda: OSError: libcublasLt.so.13",
+            "pip install nvidia-cublas",
+        ),
+        (
             Machine({"onnxruntime-gpu": "1.30", "torch": "2"}, providers=[CUDA, CPU]),
             "note",
             "there is no NVIDIA driver",
@@ -288,6 +312,17 @@ def test_doctor_says_what_is_missing_and_what_mends_it(machine, level, told, rem
     )
 
 
+def test_builds_in_folders_of_their_own_hide_each_other():
+    machine = Machine({
+        "onnxruntime": "1.30", "onnxruntime-gpu": "1.31", "onnxruntime-gpu in": "target",
+        "torch": "2",
+    })  # fmt: skip
+    diagnosis = doctor.diagnose(machine)
+    assert diagnosis.healthy
+    assert "onnxruntime-gpu hides onnxruntime 1.30, installed elsewhere" in str(diagnosis)
+    assert "onnxruntime-gpu 1.31 (CUDA and TensorRT)" in str(diagnosis)
+
+
 def test_reasons_for_a_provider_that_did_not_start():
     gone = Machine(
         {"onnxruntime-gpu": "1"}, errors={CUDA: "OSError: libcuda.so.1: cannot open shared"}
@@ -305,7 +340,7 @@ def test_reasons_for_a_provider_that_did_not_start():
 @pytest.mark.parametrize(
     ("blocked", "told"),
     [
-        ("onnxruntime", "onnxruntime"),
+        ("onnxruntime,onnxruntime_gpu", "onnxruntime"),
         ("torch", "torch"),
         ("onnxruntime,torch,onnx_ir,onnx", "onnx"),
     ],

