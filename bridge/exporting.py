@@ -176,6 +176,7 @@ def _signature(traced: TracedModel) -> Signature:
         traced.constants,
         {i: x for i, x in enumerate(traced.arguments.leaves) if i not in traced.inputs},
         traced.complex_outputs,
+        traced.arguments.gathering,
     )
 
 

@@ -32,6 +32,8 @@ class Signature:
         constants: What stands at the other positions of the result.
         frozen: The numbers among the leaves that became part of the program.
         complex_outputs: Which graph outputs, by number, hold complex ones as pairs of real ones.
+        gathering: The parameters that take further positional (``*args``) and keyword (``**kwargs``)
+            arguments; None where there is no such parameter.
     """
 
     def __init__(
@@ -43,6 +45,7 @@ class Signature:
         constants: Mapping[int, Any],
         frozen: Mapping[int, Any] | None = None,
         complex_outputs: Sequence[int] = (),
+        gathering: Sequence[str | None] = (None, None),
     ) -> None:
         self.inputs = inputs
         self.input_leaves = list(input_leaves)
@@ -51,6 +54,7 @@ class Signature:
         self.constants = dict(constants)
         self.frozen = dict(frozen or {})
         self.complex_outputs = list(complex_outputs)
+        self.gathering = tuple(gathering)
         self.parameters = [str(k) for k in inputs.keys]
         self._flat = all(c.kind == "leaf" for c in inputs.children) and len(
             self.input_leaves
@@ -70,6 +74,7 @@ class Signature:
             {int(k): v for k, v in data["constants"].items()},
             {int(k): v for k, v in data.get("frozen", {}).items()},
             data.get("complex_outputs", []),
+            data.get("gathering", (None, None)),
         )
 
     def _frozen_parameters(self) -> dict[str, Any]:
@@ -122,9 +127,24 @@ class Signature:
                 raise _frozen_error(".".join(map(str, expected[index])), value, leaves[index])
         return [leaves[i] for i in self.input_leaves]
 
+    def _gather(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """The arguments with further ones where the model's parameters gather them."""
+        positional, named = self.gathering
+        if positional in self.parameters:
+            place = self.parameters.index(positional)
+            if len(args) > place:
+                args = (*args[:place], tuple(args[place:]))
+        if named in self.parameters:
+            rest = {k: v for k, v in kwargs.items() if k not in self.parameters}
+            kwargs = {k: v for k, v in kwargs.items() if k in self.parameters} | {named: rest}
+        return args, kwargs
+
     def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         names = self.parameters
         takes = f"the model takes {', '.join(names)}"
+        args, kwargs = self._gather(args, kwargs)
         if len(args) > len(names):
             raise FeedError(f"{len(args)} arguments given, {takes}")
         given = dict(zip(names, args, strict=False))

@@ -357,6 +357,7 @@ class Attempt:
                 "output_leaves": positions,
                 "constants": {str(k): v for k, v in constants.items()},
                 "complex_outputs": complex_outputs,
+                "gathering": self.arguments.gathering,
             }
         )
         return TracedModel(

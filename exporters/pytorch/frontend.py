@@ -24,6 +24,7 @@ from exporters.pytorch.inputs import (
     clone,
     modules_of,
     named_tensors,
+    unwrapped,
     world_leaves,
 )
 from exporters.pytorch.resizing import accepted_sizes, every_dim
@@ -115,6 +116,7 @@ def trace(
     given = list(examples or ())
     if given and not kwargs and isinstance(args, tuple) and not args:
         args, kwargs = split_example(given.pop(0))
+    model = unwrapped(model)
     arguments = bind(model, args, kwargs)
     _check_leaves(model, arguments)
     if given and dynamic_shapes is not None:
@@ -262,6 +264,12 @@ def _check_leaves(model: Callable[..., Any], arguments: Arguments) -> None:
             hint="move the example inputs to the model's device",
         )
     state = named_tensors(modules_of(model))
+    lazy = [n for n, x in state.items() if torch.nn.parameter.is_lazy(x)]
+    if lazy:
+        raise InputError(
+            f"{len(lazy)} parameters of the model have no shape yet (first: {lazy[0]!r})",
+            hint="call the model once, so that its lazy modules learn their sizes",
+        )
     empty = [name for name, x in state.items() if x.is_meta]
     if empty:
         raise InputError(

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from exporters.tracing.worlds import Symbol
 
-__all__ = ["Arguments", "bind", "is_leaf", "modules_of", "named_tensors", "resize"]
+__all__ = ["Arguments", "bind", "is_leaf", "modules_of", "named_tensors", "resize", "unwrapped"]
 
 
 def is_leaf(x: Any) -> bool:
@@ -35,14 +35,24 @@ class Arguments:
         leaves: Tensors and numbers in order.
         tree: The structure: a dict by parameter name.
         names: A name for each leaf, from its path: ``past.0.key``.
-        positional: Parameters that are passed by position.
-        variadic: The parameter that gathers positional arguments, if there is one.
+        signature: The model's parameters, if Python knows them.
     """
 
     leaves: list[Any]
     tree: Tree
     names: list[str]
     signature: inspect.Signature | None
+
+    @property
+    def gathering(self) -> tuple[str | None, str | None]:
+        """The parameters that gather further positional and further keyword arguments."""
+        kinds = {
+            p.kind: name
+            for name, p in (self.signature.parameters if self.signature else {}).items()
+        }
+        return kinds.get(inspect.Parameter.VAR_POSITIONAL), kinds.get(
+            inspect.Parameter.VAR_KEYWORD
+        )
 
     def call(self, model: Callable[..., Any], leaves: Sequence[Any]) -> Any:
         """Call the model with other leaves in the same structure."""
@@ -57,6 +67,23 @@ class Arguments:
             return tuple(arguments.values()), keywords
         bound = inspect.BoundArguments(self.signature, arguments)
         return bound.args, bound.kwargs
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside of ``torch.compile``, ``DataParallel`` and ``DistributedDataParallel``."""
+    while True:
+        if isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(model, torch.nn.Module):
+            inner = getattr(model, "_orig_mod", None)
+            if inner is None:
+                return model
+            model = inner
+        else:
+            inner = getattr(model, "_torchdynamo_orig_callable", None)
+            if inner is None:
+                return model
+            model = inner
 
 
 def _signature(model: Callable[..., Any]) -> inspect.Signature | None:

@@ -181,6 +181,38 @@ def test_constants_may_be_results():
     agree(lambda x: (x + 1, torch.arange(3), torch.tensor(2.0)), X)
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel])
+def test_wrapped_models_are_exported_for_what_is_inside(wrap):
+    model = nn.Sequential(nn.Linear(4, 2), nn.ReLU()).eval()
+    program = bridge.export(wrap(model), (X,), dynamic_shapes=({0: "n"},))
+    assert [v.name for v in program.model.graph.inputs] == ["input"]
+    assert set(program.model.graph.initializers) == {"0.weight", "0.bias"}
+    torch.testing.assert_close(program(X[:1]), model(X[:1]))
+
+
+def test_compiled_functions_are_exported_for_what_is_inside():
+    program = bridge.export(torch.compile(lambda x: x * 2), (X,))
+    torch.testing.assert_close(program(X), X * 2)
+
+
+def test_further_positional_and_keyword_arguments(tmp_path):
+    def total(first, *others, scale=1.0, **named):
+        return first * scale + sum(others) + named["last"] * 2
+
+    path = tmp_path / "model.onnx"
+    kwargs = {"scale": 2.0, "last": X + 3}
+    program = bridge.export(total, (X, X + 1, X + 2), path, kwargs=kwargs)
+    for run in (program, bridge.load(path)):
+        torch.testing.assert_close(
+            run(X, X + 1, X + 2, **kwargs), total(X, X + 1, X + 2, **kwargs)
+        )
+
+
+def test_lazy_parameters_are_refused():
+    with pytest.raises(bridge.InputError, match="2 parameters of the model have no shape yet"):
+        bridge.export(nn.Sequential(nn.LazyLinear(3)), (X,))
+
+
 def test_tied_parameters_are_stored_once():
     class Tied(nn.Module):
         def __init__(self):
