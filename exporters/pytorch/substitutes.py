@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.modules import rnn, transformer
 
+from exporters.pytorch.control_flow import staged_control_flow
+from exporters.pytorch.torchscript import unscripted
 from exporters.tracing.scalars import TracedScalar
 from exporters.tracing.trace import Trace
 
@@ -124,7 +126,8 @@ def substituted() -> Iterator[None]:
     for owner, name, stand_in in stand_ins:
         setattr(owner, name, stand_in)
     try:
-        yield
+        with staged_control_flow(), unscripted():
+            yield
     finally:
         for owner, name, original in before:
             setattr(owner, name, original)
