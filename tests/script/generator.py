@@ -1,0 +1,221 @@
+"""Random structured programs over small tensors and Python numbers.
+
+A program is the source of a function of two tensors: assignments, ``if``, ``while``, ``for``,
+``break``, ``continue`` and ``return``, nested. Names keep one type: ``i`` and ``j`` are ints, ``f``
+and ``g`` floats, ``u`` and ``v`` float tensors, ``k`` an int tensor, ``p`` a list of floats. Loops
+are bounded and values stay small, so that every program ends and float errors do not decide.
+"""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+__all__ = ["programs"]
+
+_INDENT = "    "
+_INTS = ("i", "j")
+_FLOATS = ("f", "g")
+_TENSORS = ("u", "v")
+
+
+class _Writer:
+    """Writes one program, asking ``draw`` for every choice."""
+
+    def __init__(self, draw, budget: int) -> None:
+        self.draw = draw
+        self.budget = budget
+        self.lines: list[str] = []
+        self.loops = 0
+
+    def pick(self, *options):
+        return self.draw(st.sampled_from(options))
+
+    def emit(self, depth: int, text: str) -> None:
+        self.lines.append(_INDENT * depth + text)
+
+    # Expressions
+
+    def integer(self) -> str:
+        kind = self.pick("name", "name", "literal", "sum", "size", "item", "length", "choice", "mod")
+        if kind == "name":
+            return self.pick(*_INTS)
+        if kind == "literal":
+            return str(self.draw(st.integers(-3, 4)))
+        if kind == "sum":
+            return f"({self.pick(*_INTS)} {self.pick('+', '-')} {self.pick('i', 'j', '1', '2')})"
+        if kind == "size":
+            return "x.shape[0]"
+        if kind == "item":
+            return self.pick("int(k.sum())", "k[0].item()", "int((u > 0).sum())", "int(u.sum().clamp(-5, 5))")
+        if kind == "length":
+            return "len(p)"
+        if kind == "mod":
+            return f"({self.pick(*_INTS)} % 5)"
+        return f"({self.pick(*_INTS)} if {self.condition(0)} else {self.draw(st.integers(-2, 3))})"
+
+    def number(self) -> str:
+        kind = self.pick("name", "literal", "sum", "item", "int", "abs", "max", "last")
+        if kind == "name":
+            return self.pick(*_FLOATS)
+        if kind == "literal":
+            return self.pick("0.5", "1.25", "-0.75", "2.0")
+        if kind == "sum":
+            return f"({self.pick(*_FLOATS)} * 0.5 + {self.pick('f', 'g', 'i', '0.25')})"
+        if kind == "item":
+            return self.pick("u.mean().item()", "v.max().item()", "float(u.min())")
+        if kind == "int":
+            return f"{self.pick(*_INTS)} * 0.5"
+        if kind == "abs":
+            return f"abs({self.pick(*_FLOATS)})"
+        if kind == "last":
+            return "(p[-1] if p else 0.25)"
+        return f"{self.pick('max', 'min')}({self.pick(*_FLOATS)}, {self.pick('1.5', 'g')})"
+
+    def tensor(self) -> str:
+        kind = self.pick("name", "scale", "add", "where", "fill", "tanh", "choice", "flip")
+        name = self.pick(*_TENSORS)
+        if kind == "name":
+            return name
+        if kind == "scale":
+            return f"{name} * {self.pick('0.5', 'f', 'i')}".replace("* f", "* max(min(f, 2.0), -2.0)").replace("* i", "* (i % 3)")
+        if kind == "add":
+            return f"({name} + {self.pick('u', 'v', 'x', '1', 'k')}) * 0.5"
+        if kind == "where":
+            return f"torch.where({name} > {self.pick('0', 'x')}, {name}, {self.pick('x', 'v', '-u')})"
+        if kind == "fill":
+            return "torch.full_like(x, 0.5)"
+        if kind == "flip":
+            return f"{name}.flip(0)"
+        if kind == "choice":
+            return f"({name} if {self.condition(0)} else {self.pick('x', '-x')})"
+        return f"torch.tanh({name})"
+
+    def condition(self, depth: int = 1) -> str:
+        kind = self.pick("int", "float", "tensor", "any", "mixed", "not") if depth else self.pick("int", "tensor")
+        if kind == "int":
+            return f"{self.pick(*_INTS)} {self.pick('<', '>', '==', '<=', '!=')} {self.pick('0', '1', '2', 'j', 'x.shape[0]')}"
+        if kind == "float":
+            return f"{self.pick(*_FLOATS)} {self.pick('<', '>')} {self.pick('0.3', '1.1', 'g')}"
+        if kind == "tensor":
+            return f"{self.pick(*_TENSORS)}.{self.pick('sum()', 'max()', 'mean()')} {self.pick('>', '<')} {self.pick('0.1', '1.3', '-0.7')}"
+        if kind == "any":
+            return self.pick("(u > 1).any()", "(k == 2).any()", "bool((v < 0).all())")
+        if kind == "not":
+            return f"not ({self.condition(0)})"
+        return f"{self.condition(0)} {self.pick('and', 'or')} {self.condition(0)}"
+
+    # Statements
+
+    def assign(self, depth: int) -> None:
+        kind = self.pick("int", "float", "tensor", "tensor", "ints", "augment", "place", "append", "swap", "pop")
+        if kind == "int":
+            self.emit(depth, f"{self.pick(*_INTS)} = ({self.integer()}) % 7")
+        elif kind == "float":
+            self.emit(depth, f"{self.pick(*_FLOATS)} = max(min({self.number()}, 8.0), -8.0)")
+        elif kind == "tensor":
+            self.emit(depth, f"{self.pick(*_TENSORS)} = {self.tensor()}")
+        elif kind == "ints":
+            self.emit(depth, f"k = {self.pick('(k + 1) % 4', 'k.flip(0)', '(u > 0).long()', 'k * 0 + i')}")
+        elif kind == "augment":
+            self.emit(depth, self.pick("i += 1", "j -= 1", "f += 0.5", "u = u.clone()", "u *= 0.5", "v += x", "g = g * 0.5"))
+        elif kind == "place":
+            name = self.pick(*_TENSORS)
+            self.emit(depth, f"{name} = {name}.clone()")
+            self.emit(depth, f"{name}[{self.pick('0', '-1', 'i % x.shape[0]')}] = {self.pick('f', '0.5', 'x[0]')}")
+        elif kind == "append":
+            self.emit(depth, f"p.append({self.pick('f', 'g', 'u.sum().item()', '0.5')})")
+        elif kind == "pop":
+            self.emit(depth, "if p:")
+            self.emit(depth + 1, f"f = p.{self.pick('pop()', 'pop(0)')}")
+            self.emit(depth + 1, "f = max(min(f, 8.0), -8.0)")
+        else:
+            self.emit(depth, self.pick("i, j = j, i", "u, v = v, u", "f, g = g, f"))
+
+    def block(self, depth: int, *, in_loop: bool) -> None:
+        count = self.draw(st.integers(1, 3))
+        for _ in range(count):
+            self.statement(depth, in_loop=in_loop)
+
+    def statement(self, depth: int, *, in_loop: bool) -> None:
+        self.budget -= 1
+        kinds = ["assign", "assign", "assign"]
+        if self.budget > 0 and depth < 5:
+            kinds += ["if", "if", "while", "for"]
+        kind = self.pick(*kinds)
+        if kind == "assign":
+            self.assign(depth)
+        elif kind == "if":
+            self.branch(depth, in_loop=in_loop)
+        elif kind == "while":
+            self.loop_while(depth)
+        else:
+            self.loop_for(depth)
+
+    def branch(self, depth: int, *, in_loop: bool) -> None:
+        self.emit(depth, f"if {self.condition()}:")
+        self.block(depth + 1, in_loop=in_loop)
+        self.jump(depth + 1, in_loop=in_loop)
+        if self.draw(st.booleans()):
+            if self.draw(st.booleans()):
+                self.emit(depth, f"elif {self.condition()}:")
+                self.block(depth + 1, in_loop=in_loop)
+                self.jump(depth + 1, in_loop=in_loop)
+            self.emit(depth, "else:")
+            self.block(depth + 1, in_loop=in_loop)
+
+    def jump(self, depth: int, *, in_loop: bool) -> None:
+        options = ["", "", "", "return u, v, k, i, j, f, g, len(p)"]
+        if in_loop:
+            options += ["break", "continue"]
+        text = self.pick(*options)
+        if text:
+            self.emit(depth, text)
+
+    def loop_while(self, depth: int) -> None:
+        self.loops += 1
+        counter = f"n{self.loops}"
+        self.emit(depth, f"{counter} = 0")
+        self.emit(depth, f"while {counter} < {self.pick('2', '3', 'x.shape[0]')} and ({self.condition()}):")
+        self.emit(depth + 1, f"{counter} += 1")
+        self.block(depth + 1, in_loop=True)
+        self.otherwise(depth)
+
+    def loop_for(self, depth: int) -> None:
+        self.loops += 1
+        item = f"e{self.loops}"
+        over = self.pick(
+            "range(x.shape[0])", "range(i % 4)", "range(j % 3, -1, -1)", "x", "range(3)", "k",
+            "range(int(k.max()))", "enumerate(x)",
+        )  # fmt: skip
+        if over == "enumerate(x)":
+            self.emit(depth, f"for {item}, t{self.loops} in {over}:")
+            self.emit(depth + 1, f"u = u * 0.5 + t{self.loops}")
+            self.emit(depth + 1, f"i = (i + {item}) % 7")
+        else:
+            self.emit(depth, f"for {item} in {over}:")
+            if over == "x":
+                self.emit(depth + 1, self.pick(f"v = (v + {item}) * 0.5", f"f = max(min({item}.item() + f, 8.0), -8.0)"))
+            elif over == "k":
+                self.emit(depth + 1, f"k = (k + {item}) % 4")
+            else:
+                self.emit(depth + 1, f"j = (j + {item}) % 6")
+        self.block(depth + 1, in_loop=True)
+        self.otherwise(depth)
+
+    def otherwise(self, depth: int) -> None:
+        if self.draw(st.integers(0, 5)) == 0:
+            self.emit(depth, "else:")
+            self.block(depth + 1, in_loop=False)
+
+
+@st.composite
+def programs(draw, size: int = 8) -> str:
+    """The source of a function ``program(x, k)``."""
+    writer = _Writer(draw, size)
+    writer.emit(0, "def program(x, k):")
+    for line in ("i, j = 1, 2", "f, g = 0.5, 1.5", "u, v = x, x * 0.5", "p = []"):
+        writer.emit(1, line)
+    for _ in range(draw(st.integers(2, 5))):
+        writer.statement(1, in_loop=False)
+    writer.emit(1, "return u, v, k, i, j, f, g, len(p)")
+    return "\n".join(writer.lines) + "\n"

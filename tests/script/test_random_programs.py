@@ -1,0 +1,61 @@
+"""Random structured programs compute the same in eager Python and on ONNX Runtime."""
+
+from __future__ import annotations
+
+import linecache
+import os
+
+import pytest
+import torch
+from hypothesis import HealthCheck, Phase, given, settings
+
+from tests.script.generator import programs
+from tests.script.harness import T, agree
+
+COUNT = int(os.environ.get("BRIDGE_RANDOM_PROGRAMS", "60"))
+INPUTS = [
+    (T([1.0, -2.0, 0.5]), T([1, 0, 2])),
+    (T([-0.25, 0.75]), T([0, 3])),
+    (T([2.5]), T([1])),
+    (T([0.3, 0.2, -1.5, 4.0]), T([2, 2, 0, 1])),
+]
+_made = 0
+
+
+def function_of(source):
+    """The function, with its source where Python looks for it."""
+    global _made
+    _made += 1
+    name = f"<program {_made}>"
+    linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+    namespace = {"torch": torch}
+    exec(compile(source, name, "exec"), namespace)
+    return namespace["program"]
+
+
+def _check(source):
+    function = function_of(source)
+    agree(function, INPUTS[:2], INPUTS[2:], rtol=1e-4, atol=1e-4, unroll_limit=2)
+
+
+@settings(
+    max_examples=COUNT,
+    deadline=None,
+    database=None,
+    derandomize=COUNT == 60,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(programs())
+def test_random_programs_agree(source):
+    _check(source)
+
+
+@pytest.mark.slow
+@settings(
+    max_examples=600, deadline=None, database=None, derandomize=True,
+    phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck),
+)  # fmt: skip
+@given(programs(size=16))
+def test_longer_random_programs_agree(source):
+    _check(source)
