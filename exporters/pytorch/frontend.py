@@ -187,10 +187,19 @@ def _specialisation(attempt: Attempt, traced: TracedModel, index: int) -> Export
         return None
     eager = traced.eager(world.leaves)
     chosen = [eager[i] for i in traced.outputs if i < len(eager)]
-    if len(chosen) == len(world.outputs) and not any(map(differs, world.outputs, chosen)):
+    frozen = [i for i, x in traced.constants.items() if i < len(eager) and differs(x, eager[i])]
+    alike = len(chosen) == len(world.outputs) and not any(map(differs, world.outputs, chosen))
+    if alike and not frozen:
         return None
     attempt.run(log_world=index)
-    return _with_target(first_difference(attempt.log, attempt.eager_calls(world.leaves)), attempt)
+    found = first_difference(attempt.log, attempt.eager_calls(world.leaves))
+    if found is None and frozen:
+        return SpecialisationError(
+            f"the model returns {traced.constants[frozen[0]]!r} for every input, eager code "
+            f"{eager[frozen[0]]!r} for other inputs than the example",
+            hint="compute it from tensors, or leave it out of what the model returns",
+        )
+    return _with_target(found, attempt)
 
 
 def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | None:

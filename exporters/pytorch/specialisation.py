@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import linecache
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -81,7 +82,9 @@ class EagerLog(TorchFunctionMode):
 def differs(a: Any, b: Any) -> bool:
     """Whether a traced result and an eager one are not the same, up to rounding."""
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
-        return bool(a != b and not (a != a and b != b))
+        if isinstance(a, float) and isinstance(b, float):
+            return not (math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) or (a != a and b != b))
+        return bool(a != b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return True
     if a.dtype.is_floating_point or a.dtype.is_complex:

@@ -211,7 +211,9 @@ def run_body(
 
 def frozen(trace: Trace, x: Any) -> Any:
     """``x`` in containers of its own, which later changes do not reach."""
-    if isinstance(x, StagedList | ScanList) or x is Change.MISSING or is_leaf(trace, x):
+    if isinstance(x, StagedList):
+        return x.copy()
+    if isinstance(x, ScanList) or x is Change.MISSING or is_leaf(trace, x):
         return x
     kind, items = shallow(x)
     if kind in ("list", "tuple", "namedtuple", "dict") and type(x) is not ScanList:

@@ -205,8 +205,7 @@ class _IfMerge:
             if isinstance(merged, Merged):
                 self.slots += merged.slots
         written = {**then.memories, **orelse.memories}
-        for slot in self.slots:
-            self.values.append(tuple(self._value(slot, which) for which in (0, 1)))  # type: ignore[arg-type]
+        self.values += zip(self._values(0), self._values(1), strict=True)
         for key, (record, _) in written.items():
             self.values.append(
                 tuple(  # type: ignore[arg-type]
@@ -232,7 +231,7 @@ class _IfMerge:
             if value is ABSENT:
                 value = change.MISSING
             if change.key is None and isinstance(value, StagedList):
-                self._rebind(change, value)
+                self._rebind(change, value, before)
             else:
                 change.put(value)
         for (record, _), value in zip(written.values(), outputs[len(self.slots) :], strict=True):
@@ -242,13 +241,15 @@ class _IfMerge:
             trace.write(record, value)
         return returned
 
-    def _rebind(self, change: Change, value: StagedList) -> None:
+    def _rebind(self, change: Change, value: StagedList, before: tuple[Any, ...]) -> None:
         """Let everything that reaches a list of known length reach a staged one."""
         scope = self.staged.scope
         names = list(scope.get())
         held = [i for i, x in enumerate(names) if x is change.container]
         places = self.outcomes[0].snapshot.places_of(change.container)
         if not held and not places:
+            if any(x is change.container for x in before):
+                return  # a branch bound the name to another list: nobody reaches this one
             raise_unowned(change.label, scope)
         for index in held:
             names[index] = value
@@ -275,13 +276,19 @@ class _IfMerge:
             return merged.rebuild([next(made) for _ in merged.slots])
         return merged
 
-    def _value(self, slot: Slot, which: int) -> ir.Value:
-        """A slot's value as one branch leaves it, computed at the end of that branch."""
-        builder = self.trace.builder
-        outer, builder.block = builder.block, self.outcomes[which].block
+    def _values(self, which: int) -> list[ir.Value]:
+        """The slots' values as one branch leaves them, computed at the end of that branch."""
+        trace, builder, outcome = self.trace, self.trace.builder, self.outcomes[which]
+        outer, builder.block = builder.block, outcome.block
+        done = len(outcome.block.undo)
         try:
-            return leaf_value(self.trace, slot.values[which], slot.type)
+            for record, value in outcome.memories.values():  # what it wrote to is as it left it
+                trace.overwrite(record, value)
+            return [leaf_value(trace, s.values[which], s.type) for s in self.slots]
         finally:
+            for undo in reversed(outcome.block.undo[done:]):
+                undo()
+            del outcome.block.undo[done:]
             builder.block = outer
 
     def _make(self, slot: Slot, index: int, value: ir.Value) -> Any:

@@ -211,7 +211,10 @@ class Recording:
             found = [d if isinstance(d, int) else None for d in trace.frontend.type_of(value)[1]]
             pairs = zip(known or found, found, strict=True)
             known = [a if a == b else None for a, b in pairs]
-        for shapes in seen.shapes.get(slot.path, {}).values():
+        observed = seen.shapes.get(slot.path, {})
+        if len(observed) == 1 and trace.world_count > 1:
+            return [None] * rank  # one world proves nothing about sizes
+        for shapes in observed.values():
             for shape in shapes:
                 if known is not None and len(shape) == rank:
                     known = [k if k == s else None for k, s in zip(known, shape, strict=True)]

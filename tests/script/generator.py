@@ -36,7 +36,9 @@ class _Writer:
     # Expressions
 
     def integer(self) -> str:
-        kind = self.pick("name", "name", "literal", "sum", "size", "item", "length", "choice", "mod")
+        kind = self.pick(
+            "name", "name", "literal", "sum", "size", "item", "length", "choice", "mod"
+        )
         if kind == "name":
             return self.pick(*_INTS)
         if kind == "literal":
@@ -46,7 +48,12 @@ class _Writer:
         if kind == "size":
             return "x.shape[0]"
         if kind == "item":
-            return self.pick("int(k.sum())", "k[0].item()", "int((u > 0).sum())", "int(u.sum().clamp(-5, 5))")
+            return self.pick(
+                "int(k.sum())",
+                "k[0].item()",
+                "int((u > 0).sum())",
+                "int(u.sum().clamp(-5, 5) * 0.9 + 0.07)",
+            )
         if kind == "length":
             return "len(p)"
         if kind == "mod":
@@ -77,11 +84,15 @@ class _Writer:
         if kind == "name":
             return name
         if kind == "scale":
-            return f"{name} * {self.pick('0.5', 'f', 'i')}".replace("* f", "* max(min(f, 2.0), -2.0)").replace("* i", "* (i % 3)")
+            return f"{name} * {self.pick('0.5', 'f', 'i')}".replace(
+                "* f", "* max(min(f, 2.0), -2.0)"
+            ).replace("* i", "* (i % 3)")
         if kind == "add":
             return f"({name} + {self.pick('u', 'v', 'x', '1', 'k')}) * 0.5"
         if kind == "where":
-            return f"torch.where({name} > {self.pick('0', 'x')}, {name}, {self.pick('x', 'v', '-u')})"
+            return (
+                f"torch.where({name} > {self.pick('0', 'x')}, {name}, {self.pick('x', 'v', '-u')})"
+            )
         if kind == "fill":
             return "torch.full_like(x, 0.5)"
         if kind == "flip":
@@ -91,13 +102,19 @@ class _Writer:
         return f"torch.tanh({name})"
 
     def condition(self, depth: int = 1) -> str:
-        kind = self.pick("int", "float", "tensor", "any", "mixed", "not") if depth else self.pick("int", "tensor")
+        kind = (
+            self.pick("int", "float", "tensor", "any", "mixed", "not")
+            if depth
+            else self.pick("int", "tensor")
+        )
         if kind == "int":
-            return f"{self.pick(*_INTS)} {self.pick('<', '>', '==', '<=', '!=')} {self.pick('0', '1', '2', 'j', 'x.shape[0]')}"
+            other = self.pick("0", "1", "2", "j", "x.shape[0]")
+            return f"{self.pick(*_INTS)} {self.pick('<', '>', '==', '<=', '!=')} {other}"
         if kind == "float":
             return f"{self.pick(*_FLOATS)} {self.pick('<', '>')} {self.pick('0.3', '1.1', 'g')}"
         if kind == "tensor":
-            return f"{self.pick(*_TENSORS)}.{self.pick('sum()', 'max()', 'mean()')} {self.pick('>', '<')} {self.pick('0.1', '1.3', '-0.7')}"
+            reduced = f"{self.pick(*_TENSORS)}.{self.pick('sum()', 'max()', 'mean()')}"
+            return f"{reduced} {self.pick('>', '<')} {self.pick('0.1', '1.3', '-0.7')}"
         if kind == "any":
             return self.pick("(u > 1).any()", "(k == 2).any()", "bool((v < 0).all())")
         if kind == "not":
@@ -107,7 +124,19 @@ class _Writer:
     # Statements
 
     def assign(self, depth: int) -> None:
-        kind = self.pick("int", "float", "tensor", "tensor", "ints", "augment", "place", "append", "swap", "pop")
+        kind = self.pick(
+            "int",
+            "float",
+            "tensor",
+            "tensor",
+            "ints",
+            "augment",
+            "place",
+            "update",
+            "append",
+            "swap",
+            "pop",
+        )
         if kind == "int":
             self.emit(depth, f"{self.pick(*_INTS)} = ({self.integer()}) % 7")
         elif kind == "float":
@@ -115,13 +144,22 @@ class _Writer:
         elif kind == "tensor":
             self.emit(depth, f"{self.pick(*_TENSORS)} = {self.tensor()}")
         elif kind == "ints":
-            self.emit(depth, f"k = {self.pick('(k + 1) % 4', 'k.flip(0)', '(u > 0).long()', 'k * 0 + i')}")
+            self.emit(
+                depth,
+                f"k = {self.pick('(k + 1) % 4', 'k.flip(0)', '(u > 0).long()', 'k * 0 + i')}",
+            )
         elif kind == "augment":
-            self.emit(depth, self.pick("i += 1", "j -= 1", "f += 0.5", "u = u.clone()", "u *= 0.5", "v += x", "g = g * 0.5"))
-        elif kind == "place":
+            self.emit(depth, self.pick("i += 1", "j -= 1", "f += 0.5", "g = g * 0.5"))
+        elif kind in ("place", "update"):  # what is written to has no other name
             name = self.pick(*_TENSORS)
             self.emit(depth, f"{name} = {name}.clone()")
-            self.emit(depth, f"{name}[{self.pick('0', '-1', 'i % x.shape[0]')}] = {self.pick('f', '0.5', 'x[0]')}")
+            if kind == "update":
+                self.emit(depth, f"{name} {self.pick('*= 0.5', '+= x', '-= k')}")
+                return
+            self.emit(
+                depth,
+                f"{name}[{self.pick('0', '-1', 'i % x.shape[0]')}] = {self.pick('f', '0.5', 'x[0]')}",
+            )
         elif kind == "append":
             self.emit(depth, f"p.append({self.pick('f', 'g', 'u.sum().item()', '0.5')})")
         elif kind == "pop":
@@ -175,7 +213,10 @@ class _Writer:
         self.loops += 1
         counter = f"n{self.loops}"
         self.emit(depth, f"{counter} = 0")
-        self.emit(depth, f"while {counter} < {self.pick('2', '3', 'x.shape[0]')} and ({self.condition()}):")
+        self.emit(
+            depth,
+            f"while {counter} < {self.pick('2', '3', 'x.shape[0]')} and ({self.condition()}):",
+        )
         self.emit(depth + 1, f"{counter} += 1")
         self.block(depth + 1, in_loop=True)
         self.otherwise(depth)
@@ -194,7 +235,12 @@ class _Writer:
         else:
             self.emit(depth, f"for {item} in {over}:")
             if over == "x":
-                self.emit(depth + 1, self.pick(f"v = (v + {item}) * 0.5", f"f = max(min({item}.item() + f, 8.0), -8.0)"))
+                self.emit(
+                    depth + 1,
+                    self.pick(
+                        f"v = (v + {item}) * 0.5", f"f = max(min({item}.item() + f, 8.0), -8.0)"
+                    ),
+                )
             elif over == "k":
                 self.emit(depth + 1, f"k = (k + {item}) % 4")
             else:

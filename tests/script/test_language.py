@@ -1339,6 +1339,57 @@ def stack_of_actions(x):
     return st[-1], len(st)
 
 
+@program
+def appends_beside_a_continue(x):
+    p = []
+    n = 0
+    u, v = x * 1, x * 0.5
+    while n < 2:
+        n += 1
+        if v.mean() > 0.1:
+            m = 0
+            while m < 3 and u.mean() < 0.1:
+                m += 1
+                p.append(0.5)
+            continue
+        else:
+            p.append(u.sum().item())
+        v = v + 1
+    return len(p), u
+
+
+@program
+def appends_in_nested_branches(x):
+    p = []
+    v = x
+    for e1 in range(x.shape[0]):
+        if v.sum() > 0.1:
+            if (v > 1).any():
+                p.append(0.5)
+            elif v.max() > 0:
+                p.append(1.5)
+                for e2 in range(3):
+                    p.append(2.5)
+            continue
+        v = v + 1
+    return len(p), v
+
+
+@program
+def pops_in_one_branch(x):
+    p = []
+    n = 0
+    while n < 2:
+        n += 1
+        if x.mean() > 0.1:
+            if p:
+                p.pop()
+        else:
+            p.append(x.sum().item())
+        x = x + 1
+    return len(p), x
+
+
 @pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("example", [0, 1])
 def test_agrees_when_one_way_is_the_example(function, example):
