@@ -24,6 +24,8 @@ from typing import TYPE_CHECKING, Any
 from bridge.commands.terminal import FAILED, REFUSED, Terminal
 from bridge.errors import BridgeError, ParityError
 from exporters.errors import ExportError
+from exporters.tracing.source import shorten
+from optim_passes.errors import PassError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,13 +104,20 @@ def _run(command: Any, options: argparse.Namespace, terminal: Terminal) -> int:
 def _told(error: Exception) -> str:
     """An error of ours as it is; one of the user's code with the line that it comes from."""
     name = type(error).__name__
-    if isinstance(error, BridgeError | ExportError):
+    if isinstance(error, BridgeError | ExportError | PassError):
         return f"{name}: {error}"
-    frame = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = next((f for f in reversed(frames) if not _is_library(f.filename)), frames[-1])
     return (
-        f"{name}: {error}\n  at {frame.filename}:{frame.lineno} in {frame.name}\n"
+        f"{name}: {error}\n  at {shorten(frame.filename)}:{frame.lineno} in {frame.name}\n"
         f"    {frame.line}\n\nhint: --debug shows the traceback"
     )
+
+
+def _is_library(file: str) -> bool:
+    here = Path(__file__).parent
+    packages = [here, here.parent / "exporters", here.parent / "optim_passes"]
+    return "site-packages" in file or any(Path(file).is_relative_to(p) for p in packages)
 
 
 def _outside(arguments: list[str]) -> int:
