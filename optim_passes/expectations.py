@@ -13,7 +13,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from optim_passes.scopes import scopes
+from optim_passes.scopes import nested, scopes
 from optim_passes.values import attribute, ints, norm_axis, only_consumer, producer, rank, scalar
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Expectation:
     def __str__(self) -> str:
         text = f"{self.kind}: {self.achieved} of {self.expected}"
         if self.absent:
-            text += f" ({self.absent} dead, or the same as others)"
+            text += f" ({self.absent} not in the graph: dead, or the same as others)"
         return text
 
 
@@ -192,7 +192,11 @@ def _miss(node: ir.Node, kind: _Kind, refusals: Sequence[Refusal]) -> Miss:
     for refusal in sorted(concerned, key=lambda r: r.node not in near):
         if refusal.node in near or (module and refusal.module == module):
             return Miss(name, module, refusal.reason, refusal.blocking)
-    return Miss(name, module, "no pass knows it in this form")
+    before = next((v.producer() for v in node.inputs if v is not None), None)
+    if before is None:
+        return Miss(name, module, "no pass knows it in this form")
+    reason = f"no pass knows it in this form, {node.op_type} of {before.op_type}"
+    return Miss(name, module, reason, before.name or "")
 
 
 def _around(node: ir.Node) -> set[ir.Node]:
@@ -224,6 +228,9 @@ def _reaches_product(value: ir.Value | None, steps: int) -> bool:
         return False
     if node.op_type in ("MatMul", "FusedMatMul", "Einsum"):
         return True
+    if node.op_type == "If":
+        results = [g.outputs[value.index() or 0] for g in nested(node)]  # type: ignore[union-attr]
+        return any(_reaches_product(v, steps - 1) for v in results)
     if node.op_type not in ("Add", "Mul", "Div", "Where", "Cast", "Reshape", "Max", "Sub", "Tanh"):
         return False
     return any(_reaches_product(v, steps - 1) for v in node.inputs)

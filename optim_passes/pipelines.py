@@ -10,6 +10,11 @@ from typing import TYPE_CHECKING
 from optim_passes.fusion.attention import AttentionFusionPass
 from optim_passes.fusion.attention_layout import AttentionHeadsPass, LongAttentionPass
 from optim_passes.fusion.batch_norm import BatchNormPass
+from optim_passes.fusion.bias_residual import (
+    AttentionBiasPass,
+    BiasGeluPass,
+    SkipLayerNormPass,
+)
 from optim_passes.fusion.convolution import ConvActivationPass
 from optim_passes.fusion.gelu import GeluPass, HardSwishPass
 from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
@@ -192,6 +197,10 @@ CUDA: Passes = (
     GroupNormPass(),
     ChannelAffinePass(),
     _TIDY,
+    # After PackedAttentionPass, which takes the biases that are left on products.
+    AttentionBiasPass(),
+    SkipLayerNormPass(),
+    BiasGeluPass(),
     # After MultiHeadAttentionPass: Attention is what needs opset 23. The provider gets kernels for
     # new opsets late, and runs what has none on the CPU.
     LowerOpsetPass(20),

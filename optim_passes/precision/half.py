@@ -278,7 +278,6 @@ class _Conversion:
 
 
 def _is_plain(node: ir.Node) -> bool:
-    """Whether everything that it reads and makes is a tensor of known type."""
-    return all(
-        v is None or isinstance(v.type, ir.TensorType) for v in (*node.inputs, *node.outputs)
-    )
+    """Whether everything that it reads, and that is read of it, is a tensor of known type."""
+    read = [v for v in node.outputs if v.uses() or v.is_graph_output()]
+    return all(v is None or isinstance(v.type, ir.TensorType) for v in (*node.inputs, *read))

@@ -226,6 +226,15 @@ def test_weights_are_stored_once_and_in_16_bits():
     assert [(t.dtype, t.nbytes) for t in weights] == [(HALF, 64 * 64 * 2)]
 
 
+def test_outputs_that_nobody_reads_need_no_type():
+    model = parse("""g (float[2, 3, 8] x, float[8] g) => (float[2, 3, 8] y) {
+        y, , , s = com.microsoft.SkipLayerNormalization(x, x, g)
+    }""")
+    feed = {"x": np.ones((2, 3, 8), np.float32), "g": np.ones(8, np.float32)}
+    program = narrowed(model, [feed], keep_io=False)
+    assert ops(program.model) == {"microsoft.SkipLayerNormalization": 1}
+
+
 def test_bfloat16_needs_no_ranges():
     model = parse("g (float[4] x) => (float[4] y) { a = Exp(x)\n y = Log(a) }", opset=23)
     copy = model.clone()
