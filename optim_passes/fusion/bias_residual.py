@@ -120,21 +120,21 @@ class AttentionBiasPass(NodePass):
         found = [_without_bias(x) for x in operands]
         if all(f is None for f in found):
             return None
-        widths = [(dims(x) or (None,))[-1] for x in operands]
-        require(all(isinstance(w, int) for w in widths), "the width varies", node)
-        dtype = operands[0].dtype  # type: ignore[union-attr]
-        assert dtype is not None
-        rows = [
-            ir.tensor(np.zeros(int(w), dtype.numpy()), dtype=dtype)
-            if f is None
-            else constant(f[1])  # type: ignore[arg-type]
-            for f, w in zip(found, widths, strict=True)
-        ]
-        bias = derived(
-            lambda *parts: np.concatenate(parts),
-            *[r for r in rows if r is not None],
-            shape=[sum(int(w) for w in widths)],  # type: ignore[arg-type]
-        )
+        widths: list[int] = []
+        for x in operands:
+            width = (dims(x) or (None,))[-1]
+            require(isinstance(width, int), "the width varies", node)
+            assert isinstance(width, int)
+            widths.append(width)
+        kind = None if operands[0] is None else operands[0].dtype
+        require(kind is not None, "the dtype is not known", node)
+        assert kind is not None
+        rows = []
+        for each, width in zip(found, widths, strict=True):
+            tensor = None if each is None else constant(each[1])
+            zeros = ir.tensor(np.zeros(width, kind.numpy()), dtype=kind)
+            rows.append(zeros if tensor is None else tensor)
+        bias = derived(lambda *parts: np.concatenate(parts), *rows, shape=[sum(widths)])
         inputs = [x if f is None else f[0] for x, f in zip(operands, found, strict=True)]
         return op.ms(
             "MultiHeadAttention", *inputs, op.constant(bias), input_of(node, 4), input_of(node, 5),
