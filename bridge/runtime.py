@@ -17,10 +17,11 @@ import onnxruntime
 
 from bridge.cache import WEIGHTS, ModelCache
 from bridge.errors import BridgeError, ModelFileError, ProviderError, RunError
-from bridge.files import proto_without, save_model
-from bridge.providers import CUDA_PROVIDERS
+from bridge.files import load_model, proto_without, save_model
+from bridge.providers import CPU, CUDA_PROVIDERS
 from bridge.threads import default_threads, quota_is_tight
 from bridge.untrusted import check_bytes, check_path
+from optim_passes.precision.wide import is_bfloat16, widened
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -152,11 +153,22 @@ class Runtime:
         try:
             return self._open(source, options)
         except Exception as error:
+            wide = self._widened(model, error)
+            if wide is not None:
+                return self._start(wide, options)
             if not self.settings.cuda_graphs or "graph" not in str(error).lower():
                 raise _refusal(error, self.settings.contract) from error
             self.graph_refusal = str(error)
             self.settings = dataclasses.replace(self.settings, cuda_graphs=False)
             return self._open(source, options)
+
+    def _widened(self, model: Any, error: Exception) -> ir.Model | None:
+        """The model in float32, if it failed because the CPU has no kernels for bfloat16."""
+        cpu_alone = all(p.name == CPU for p in self.settings.contract.providers)
+        if type(error).__name__ != "NotImplemented" or not cpu_alone or isinstance(model, bytes):
+            return None
+        graph = model if isinstance(model, ir.Model) else load_model(model)
+        return widened(graph) if is_bfloat16(graph) else None
 
     def _start_cached(self, model: Any) -> onnxruntime.InferenceSession:
         """A session of the graph that the cache has; of the model, whose graph is then kept."""

@@ -87,6 +87,7 @@ def differs(a: Any, b: Any) -> bool:
         return bool(a != b)
     if a.shape != b.shape or a.dtype != b.dtype:
         return True
+    a, b = a.detach(), b.detach()
     if a.dtype.is_floating_point or a.dtype.is_complex:
         wide = torch.complex128 if a.dtype.is_complex else torch.float64
         # What a call is decomposed into rounds more often than the call, in half precision too.
