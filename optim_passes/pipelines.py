@@ -33,6 +33,7 @@ from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsP
 from optim_passes.fusion.row_gather import RowGatherPass
 from optim_passes.fusion.scaling import LayerScalePass
 from optim_passes.older_opsets import LowerOpsetPass
+from optim_passes.fusion.skip_norm import SkipNormPass
 from optim_passes.opsets import RaiseOpsetPass
 from optim_passes.pipeline import Repeat
 from optim_passes.simplify.branches import KnownBranchPass
@@ -196,6 +197,8 @@ CUDA: Passes = (
     PackedAttentionPass(),
     GroupNormPass(),
     ChannelAffinePass(),
+    # After all that looks for Add.
+    SkipNormPass(),
     _TIDY,
     # After PackedAttentionPass, which takes the biases that are left on products.
     AttentionBiasPass(),
@@ -207,4 +210,5 @@ CUDA: Passes = (
     ConstantFoldPass(large=True),
     DeadCodePass(),
     DeduplicateInitializersPass(),
+    ForgetSizesPass(),
 )

@@ -13,6 +13,7 @@ from optim_passes.fusion.linear import (
 from optim_passes.fusion.normalization import NormAffinePass, NormPass
 from optim_passes.fusion.packed_products import UnpackProductPass
 from optim_passes.fusion.row_gather import RowGatherPass
+from optim_passes.fusion.skip_norm import SkipNormPass
 from optim_passes.pipeline import Repeat
 from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.duplicates import CommonSubexpressionPass
@@ -371,3 +372,58 @@ def test_elements_that_leave_their_rows_are_left_alone():
     )
     counts, _ = optimise(model, RowGatherPass())
     assert "Gather" not in counts
+
+
+SKIPS = [
+    ("t = Add(x, r) y = LayerNormalization(t, g, s)", 17, {"microsoft.SkipLayerNormalization": 1}),
+    (
+        "a = Add(x, b) t = Add(r, a) y = LayerNormalization(t, g, s)",
+        17,
+        {"microsoft.SkipLayerNormalization": 1},
+    ),
+    (
+        "a = Add(b, x) t = Add(a, r) y = LayerNormalization<epsilon=0.1>(t, g) z = Neg(t)",
+        17,
+        {"microsoft.SkipLayerNormalization": 1, "Neg": 1},
+    ),
+    (
+        "a = Add(x, b) t = Add(a, r) y = RMSNormalization(t, g) z = Mul(t, y)",
+        23,
+        {"microsoft.SkipSimplifiedLayerNormalization": 1, "Mul": 1},
+    ),
+]
+
+
+def skips(nodes, opset):
+    outputs = "(y, z)" if "z =" in nodes else "(y)"
+    model = parse(
+        f"g (float[B,S,6] x, float[B,S,6] r, float[6] g, float[6] s, float[6] b) => {outputs} "
+        f"{{ {nodes} }}",
+        opset=opset,
+        **{name: RNG.standard_normal(6).astype(np.float32) for name in "gsb"},
+    )
+    return optimise(model, InferShapesPass(), SkipNormPass(), DeadCodePass(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("nodes", "opset", "left"), SKIPS)
+def test_residual_bias_and_norm_become_one_node(nodes, opset, left):
+    counts, _ = skips(nodes, opset)
+    assert counts == left
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ("t = Add(x, r) y = LayerNormalization<axis=1>(t, w)", "it is not of rows"),
+        ("t = Add(x, r) z = Neg(t) y = LayerNormalization(t, g)", "the sum is read before"),
+    ],
+)
+def test_residual_stays_where_the_kernel_does_not_fit(nodes, reason):
+    outputs = "(y, z)" if "z =" in nodes else "(y)"
+    model = parse(
+        f"g (float[B,3,6] x, float[B,3,6] r, float[6] g, float[3,6] w) => {outputs} {{ {nodes} }}",
+        g=np.ones(6, np.float32),
+        w=np.ones((3, 6), np.float32),
+    )
+    _, report = optimise(model, InferShapesPass(), SkipNormPass())
+    assert reasons(report) == {reason}
