@@ -142,7 +142,8 @@ CPU: Passes = (
     RotaryPass(),
     BatchNormPass(),
     LayerScalePass(),
-    ConstantFoldPass(),
+    # Masks that fusions made of constants, and sizes that follow from those of an attention.
+    Repeat(InferShapesPass(), ConstantFoldPass(), ShapeChainPass(), *_TIDY.passes, limit=3),
     Repeat(
         GemmToMatMulPass(),
         ProductOrderPass(),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import onnx_ir as ir
 from onnxscript.rewriter import pattern
 
-from optim_passes.builder import Builder
+from optim_passes.builder import Builder, refine_shape
 from optim_passes.scopes import Names, captured, nested, scopes
 from optim_passes.values import is_scalar, rank, scalar, static_shape
 
@@ -315,7 +315,11 @@ def replace_value(
     if new.type is None:
         new.type = old.type
     if old.shape is not None and (new.shape is None or rename):
+        known = new.shape
         new.shape = old.shape  # it may know names of dims that inference does not
+        if known is not None and not new.is_graph_output():
+            new.shape = old.shape.copy()
+            refine_shape(new, known.dims)
     old.replace_all_uses_with(new)
     if rename:
         old.name, new.name = new.name, old.name

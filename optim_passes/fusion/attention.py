@@ -9,6 +9,7 @@ import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
+from optim_passes.builder import refine_shape
 from optim_passes.fusion.attention_layout import flat_heads
 from optim_passes.rewriting import NodePass, require
 from optim_passes.values import (
@@ -86,6 +87,7 @@ class AttentionFusionPass(NodePass):
         require(key is not None, "the second factor of the scores is no transposed key", node)
         assert key is not None
         operands = [query, key, value]
+        _require_one_batch(operands, scores, size)
         if size == 3:  # one batch of all the heads
             operands = [op.Unsqueeze(x, [0]) for x in operands]
         mask, causal = _mask(scores, operands, op, guarded=guarded, grouped=size == 3)
@@ -94,9 +96,26 @@ class AttentionFusionPass(NodePass):
                 "Attention", *operands, mask, scale=scale, is_causal=int(causal) or None,
                 like=None if size == 3 else node.outputs[0],
             )  # fmt: skip
+            if size == 4:
+                refine_shape(y, [*(dims(query) or ())[:3], (dims(value) or ())[3]])
         else:
             y = _multi_head(operands, mask, op, scale=scale, causal=causal, guarded=guarded)
         return op.Squeeze(y, [0]) if size == 3 else y
+
+
+def _require_one_batch(operands: list[ir.Value], scores: _Scores, size: int) -> None:
+    """Refuse operands that products broadcast: the kernel takes one size of batch and of heads."""
+    for x in operands:
+        require(rank(x) == size, f"an operand has rank {rank(x)} beside scores of {size}", x)
+    shapes = [dims(x) or () for x in operands]
+    masks = [*scores.added, *(condition for condition, _ in scores.allowed)]
+    shapes += [dims(m) or () for m in masks if rank(m) == size]
+    for axis in range(size - 2):
+        ones = [shape[axis] == 1 for shape in shapes]
+        fits = any(ones[:3]) <= all(ones[:3])
+        require(fits, "an operand has one batch for many", operands[0])
+        many = not all(ones[3:]) and ones[0]
+        require(not many, "the mask has more batches than the operands", operands[0])
 
 
 def _softmax(weights: ir.Value | None) -> tuple[ir.Node | None, bool]:
