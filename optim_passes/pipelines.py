@@ -27,7 +27,7 @@ from optim_passes.fusion.linear import (
 )
 from optim_passes.fusion.masks import FullMaskPass
 from optim_passes.fusion.multi_head import MultiHeadAttentionPass, PackedAttentionPass
-from optim_passes.fusion.normalization import NormAffinePass, NormPass
+from optim_passes.fusion.normalization import FactoredNormPass, NormAffinePass, NormPass
 from optim_passes.fusion.packed_products import UnpackProductPass
 from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
 from optim_passes.fusion.row_gather import RowGatherPass
@@ -47,7 +47,8 @@ from optim_passes.simplify.inference import ForgetSizesPass, InferShapesPass
 from optim_passes.simplify.inlining import InlineFunctionsPass
 from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
-from optim_passes.simplify.rearrangements import RearrangementPass
+from optim_passes.simplify.products import EinsumPass
+from optim_passes.simplify.rearrangements import RearrangementPass, TransposeOrderPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
@@ -84,7 +85,10 @@ SIMPLIFY: Passes = (
         UnrollPass(),
         LoopInvariantPass(),
         SequenceToScanPass(),
+        # Before RearrangementPass, which merges the transposes.
+        TransposeOrderPass(),
         RearrangementPass(),
+        EinsumPass(),
         CastPass(),
         SlicePass(),
         ConcatPass(),
@@ -101,6 +105,7 @@ SIMPLIFY: Passes = (
 _STANDARD_FUSIONS: Passes = (
     GeluPass(),
     HardSwishPass(),
+    FactoredNormPass(),
     NormPass(),
     # After NormPass, whose result it completes.
     NormAffinePass(),
@@ -134,6 +139,7 @@ CPU: Passes = (
     RaiseOpsetPass(23),
     GeluPass(contrib=True),
     HardSwishPass(),
+    FactoredNormPass(),
     NormPass(),
     NormAffinePass(),
     AttentionFusionPass(contrib=True),
@@ -179,6 +185,7 @@ CPU: Passes = (
 CUDA: Passes = (
     *SIMPLIFY,
     GeluPass(contrib=True),
+    FactoredNormPass(),
     NormPass(),
     NormAffinePass(),
     AttentionFusionPass(contrib=True),

@@ -25,7 +25,7 @@ from optim_passes.values import (
 if TYPE_CHECKING:
     from optim_passes.builder import Builder
 
-__all__ = ["NormAffinePass", "NormPass"]
+__all__ = ["FactoredNormPass", "NormAffinePass", "NormPass"]
 
 _DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -139,6 +139,71 @@ def _centred(d: ir.Value, axes: list[int]) -> ir.Value | None:
     reduce = producer(node.inputs[1], "ReduceMean")
     assert reduce is not None
     return node.inputs[0] if reduce.inputs[0] is node.inputs[0] else None
+
+
+class FactoredNormPass(NodePass):
+    """``x * k + (shift - mean(x) * k)`` with ``k = scale / sqrt(variance + epsilon)``: one node.
+
+    That is how Keras writes ``LayerNormalization`` (opset 17), and how it leaves tf2onnx.
+    """
+
+    op_types: ClassVar[frozenset[str]] = frozenset({"Add"})
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The normalisation with scale and shift."""
+        if node.domain:
+            return None
+        for first, second in (list(node.inputs), list(node.inputs)[::-1]):
+            scaled, rest = producer(first, "Mul"), producer(second, "Sub")
+            moved = None if rest is None else producer(rest.inputs[1], "Mul")
+            if scaled is None or rest is None or moved is None:
+                continue
+            for x, k in (list(scaled.inputs), list(scaled.inputs)[::-1]):
+                mean = [v for v in moved.inputs if v is not k]
+                if x is None or k is None or len(mean) != 1 or k not in moved.inputs:
+                    continue
+                made = self._fuse(x, mean[0], k, rest.inputs[0], op)
+                if made is not None:
+                    return made
+        return None
+
+    def _fuse(
+        self, x: ir.Value, mean: ir.Value | None, k: ir.Value, shift: ir.Value | None, op: Builder
+    ) -> ir.Value | None:
+        axes, reduce = _mean_axes(mean), producer(mean, "ReduceMean")
+        inverse, product = producer(k, "Mul"), None
+        size, width = rank(x), (dims(x) or (None,))[-1]
+        if reduce is None or reduce.inputs[0] is not x or inverse is None or size is None:
+            return None
+        for root, scale in (list(inverse.inputs), list(inverse.inputs)[::-1]):
+            if dims(scale) != (width,) or dims(shift) != (width,):
+                continue
+            product = _inverse_root(root)
+            total = None if product is None else product.inputs[0]
+            add = producer(total, "Add")
+            squares = [] if add is None else [producer(v, "ReduceMean") for v in add.inputs]
+            square = next((s for s in squares if s is not None), None)
+            d = None if square is None else producer(square.inputs[0], "Mul", "Pow")
+            if d is None or d.inputs[0] is None or _centred(d.inputs[0], axes or []) is not x:
+                continue
+            found = _mean_square(total, d.inputs[0])
+            if found is None or found[0] != axes or axes != [size - 1]:
+                continue
+            require_opset(op, 17)
+            require(x.dtype in _DTYPES, "the dtype has no kernel", x)
+            y: ir.Value = op.LayerNormalization(x, scale, shift, axis=-1, epsilon=found[1])
+            return y
+        return None
+
+
+def _inverse_root(value: ir.Value | None) -> ir.Node | None:
+    """The Sqrt of ``1 / sqrt(v)``."""
+    node = producer(value, "Reciprocal", "Div")
+    if node is None:
+        return None
+    if node.op_type == "Div" and scalar(node.inputs[0]) != 1:
+        return None
+    return producer(node.inputs[-1], "Sqrt")
 
 
 class NormAffinePass(NodePass):

@@ -192,7 +192,8 @@ class ShapeChainPass(NodePass):
     """Constants in the place of integers that follow from static shapes, and simpler reshapes.
 
     The target of a ``Reshape`` becomes a constant of sizes, 0 (as before) and at most one -1. A -1
-    beside a 0 would be ambiguous for empty tensors, so such chains stay.
+    beside a 0 would be ambiguous for empty tensors, so such chains stay. A size that an input of
+    the model has is taken from there.
     """
 
     op_types: ClassVar[frozenset[str]] = frozenset({*_RULES, "Size", "Expand"})
@@ -216,6 +217,8 @@ class ShapeChainPass(NodePass):
         if value.is_graph_output() or node.op_type == "Expand":
             return None
         terms = elements(value)
+        if terms is not None and node.op_type == "Shape" and len(terms) == 1 and terms[0].dims:
+            return _size_of_input(node, terms[0], op)
         if terms is None or any(t.dims for t in terms):
             return None
         array = np.asarray([t.factor for t in terms], value.dtype.numpy())
@@ -238,6 +241,21 @@ class ShapeChainPass(NodePass):
         reshaped = reshape_target(wanted, given)
         require(reshaped is not None, "more than one size is new in the shape", target)
         return op.Reshape(x, reshaped)
+
+
+def _size_of_input(node: ir.Node, term: Term, op: Builder) -> ir.Value | None:
+    """The size from an input of the model that has it, so that ``node``'s operand may go."""
+    if op.scope.outer is not None or op.scope.function is not None:
+        return None  # a name may mean another size there
+    x = node.inputs[0]
+    if x is None or x.is_graph_input():
+        return None
+    for value in op.scope.body.inputs:
+        for axis, given in enumerate(dim_terms(value) or ()):
+            if given == term and isinstance(term.dims[0], str):
+                made: ir.Value = op.Shape(value, start=axis, end=axis + 1)
+                return made
+    return None
 
 
 def _expanded(term: Term, given: list[Term], axis: int) -> int | None:

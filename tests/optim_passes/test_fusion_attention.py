@@ -326,16 +326,28 @@ def test_long_causal_attention_is_refused():
 @pytest.mark.parametrize(
     ("scores", "types", "reason"),
     [
-        ("s = MatMul(q, t)", "float[1,3,S,4] q, float[B,3,M,4] k, float[B,3,M,4] v", "an operand has one batch for many"),
-        ("s = MatMul(q, t)", "float[B,3,S,4] q, float[B,1,M,4] k, float[B,1,M,4] v", "an operand has one batch for many"),
+        (
+            "s = MatMul(q, t)",
+            "float[1,3,S,4] q, float[B,3,M,4] k, float[B,3,M,4] v",
+            "an operand has one batch for many",
+        ),
+        (
+            "s = MatMul(q, t)",
+            "float[B,3,S,4] q, float[B,1,M,4] k, float[B,1,M,4] v",
+            "an operand has one batch for many",
+        ),
         (
             "a = MatMul(q, t) s = Add(a, m)",
             "float[1,3,S,4] q, float[1,3,M,4] k, float[1,3,M,4] v, float[B,1,S,M] m",
             "the mask has more batches than the operands",
         ),
-        ("s = MatMul(q, t)", "float[B,3,S,4] q, float[B,3,M,4] k, float[3,M,4] v", "an operand has rank 3 beside scores of 4"),
+        (
+            "s = MatMul(q, t)",
+            "float[B,3,S,4] q, float[B,3,M,4] k, float[3,M,4] v",
+            "an operand has rank 3 beside scores of 4",
+        ),
     ],
-)  # fmt: skip
+)
 def test_operands_that_broadcast_are_refused(scores, types, reason):
     counts, report = optimise(attention(scores, types=types), AttentionFusionPass(), rtol=1e-4)
     assert counts["Softmax"] == 1

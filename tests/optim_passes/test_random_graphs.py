@@ -131,13 +131,8 @@ class Graph:
     def grow_reshape(self):
         x, shape = self.pick()
         total = math.prod(shape[1:])
-        new = self.one_of(
-            *[
-                s
-                for s in ((4, total // 4), (2, 2, total // 4), (total // 8, 8))
-                if math.prod(s) == total
-            ]
-        )
+        forms = (total,), (4, total // 4), (2, 2, total // 4), (total // 8, 8)
+        new = self.one_of(*[s for s in forms if math.prod(s) == total])
         first = self.one_of(0, -1)
         self.add(self.node("Reshape", x, np.asarray([first, *new])), (shape[0], *new))
 

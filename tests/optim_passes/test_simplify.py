@@ -15,7 +15,8 @@ from optim_passes.simplify.folding import ConstantFoldPass
 from optim_passes.simplify.inference import ForgetSizesPass, InferShapesPass
 from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
-from optim_passes.simplify.rearrangements import RearrangementPass
+from optim_passes.simplify.products import EinsumPass
+from optim_passes.simplify.rearrangements import RearrangementPass, TransposeOrderPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
@@ -469,3 +470,59 @@ def test_passes_reach_functions_and_nested_bodies():
         model, NoOpPass(), feeds=[{"x": np.ones(2, np.float32), "n": np.asarray(2)}]
     )
     assert counts == {"Loop": 1, "Identity": 1, "If": 1, "local.twice": 1, "Neg": 1, "Add": 1}
+
+
+EINSUMS = [
+    ("bij,bjk->bik", "float[B,3,4] x, float[B,4,5] y", {"MatMul": 1}),
+    ("bij,bkj->bik", "float[B,3,4] x, float[B,5,4] y", {"Transpose": 1, "MatMul": 1}),
+    ("abc,cde->abde", "float[B,S,6] x, float[6,2,3] y", {"Reshape": 2, "MatMul": 1}),
+    ("abcd,cde->abe", "float[B,S,2,3] x, float[2,3,5] y", {"Reshape": 2, "MatMul": 1}),
+    ("aecd,abcd->acbe", "float[B,S,2,3] x, float[B,M,2,3] y", {"Transpose": 2, "MatMul": 1}),
+    ("ij,jk->ki", "float[N,4] x, float[4,5] y", {"Transpose": 2, "MatMul": 1}),
+]
+
+
+@pytest.mark.parametrize(("equation", "types", "left"), EINSUMS)
+def test_sums_of_two_operands_become_products(equation, types, left):
+    model = parse(f'g ({types}) => (z) {{ z = Einsum<equation="{equation}">(x, y) }}')
+    counts, _ = optimise(model, EinsumPass())
+    assert counts == left
+
+
+@pytest.mark.parametrize(
+    ("equation", "types"),
+    [
+        ("ij,kl->ik", "float[N,4] x, float[3,5] y"),
+        ("ij,ij->ij", "float[N,4] x, float[N,4] y"),
+        ("ii,ij->j", "float[4,4] x, float[4,5] y"),
+        ("...ij,jk->...ik", "float[N,3,4] x, float[4,5] y"),
+        ("ij,kl->ijkl", "float[N,4] x, float[3,5] y"),
+    ],
+)
+def test_other_sums_stay(equation, types):
+    model = parse(f'g ({types}) => (z) {{ z = Einsum<equation="{equation}">(x, y) }}')
+    counts, _ = optimise(model, EinsumPass())
+    assert counts == {"Einsum": 1}
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "a = Transpose<perm=[0,2,1]>(x) b = Relu(a) y = Transpose<perm=[0,2,1]>(b)",
+        "a = Transpose<perm=[1,2,0]>(x) b = Transpose<perm=[1,2,0]>(z) c = Add(a, b) d = Tanh(c) "
+        "y = Transpose<perm=[2,0,1]>(d)",
+    ],
+)
+def test_transposes_meet_over_what_is_between(nodes):
+    model = parse(f"g (float[B,3,4] x, float[B,3,4] z) => (y) {{ {nodes} }}")
+    counts, _ = optimise(model, Repeat(TransposeOrderPass(), RearrangementPass()))
+    assert "Transpose" not in counts
+
+
+def test_transposes_stay_where_others_read_what_is_between():
+    model = parse(
+        "g (float[B,3,4] x) => (y, z) { a = Transpose<perm=[0,2,1]>(x) b = Relu(a) "
+        "y = Transpose<perm=[0,2,1]>(b) z = Neg(b) }"
+    )
+    counts, _ = optimise(model, TransposeOrderPass())
+    assert counts == {"Transpose": 2, "Relu": 1, "Neg": 1}
