@@ -32,8 +32,8 @@ from optim_passes.fusion.packed_products import UnpackProductPass
 from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
 from optim_passes.fusion.row_gather import RowGatherPass
 from optim_passes.fusion.scaling import LayerScalePass
-from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.fusion.skip_norm import SkipNormPass
+from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.opsets import RaiseOpsetPass
 from optim_passes.pipeline import Repeat
 from optim_passes.simplify.branches import KnownBranchPass
