@@ -17,6 +17,7 @@ from bridge.cli import COMMANDS
 from bridge.errors import BridgeError
 from exporters.errors import ExportError
 from optim_passes.errors import PassError
+from tests.benchmarks import __main__ as benchmarks
 from tests.snippets import FOLDER, ROOT, output, snippets, unvarying
 
 DOCS = ROOT / "docs"
@@ -116,6 +117,13 @@ def test_commands_and_targets_that_are_named_exist():
 def test_every_command_is_in_the_reference():
     text = (DOCS / "reference" / "cli.md").read_text()
     assert not [c for c in COMMANDS if f"`bridge {c} " not in text and f"`bridge {c}`" not in text]
+
+
+def test_every_benchmark_and_its_results_are_in_the_index():
+    text = (DOCS / "benchmarks" / "index.md").read_text()
+    pages = {p.name for p in (DOCS / "benchmarks").glob("*.md")} - {"index.md"}
+    assert not [n for n in benchmarks.names() if f"`{n}`" not in text]
+    assert not [p for p in pages if f"({p})" not in text]
 
 
 def test_every_public_name_is_in_the_reference():
