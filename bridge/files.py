@@ -54,8 +54,11 @@ def save_model(
         if external_data:
             _save_external(model, target)
         else:
+            before = _data_file_of(target)
             with _replacing(target) as file:
                 _write(model, file)
+            if before is not None:
+                before.unlink(missing_ok=True)
     except OSError as error:
         raise ModelFileError(
             f"cannot write {target}: {error.strerror or error}",

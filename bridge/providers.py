@@ -24,7 +24,7 @@ from bridge.errors import ProviderError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["CPU", "CUDA_PROVIDERS", "Contract", "Provider", "available", "resolve"]
+__all__ = ["CPU", "CUDA_PROVIDERS", "Contract", "Provider", "available", "is_plugin", "resolve"]
 
 _SUFFIX = "ExecutionProvider"
 CPU = "CPUExecutionProvider"
@@ -142,6 +142,11 @@ def available() -> list[str]:
     if hasattr(onnxruntime, "get_ep_devices"):
         names += [d.ep_name for d in onnxruntime.get_ep_devices()]
     return list(dict.fromkeys(names))
+
+
+def is_plugin(name: str) -> bool:
+    """Whether a provider came with ``onnxruntime.register_execution_provider_library``."""
+    return name not in onnxruntime.get_available_providers() and name in available()
 
 
 def candidates() -> list[Provider]:

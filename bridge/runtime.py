@@ -18,7 +18,7 @@ import onnxruntime
 from bridge.cache import WEIGHTS, ModelCache
 from bridge.errors import BridgeError, ModelFileError, ProviderError, RunError
 from bridge.files import load_model, proto_without, save_model
-from bridge.providers import CPU, CUDA_PROVIDERS
+from bridge.providers import CPU, CUDA_PROVIDERS, is_plugin
 from bridge.threads import default_threads, quota_is_tight
 from bridge.untrusted import check_bytes, check_path
 from optim_passes.precision.wide import is_bfloat16, widened
@@ -201,10 +201,14 @@ class Runtime:
         contract = self.settings.contract
         if self.settings.cuda_graphs:
             contract = contract.with_option(CUDA_PROVIDERS, "enable_cuda_graph", "1")
+        providers: Any = [(p.name, dict(p.options)) for p in contract.providers]
+        if any(is_plugin(p.name) for p in contract.providers):
+            _add_by_devices(options, contract)
+            providers = None
         return onnxruntime.InferenceSession(
             source,
             options,
-            providers=[(p.name, dict(p.options)) for p in contract.providers],
+            providers=providers,
             enable_fallback=0,  # or ONNX Runtime prints a line and runs on the CPU
             disabled_optimizers=set(self.settings.disabled_optimizers),
         )
@@ -252,6 +256,16 @@ class Runtime:
         path = Path(self._folder.name) / "model.onnx"
         save_model(model, path, external_data=True)
         return str(path)
+
+
+def _add_by_devices(options: onnxruntime.SessionOptions, contract: Contract) -> None:
+    """Ask for providers of which some are plugins, which ONNX Runtime knows by their devices."""
+    for provider in contract.providers:
+        if is_plugin(provider.name):
+            devices = [d for d in onnxruntime.get_ep_devices() if d.ep_name == provider.name]
+            options.add_provider_for_devices(devices, dict(provider.options))
+        elif provider.name != CPU:  # which ONNX Runtime adds by itself
+            options.add_provider(provider.name, dict(provider.options))
 
 
 def _has_plain_bytes(dtype: ir.DataType) -> bool:

@@ -46,14 +46,14 @@ def _numbers(row: Comparison) -> list[str]:
 def parity_view(report: ParityReport) -> Any:
     """A row for each output of each case."""
     table = Table(title=f"{report.candidate} against {report.reference}", title_justify="left")
-    for column in ("", "inputs", "output", "max abs", "SNR", "smallest atol", "top-1"):
+    for column in ("", "inputs", "output", "max abs", "SNR", "smallest atol", "top-1", "top-5"):
         table.add_column(column, overflow="fold")
     for case in report.cases:
         if case.error is not None:
-            table.add_row(_state(case.passed), case.label, case.error, "", "", "", "")
+            table.add_row(_state(case.passed), case.label, case.error, "", "", "", "", "")
         for row in case.comparisons:
-            top1 = "" if row.top1 is None else f"{row.top1:.1%}"
-            table.add_row(_state(row.passed), case.label, *_numbers(row), top1)
+            tops = ["" if x is None else f"{x:.1%}" for x in (row.top1, row.top5)]
+            table.add_row(_state(row.passed), case.label, *_numbers(row), *tops)
     return table if report.passed else Group(table, _explanation(report))
 
 

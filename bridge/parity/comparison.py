@@ -10,6 +10,7 @@ import numpy as np
 __all__ = ["Comparison", "Tolerance", "compare", "default_tolerance"]
 
 _CHUNK = 1 << 16  # elements that are widened at a time: they stay in the cache
+_MOST_ROWS = 4096  # that are looked through for their five largest elements: no images
 _INFINITE_SNR = float("inf")
 
 
@@ -67,6 +68,8 @@ class Comparison:
         cosine: Cosine of the angle between the two, as vectors.
         ulps: Largest distance in representable numbers; None for what is not floating-point.
         top1: Share of rows whose largest element is at the same place; None without rows.
+        top5: How many of the five largest elements of a row are the same ones, on average; None
+            where rows have no more than five.
         needed: Smallest ``atol`` that would pass with the tolerance's other fields.
         off: Share of elements beyond the tolerance.
         worst: Index of the worst element.
@@ -87,6 +90,7 @@ class Comparison:
     cosine: float = float("nan")
     ulps: int | None = None
     top1: float | None = None
+    top5: float | None = None
     needed: float = float("nan")
     off: float = float("nan")
     worst: tuple[int, ...] | None = None
@@ -228,7 +232,8 @@ def _values(
         snr=_snr(sums.signal, sums.noise),
         cosine=sums.product / norms if norms else float(sums.noise == 0),
         ulps=_ulps(a, b),
-        top1=_top1(expected, got),
+        top1=_top(expected, got, 1),
+        top5=_top(expected, got, 5),
         needed=needed / scale,
         off=off,
         worst=place,
@@ -315,10 +320,18 @@ def _ulps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> int | None:
     return most
 
 
-def _top1(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> float | None:
-    """The share of rows whose largest element is at the same place."""
-    if expected.ndim < 2 or expected.shape[-1] < 2 or not expected.size:
+def _top(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any], count: int) -> float | None:
+    """The share of a row's largest elements that are the same ones, on average."""
+    if expected.ndim < 2 or expected.shape[-1] <= count or not expected.size:
         return None
     if expected.dtype.kind == "c" or not is_floating(expected.dtype):
         return None
-    return float(np.mean(expected.argmax(-1) == got.argmax(-1)))
+    if count > 1 and expected.size // expected.shape[-1] > _MOST_ROWS:
+        return None
+    if count == 1:
+        return float(np.mean(expected.argmax(-1) == got.argmax(-1)))
+    rows = [
+        np.argpartition(x.astype(np.float32), -count, -1)[..., -count:].reshape(-1, count)
+        for x in (expected, got)
+    ]
+    return float((rows[0][:, :, None] == rows[1][:, None, :]).any(-1).mean())

@@ -62,6 +62,17 @@ def test_one_step_is_one_ulp_and_passes(dtype):
     assert row.top1 == 1.0
 
 
+def test_the_largest_elements_are_compared():
+    x = np.arange(20, dtype=np.float32).reshape(2, 10)
+    assert compare("y", x, x.copy()).top5 == 1.0
+    y = x.copy()
+    y[0, 9] = -1  # one of the five largest of the first row is another now
+    row = compare("y", x, y)
+    assert row.top1 == 0.5
+    assert row.top5 == 0.9
+    assert compare("y", x[:, :5], x[:, :5]).top5 is None
+
+
 def test_ulps_are_counted_across_zero():
     least = np.float32(1e-45)
     assert compare("y", np.array([least]), np.array([-least])).ulps == 2

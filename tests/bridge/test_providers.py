@@ -13,7 +13,7 @@ import bridge
 from bridge import contracts, doctor
 from bridge.deployment import deployment, find_config
 from bridge.profiling import Placement
-from bridge.providers import CPU, Contract, Provider, resolve
+from bridge.providers import CPU, Contract, Provider, is_plugin, resolve
 from tests.bridge.graphs import SCALE, graph_bytes
 
 HAS_CUDA = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
@@ -129,6 +129,17 @@ def test_the_fastest_provider_is_measured():
     assert session.measured["cpu"] > 0
     with pytest.raises(bridge.ProviderError, match=r"only bridge\.load"):
         bridge.Session(graph_bytes(SCALE), providers="fastest")
+
+
+def test_plugins_are_asked_for_by_their_devices(monkeypatch):
+    """ONNX Runtime knows a plugin's name only by its devices; here the CPU's plays the plugin."""
+    monkeypatch.setattr(onnxruntime, "get_available_providers", list)
+    assert is_plugin(CPU)
+    session = bridge.load(graph_bytes(SCALE), providers="cpu")
+    assert session.providers == [CPU]
+    session.require_placement(cpu=1.0)
+    y = session.run({"x": np.ones((2, 4), np.float32), "w": np.ones(4, np.float32)})["y"]
+    assert (y == 1).all()
 
 
 # Deployments
