@@ -10,9 +10,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from bridge.errors import RunError
 
 __all__ = ["Kernel", "KernelTable", "installed_kernels", "kernel_table"]
 
@@ -60,12 +63,25 @@ class KernelTable:
 
 
 def installed_kernels() -> dict[str, Any]:
-    """The kernels of the installed runtime, as plain data.
+    """The kernels of the installed runtime, as plain data; asked for in a process of its own.
+
+    Raises:
+        RunError: It cannot tell: builds with TensorRT end the process where its library is missing.
 
     Returns:
         ``version``, ``opset``, ``ir_version``, and ``kernels``: by provider and ``domain:operator``
         rows of first version, last version (0 for none) and the types of each type parameter.
     """
+    command = [sys.executable, "-m", "bridge.kernels", "--list"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip() or f"exit code {done.returncode}").split("\n")[-1]
+        raise RunError(f"the installed ONNX Runtime cannot tell which kernels it has: {last}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _own_kernels() -> dict[str, Any]:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -234,7 +250,10 @@ def _text(data: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Add what a file tells, or what the installed runtime has, to the table."""
+    """Add what a file tells, or what the installed runtime has, to the table; or only list it."""
+    if arguments == ["--list"]:
+        print(json.dumps(_own_kernels()))
+        return
     added = [json.loads(Path(a).read_text()) for a in arguments] or [installed_kernels()]
     known = _unmerged(json.loads(_TABLE.read_text())) if _TABLE.exists() else []
     _TABLE.write_text(_text(_merged([*known, *added])))
