@@ -231,8 +231,10 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                     results = results or self.run(func, args, kwargs)
                     result = results[self.trace.active[0]]
                     same = self._argument_returned(result, leaves)
-                    if same is not None:
+                    if same is not None and self._is_same_everywhere(same, results):
                         return same  # eager did nothing
+                    if same is not None:  # contiguous() copies where sizes are others
+                        results[self.trace.active[0]] = result.detach()
                     self._require_equal_lengths(results, tracked)
                     if autocast.is_enabled():
                         values = autocast.cast_arguments(self.op, values, result)
@@ -293,6 +295,9 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
             if isinstance(x, torch.Tensor) and self.concrete(x, home) is result:
                 return x
         return None
+
+    def _is_same_everywhere(self, argument: torch.Tensor, results: dict[int, Any]) -> bool:
+        return all(self.concrete(argument, w) is result for w, result in results.items())
 
     def _assigns_itself(self, tensor: torch.Tensor, index: Any, value: Any) -> bool:
         """Whether ``x[i] = v`` ends an ``x[i] += y``: the value is that very part of ``x``."""

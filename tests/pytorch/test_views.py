@@ -245,3 +245,12 @@ def test_agrees(case):
 
 def test_slices_of_a_cache_are_written():
     agree(attention_cache, [(torch.randn(2, 4, 4),)], [(torch.randn(2, 4, 4),)])
+
+
+def test_contiguous_copies_in_some_worlds_only():
+    def f(x):
+        return x.transpose(0, 1).contiguous().view(-1) * 2
+
+    program = bridge.export(f, torch.randn(1, 4), dynamic_shapes=({0: "n"},))
+    x = torch.randn(3, 4)
+    torch.testing.assert_close(program(x), f(x))
