@@ -80,7 +80,24 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
             if sizes and reason is None:
                 raise UnseenSizesError(sizes, error) from error
             raise
+    program.report.warnings += _told_otherwise(traced)
     return rows
+
+
+def _told_otherwise(traced: TracedModel) -> list[str]:
+    """A warning where the model computes something else because it sees that it is exported."""
+    if traced.random:
+        return []
+    try:
+        others = traced.other_when_exported()
+    except Exception:  # outside of an export it takes ways of its own, which may fail
+        return []
+    if not others:
+        return []
+    return [
+        f"{', '.join(others[:3])}: the model computes other values when torch.compiler.is_exporting() "
+        "or is_compiling() tells it of an export, and the graph computes those"
+    ]
 
 
 class _Deadline(torch.overrides.TorchFunctionMode):

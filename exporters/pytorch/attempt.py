@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,7 +25,7 @@ from exporters.pytorch.inputs import (
     world_leaves,
 )
 from exporters.pytorch.results import require_outputs
-from exporters.pytorch.specialisation import Call, EagerLog
+from exporters.pytorch.specialisation import Call, EagerLog, differs
 from exporters.pytorch.tracer import TorchTracer
 from exporters.pytorch.unsupported import require_supported
 from exporters.script import target_of
@@ -128,9 +129,43 @@ class TracedModel:
         result = self.eager(leaves)
         return [result[i] for i in self.outputs]
 
+    def other_when_exported(self) -> list[str]:
+        """The outputs that the example has other values for outside of an export, by path."""
+        world = self.worlds[0]
+        plain = run_eager(self.callable, self.arguments, world.leaves, exporting=False)
+        leaves, tree = flatten(plain, is_leaf)
+        by_path = dict(zip(tree.paths(), leaves, strict=True))
+        paths = list(self.output_tree.paths())
+        found = []
+        for index, ours in zip(self.outputs, world.outputs, strict=False):
+            theirs = by_path.get(paths[index])
+            if is_like(ours, theirs) and differs(ours, theirs):
+                found.append(".".join(map(str, paths[index])) or "output")
+        return found
 
-def run_eager(model: Callable[..., Any], arguments: Arguments, leaves: Sequence[Any]) -> Any:
-    """Call the model as a trace would, and leave no sign of it."""
+
+def is_like(a: Any, b: Any) -> bool:
+    """Whether two tensors have one shape and dtype."""
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
+        return False
+    return a.shape == b.shape and a.dtype == b.dtype
+
+
+def run_eager(
+    model: Callable[..., Any],
+    arguments: Arguments,
+    leaves: Sequence[Any],
+    *,
+    exporting: bool = True,
+) -> Any:
+    """Call the model, and leave no sign of it.
+
+    Args:
+        model: The eager callable.
+        arguments: The example, of which the structure is used.
+        leaves: What the arguments hold.
+        exporting: Whether the model sees that it is exported, as in a trace.
+    """
     modules = modules_of(model)
     buffers = {
         id(x): (x, x.detach().clone())
@@ -138,7 +173,8 @@ def run_eager(model: Callable[..., Any], arguments: Arguments, leaves: Sequence[
         if not isinstance(x, torch.nn.Parameter)
     }
     try:
-        with isolation.isolated(modules.values()), isolation.exporting():
+        told = isolation.exporting() if exporting else contextlib.nullcontext()
+        with isolation.isolated(modules.values()), told:
             return arguments.call(model, [clone(x) for x in leaves])
     finally:
         with torch.no_grad():

@@ -138,3 +138,12 @@ def test_numbers_of_unsupported_calls_are_not_frozen():
 
     with pytest.raises(UnsupportedOpError, match=r"torch\.hash_tensor"):
         bridge.export(ask, X)
+
+
+def test_models_that_behave_otherwise_when_exported_are_reported():
+    def moody(x):
+        return {"calm": x + 1, "moody": x * 2 if torch.compiler.is_exporting() else x * 3}
+
+    program = bridge.export(moody, X)
+    (warning,) = program.report.warnings
+    assert warning.startswith("moody: the model computes other values when")
