@@ -312,9 +312,8 @@ def test_libraries_are_told_that_they_are_exported():
         return x + 1
 
     bridge.export(f, X)
-    assert all(seen)
-    f(X)
-    assert seen[-1] is False
+    assert all(seen[:-1])
+    assert seen[-1] is False  # verification asks what eager code computes by itself
 
 
 def test_a_traced_number_that_escapes_is_a_plain_one():

@@ -32,9 +32,9 @@ def _narrow_back(
 
 
 def _narrow_bounds(op: Op, x: ir.Value, dim: int, start: Any, length: Any) -> tuple[Any, Any]:
-    if isinstance(start, ir.Value):
-        first = op.Reshape(op.cast(start, ir.DataType.INT64), [1])
-        return first, op.Add(first, length)
+    if isinstance(start, ir.Value) or isinstance(length, ir.Value):
+        first = position(op, start)
+        return first, op.Add(first, position(op, length))
     if isinstance_static(start) and start < 0:
         end: Any = start + length
         at_end = isinstance_static(length) and end == 0

@@ -58,6 +58,14 @@ def test_a_flag_that_run_time_knows() -> None:
         )
 
 
+def test_lengths_of_data() -> None:
+    check_call(
+        lambda x, n: (x.narrow(1, 0, n[0]), x.narrow(2, n[0], n[1])),
+        (X, torch.tensor([1, 3])),
+        others=[(X, torch.tensor([2, 2]))],
+    )
+
+
 def test_libraries_see_a_compilation() -> None:
     def ask(x: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling() and torch.compiler.is_exporting():
