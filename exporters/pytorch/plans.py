@@ -11,7 +11,7 @@ import torch
 from exporters.pytorch import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 __all__ = ["Plan", "plan"]
 
@@ -27,6 +27,7 @@ class Plan:
         entries: What is registered for it, or for its functional form when it writes.
         functional: The functional form of an in-place method.
         assigns: It is ``x[index] = value``.
+        reshapes: It writes no values to its first argument, but gives it another shape.
         pointwise: No number among the arguments says anything of the result's sizes.
     """
 
@@ -37,6 +38,23 @@ class Plan:
     functional: Callable[..., Any]
     assigns: bool = False
     pointwise: bool = False
+    reshapes: bool = False
+
+    def accepting(
+        self, args: Sequence[Any], kwargs: dict[str, Any], *, has_complex: bool
+    ) -> list[registry.Lowering | registry.Decomposition]:
+        """The entries that take such arguments."""
+        found = []
+        for entry in self.entries:
+            if isinstance(entry, registry.Handler):
+                continue
+            if isinstance(entry, registry.Decomposition):
+                fits = has_complex or not entry.pairs
+            else:
+                fits = entry.pairs or not has_complex
+            if fits and entry.accepts(args, kwargs):
+                found.append(entry)
+        return found
 
 
 def plan(func: Any) -> Plan:
@@ -63,7 +81,13 @@ def plan(func: Any) -> Plan:
             entries = entries or registry.find(functional)
     assigns = name == "setitem"
     pointwise = name is not None and name.rstrip("_") in _POINTWISE
-    return Plan(False, writes or assigns, inplace_index, entries, functional, assigns, pointwise)
+    return Plan(
+        False, writes or assigns, inplace_index, entries, functional, assigns, pointwise,
+        reshapes=name in _RESHAPING,
+    )  # fmt: skip
+
+
+_RESHAPING = frozenset("squeeze_ unsqueeze_ transpose_ t_ swapaxes_ swapdims_".split())
 
 
 _POINTWISE = frozenset(

@@ -227,7 +227,7 @@ _SPELLINGS = {
     "x1": "input",
     "x2": "other",
 }
-_SIZES = ("size", "sizes", "shape", "dims", "repeats")
+_SIZES = ("size", "sizes", "shape", "dims", "repeats", "sections", "indices")
 
 
 def respelled(

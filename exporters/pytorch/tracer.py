@@ -193,18 +193,20 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
 
         if known.assigns and self._assigns_itself(*args):
             return None
+        if known.reshapes and self.record(args[0]) is not None:
+            return self._reshape(func, known, args, kwargs)
         functional_args, functional_kwargs = self._functional_arguments(known, args, kwargs)
         reason: str | None = None
         results: dict[int, Any] | None = None
         has_complex = is_complex(args) or is_complex(tuple(kwargs.values()))
-        entries = _accepting(known, functional_args, functional_kwargs, has_complex=has_complex)
-        if not entries and known.entries:
+        entries = known.accepting(functional_args, functional_kwargs, has_complex=has_complex)
+        if not entries or "sections" in kwargs or "indices" in kwargs:
             again = respelled(known.functional, functional_args, functional_kwargs)
             if again is not None:
                 out = {k: kwargs[k] for k in ("out",) if k in kwargs}
                 args, kwargs = again[0], again[1] | out
                 functional_args, functional_kwargs = again
-                entries = _accepting(known, *again, has_complex=has_complex)
+                entries = known.accepting(*again, has_complex=has_complex)
         for entry in entries:
             if isinstance(entry, Decomposition):
                 if entry.when is None or entry.when(*functional_args, **functional_kwargs):
@@ -285,6 +287,29 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                     )
                 ) from error
         return results
+
+    def _reshape(self, func: Any, known: Plan, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """Let a handle be what a view of it would be: ``x.squeeze_()``."""
+        tensor = args[0]
+        before = self.record(tensor)
+        view = self.call(known.functional, self.plan(known.functional), args, kwargs)
+        made = self.record(view)
+        assert before is not None
+        assert made is not None
+        self.run(func, args, kwargs)
+        if made is not before:
+            after = Record(
+                made.value,
+                before.home,
+                before.worlds,
+                data=before.data,
+                unbacked=made.unbacked,
+                memory=made.memory,
+                view=made.view,
+            )
+            after.seen = made.seen
+            self.trace.attach(tensor, after)
+        return tensor
 
     def _argument_returned(self, result: Any, leaves: Sequence[Any]) -> Any:
         """The argument that a call gave back as it was; None if it made something new."""
@@ -558,20 +583,3 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         record.memory = base.memory
         record.seen = base.memory.writes
         record.view = View(base, emit_again, put_back)
-
-
-def _accepting(
-    known: Plan, args: Sequence[Any], kwargs: dict[str, Any], *, has_complex: bool
-) -> list[Lowering | Decomposition]:
-    """The entries that take such arguments."""
-    found = []
-    for entry in known.entries:
-        if isinstance(entry, Handler):
-            continue
-        if isinstance(entry, Decomposition):
-            fits = has_complex or not entry.pairs
-        else:
-            fits = entry.pairs or not has_complex
-        if fits and entry.accepts(args, kwargs):
-            found.append(entry)
-    return found

@@ -254,3 +254,22 @@ def test_contiguous_copies_in_some_worlds_only():
     program = bridge.export(f, torch.randn(1, 4), dynamic_shapes=({0: "n"},))
     x = torch.randn(3, 4)
     torch.testing.assert_close(program(x), f(x))
+
+
+def reshaped_in_place(x):
+    x = x * 1
+    row = x[0]
+    x.t_()
+    x[1] += 10
+    x.unsqueeze_(0).transpose_(0, 2)
+    x.squeeze_(2)
+    row.mul_(2)
+    return x, row, x.shape[0]
+
+
+@pytest.mark.parametrize("sizes", [None, ({0: "n"},)])
+def test_shapes_that_change_in_place(sizes):
+    x = torch.randn(3, 4)
+    program = bridge.export(reshaped_in_place, x, dynamic_shapes=sizes)
+    for got, expected in zip(program(x), reshaped_in_place(x), strict=True):
+        torch.testing.assert_close(torch.as_tensor(got), torch.as_tensor(expected))

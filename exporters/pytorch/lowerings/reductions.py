@@ -9,10 +9,12 @@ import onnx_ir as ir
 import torch
 
 from exporters.pytorch.dtypes import from_torch_dtype, promote
+from exporters.pytorch.handlers import sequence_sizes
 from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import decomposes, lowers
+from exporters.tracing.graph import isinstance_static
 
 if TYPE_CHECKING:
     from exporters.tracing.graph import GraphBuilder as Op
@@ -327,3 +329,16 @@ def var_prim(
     inp: torch.Tensor, dims: Any, correction: Any = 1.0, *, output_dtype: object = None
 ) -> torch.Tensor:
     return inp.var(dims, correction=correction)
+
+
+@decomposes(torch.Tensor.sum_to_size)
+def sum_to_size(input: torch.Tensor, *size: Any) -> torch.Tensor:
+    """The sum over what a broadcast from that size would repeat."""
+    sizes = sequence_sizes(size)
+    lead = input.dim() - len(sizes)
+    dims = [
+        *range(lead),
+        *(lead + i for i, n in enumerate(sizes) if isinstance_static(n) and n == 1),
+    ]
+    total = input.sum(dims, keepdim=True) if dims else input
+    return total.reshape(total.shape[lead:]) if lead else total
