@@ -340,5 +340,5 @@ def sum_to_size(input: torch.Tensor, *size: Any) -> torch.Tensor:
         *range(lead),
         *(lead + i for i, n in enumerate(sizes) if isinstance_static(n) and n == 1),
     ]
-    total = input.sum(dims, keepdim=True) if dims else input
+    total = input.sum(dims, keepdim=True).to(input.dtype) if dims else input
     return total.reshape(total.shape[lead:]) if lead else total
