@@ -14,6 +14,7 @@ from exporters.errors import (
     InputError,
     ScriptError,
     SpecialisationError,
+    UntraceableError,
     WorldError,
 )
 from exporters.pytorch.attempt import Attempt, TracedModel, World
@@ -35,6 +36,7 @@ from exporters.pytorch.specialisation import (
     first_difference,
     is_at,
 )
+from exporters.pytorch.torchscript import torchscript_traces
 from exporters.script import compiled, nested_codes, target_of
 from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
 
@@ -271,6 +273,12 @@ def _check_leaves(model: Callable[..., Any], arguments: Arguments) -> None:
         raise InputError(
             f"the inputs are on several devices: {', '.join(devices)}",
             hint="move the example inputs to the model's device",
+        )
+    traced = next(torchscript_traces(model), None)
+    if traced is not None:
+        raise UntraceableError(
+            f"the module {traced} was made by torch.jit.trace: there is no Python code left to run",
+            hint="export the module that it was traced from",
         )
     state = named_tensors(modules_of(model))
     lazy = [n for n, x in state.items() if torch.nn.parameter.is_lazy(x)]

@@ -13,12 +13,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exporters.errors import UntraceableError
+from exporters.pytorch.inputs import modules_of
 from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["unscripted"]
+__all__ = ["torchscript_traces", "unscripted"]
+
+
+def torchscript_traces(model: Any) -> Iterator[str]:
+    """The modules that ``torch.jit.trace`` made; its functions know their original."""
+    for prefix, root in modules_of(model).items():
+        for path, module in root.named_modules(prefix=prefix):
+            if isinstance(module, torch.jit._trace.TracedModule):
+                yield path or module.original_name
 
 
 def _call(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -131,6 +132,26 @@ def test_the_same_code_exports_when_functions_may_be_compiled(model):
 
 def through_numpy(x):
     return torch.from_numpy(x.numpy() * 2)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_what_torchscript_traced(inside):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace(nn.Linear(5, 2), X)
+    model, name = (nn.ModuleDict({"a": traced}), "a") if inside else (traced, "Linear")
+    told = "was made by torch.jit.trace: there is no Python code left to run\n\nhint: export the module that "
+    text = text_of(model, bridge.UntraceableError)
+    assert text.startswith(f"the module {name} {told}")
+
+
+@pytest.mark.parametrize("make", [torch.jit.script, lambda f: torch.jit.trace(f, X)])
+def test_torchscript_functions_are_exported(make):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        function = make(frozen_by_a_constant)
+    program = bridge.export(function, (X,))
+    assert torch.equal(program(X), frozen_by_a_constant(X))
 
 
 def test_tensors_that_leave_torch():
