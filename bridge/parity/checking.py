@@ -18,6 +18,7 @@ from bridge.parity.comparison import (
     default_tolerance,
     is_floating,
 )
+from bridge.parity.coverage import Coverage
 from bridge.parity.inputs import Case, generate_runnable, load_cases, varied
 from bridge.parity.report import CaseReport, ParityReport
 from bridge.parity.sides import EagerSide, SessionSide, is_eager, session_of
@@ -113,14 +114,17 @@ def check(
     report = ParityReport(trials[0].reference.label, side.label, [], max_drop=max_drop)
     metrics: list[tuple[float, float]] = []
     failed: list[Trial] = []
+    coverage = Coverage(session)
     for trial in trials:
         tell(f"checking {trial.label}")
+        coverage.run(trial.feed)
         found = _run_trial(trial, side, tolerance, metric, metrics, judge=judge)
         if found is None:
             continue
         report.cases.append(found)
         if not found.passed:
             failed.append(trial)
+    report.unreached = coverage.unreached()
     if metrics:
         columns = zip(*metrics, strict=True)
         expected, got = (float(np.mean(c)) for c in columns)

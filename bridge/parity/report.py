@@ -62,6 +62,8 @@ class ParityReport:
         divergence: The first node that goes wrong, None if nothing does or it was not sought.
         metric: The task metric of the reference and of the candidate, None without one.
         max_drop: How much lower the candidate's metric may be.
+        unreached: The branches and loop bodies that no inputs reached, so that nothing is known of
+            them.
     """
 
     reference: str
@@ -71,6 +73,7 @@ class ParityReport:
     divergence: Divergence | None = None
     metric: tuple[float, float] | None = None
     max_drop: float = 0.0
+    unreached: list[str] = dataclasses.field(default_factory=list)
 
     @property
     def passed(self) -> bool:
@@ -107,6 +110,7 @@ class ParityReport:
             "verdicts": list(self.verdicts),
             "divergence": None if self.divergence is None else self.divergence.to_dict(),
             "metric": None if self.metric is None else list(self.metric),
+            "unreached": list(self.unreached),
         }
 
     def __str__(self) -> str:
@@ -124,6 +128,7 @@ class ParityReport:
             rows = [r for c in good for r in c.comparisons]
             closest = max(rows, key=lambda r: r.needed)
             lines.append(f"  {len(good)} cases, {len(rows)} outputs ok; the worst: {closest}")
+        lines += [f"no input reached {branch}" for branch in self.unreached]
         lines += [f"verdict: {v}" for v in self.verdicts]
         if self.divergence is not None:
             lines.append(str(self.divergence))

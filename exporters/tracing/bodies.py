@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from exporters.tracing.source import Source
 
 __all__ = ["NO_SCOPE", "Outcome", "Scope", "adopt", "condition_in", "condition_value", "distinct",
-           "is_data", "raise_unowned", "recorded", "refuse_in_try", "run_body", "seal",
+           "is_data", "locate", "raise_unowned", "recorded", "refuse_in_try", "run_body", "seal",
            "worlds_of"]  # fmt: skip
 
 
@@ -259,6 +259,13 @@ def refuse_in_try(scope: Scope) -> None:
                 hint="move the branch or loop out of the try statement",
             )
         )
+
+
+def locate(value: ir.Value, scope: Scope) -> None:
+    """Let the node that makes ``value`` stand where its statement does, not where that ends."""
+    node = value.producer()
+    if node is not None and scope.source is not None:
+        node.metadata_props["bridge.source"] = str(scope.source)
 
 
 def adopt(trace: Trace, block: Block) -> None:

@@ -15,6 +15,7 @@ from exporters.tracing.bodies import (
     condition_value,
     distinct,
     is_data,
+    locate,
     raise_unowned,
     refuse_in_try,
     run_body,
@@ -345,6 +346,7 @@ class _IfMerge:
             "If", self.value, then_branch=graphs[0], else_branch=graphs[1], outputs=len(pairs)
         )
         results = emitted if isinstance(emitted, list) else [emitted]
+        locate(results[0], self.staged.scope)
         for output, pair in zip(results, pairs, strict=True):
             output.type = pair[0].type
             dims = static_dims(pair)

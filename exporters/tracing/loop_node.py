@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from exporters.tracing.bodies import condition_value
+from exporters.tracing.bodies import condition_value, locate
 from exporters.tracing.columns import Column
 from exporters.tracing.finish import live_nodes
 from exporters.tracing.leaves import UNBOUND, Dummy, leaf_in, leaf_value, make_leaf
@@ -80,6 +80,7 @@ class LoopNode:
             return
         emitted = op.emit("Loop", count, start, *initial, body=graph, outputs=produced)
         results = emitted if isinstance(emitted, list) else [emitted]
+        locate(results[0], loop.scope)
         for result, value in zip(results, outputs[1:], strict=True):
             result.type = value.type
         self._bind_results(results)
