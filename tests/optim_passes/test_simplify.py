@@ -19,6 +19,7 @@ from optim_passes.simplify.products import EinsumPass
 from optim_passes.simplify.rearrangements import RearrangementPass, TransposeOrderPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
+from optim_passes.simplify.simplifier import OnnxSimplifierPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
 from tests.optim_passes.running import HEADER, SIZES, ops, optimise, parse, reasons
 
@@ -526,3 +527,35 @@ def test_transposes_stay_where_others_read_what_is_between():
     )
     counts, _ = optimise(model, TransposeOrderPass())
     assert counts == {"Transpose": 2, "Relu": 1, "Neg": 1}
+
+
+def test_onnx_simplifier_says_what_it_still_finds():
+    weight = np.ones((64, 64, 3, 3), np.float32)
+    model = parse(
+        "g (float[1,64,8,8] x, float[64,64,3,3] w, float[64] s, float[64] b, float[64] m, "
+        "float[64] v) => (y) { c = Conv(x, w) n = Identity(c) p = Transpose<perm=[0,1,3,2]>(n) "
+        "q = Transpose<perm=[0,1,3,2]>(p) y = Add(q, s1) }".replace("s1", "q"),
+        **{k: np.ones(64, np.float32) for k in "sbmv"},
+        w=weight,
+    )
+    before = model.graph.initializers["w"].const_value
+    step = OnnxSimplifierPass()
+    counts, report = optimise(model, step, rtol=1e-3, atol=1e-4)
+    assert step.found == {"Identity": 1, "Transpose": 2}
+    assert counts == {"Conv": 1, "Add": 1}
+    assert report.steps["OnnxSimplifier"].rewrites == 3
+    assert model.graph.initializers["w"].const_value is before  # no copy
+    again = OnnxSimplifierPass()
+    assert not again(model).modified
+    assert again.found == {}
+
+
+def test_onnx_simplifier_that_fails_changes_nothing(monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("it is broken")
+
+    monkeypatch.setattr("onnxsim.simplify", fail)
+    model = parse("g (float[2] x) => (y) { i = Identity(x) y = Relu(i) }")
+    counts, report = optimise(model, OnnxSimplifierPass())
+    assert counts == {"Identity": 1, "Relu": 1}
+    assert reasons(report) == {"it failed: it is broken"}
