@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from bridge.runtime import Settings
+    from bridge.targets import Target
 
 __all__ = ["DTYPES", "Precision", "halved", "measured_ranges"]
 
@@ -61,6 +62,7 @@ def halved(
     settings: Settings,
     *,
     original: ir.Model | None = None,
+    target: Target | None = None,
     keep: Collection[str] = (),
     keep_io: bool = True,
 ) -> tuple[ir.Model, Report, str]:
@@ -73,6 +75,7 @@ def halved(
         settings: Of the session that measures.
         original: A model that has values of the same names, to measure in place of one that does
             not run here.
+        target: Whose kernels there have to be for what is narrowed.
         keep: Names or op types of further nodes that stay in float32.
         keep_io: Whether the model's inputs and outputs stay float32.
 
@@ -84,7 +87,13 @@ def halved(
     if unmeasured and feeds and original is not None:
         other, _ = run(original.clone(), _PREPARATION)
         ranges, unmeasured = _ranges(other, feeds, settings)
-    conversion = HalfPrecisionPass(DTYPES[precision], ranges=ranges, keep=keep, keep_io=keep_io)
+    conversion = HalfPrecisionPass(
+        DTYPES[precision],
+        ranges=ranges,
+        keep=keep,
+        keep_io=keep_io,
+        has_kernel=None if target is None else target.has_kernel_in,
+    )
     result, report = run(copy, [conversion, *_CLEANING])
     return result, report, unmeasured
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from bridge.kernels import Kernel
 
-__all__ = ["NoKernel", "nodes_without_kernel"]
+__all__ = ["NoKernel", "has_kernel_in", "nodes_without_kernel"]
 
 _KNOWN = ("", "ai.onnx.ml", "com.microsoft")  # operators of other domains are the user's
 # What ONNX Runtime deals with itself: bodies, and constants, which become initializers.
@@ -65,6 +65,26 @@ def nodes_without_kernel(
                 continue
             found.append(_described(node, version, types, tables))
     return found
+
+
+def has_kernel_in(
+    node: ir.Node, opset: int, dtype: ir.DataType, table: tuple[str, dict[str, list[Kernel]]]
+) -> bool:
+    """Whether a provider has a kernel for a node whose float32 operands are of another type.
+
+    Args:
+        node: The node.
+        opset: Of the default domain.
+        dtype: The other type.
+        table: The provider and its kernels.
+    """
+    types, name = _types_of(node), dtype.name.lower()
+    other = _Types(
+        tuple(name if t == "float" else t for t in types.inputs),
+        tuple(name if t == "float" else t for t in types.outputs),
+    )
+    version = opset if not node.domain else 1
+    return _runs(node.op_type, node.domain, version, other, table)
 
 
 def _described(

@@ -220,7 +220,7 @@ class _Work:
         with self.timed("narrow", f"measuring ranges and narrowing to {precision}"):
             model, passed, unmeasured = halved(
                 program.model, precision, feeds, Settings(self.target.contract()),
-                original=original, keep=keep, keep_io=keep_io,
+                original=original, target=self.target, keep=keep, keep_io=keep_io,
             )  # fmt: skip
         report.passes.steps.update(passed.steps)
         report.passes.refusals += passed.refusals

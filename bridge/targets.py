@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from bridge.errors import TargetError
-from bridge.kernel_coverage import NoKernel, nodes_without_kernel
+from bridge.kernel_coverage import NoKernel, has_kernel_in, nodes_without_kernel
 from bridge.kernels import KernelTable, kernel_table, known_versions
 from bridge.providers import CPU, Contract, Provider, available
 from optim_passes.older_opsets import LowerOpsetPass
@@ -161,6 +161,13 @@ class Target:
         if table is None or self.kind == "cpu" or self.kind not in table.kernels:
             return []
         return nodes_without_kernel(model, [(self.kind, table.kernels[self.kind])])
+
+    def has_kernel_in(self, node: ir.Node, opset: int, dtype: ir.DataType) -> bool:
+        """Whether the provider has a kernel for a node in 16 bits; true where nothing is known."""
+        table = self.table
+        if table is None or self.kind not in table.kernels:
+            return True
+        return has_kernel_in(node, opset, dtype, (self.kind, table.kernels[self.kind]))
 
     def failure(self, model: ir.Model) -> str | None:
         """Why the target could not run a model; None if it can."""

@@ -18,7 +18,7 @@ from optim_passes.tensors import derived
 from optim_passes.values import constant
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 __all__ = ["HalfPrecisionPass"]
 
@@ -38,6 +38,8 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
         ranges: The largest magnitude that each value has been seen to have, by name.
         keep: Names or op types of further nodes that stay in float32.
         keep_io: Whether the model's inputs and outputs stay float32.
+        has_kernel: Whether there is a kernel for a node of a graph of some opset in ``dtype``; where
+            there is none it stays in float32.
     """
 
     name: ClassVar[str] = "HalfPrecision"
@@ -49,8 +51,10 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
         ranges: Mapping[str, float] | None = None,
         keep: Collection[str] = (),
         keep_io: bool = True,
+        has_kernel: Callable[[ir.Node, int, ir.DataType], bool] | None = None,
     ) -> None:
         super().__init__()
+        self.has_kernel = has_kernel
         self.dtype = dtype
         self.ranges = dict(ranges or {})
         self.keep = frozenset(keep)
@@ -64,6 +68,10 @@ class HalfPrecisionPass(ir.passes.InPlacePass):
         for node in model.graph.all_nodes():
             if node.name in self.keep or node.op_type in self.keep:
                 reasons[node] = "asked for"
+            elif self.has_kernel is not None and node not in reasons:
+                opset = model.graph.opset_imports.get("", 1)
+                if _has_floats(node) and not self.has_kernel(node, opset, self.dtype):
+                    reasons[node] = f"there is no kernel of {node.op_type} in 16 bits"
         work = _Conversion(model, limits, reasons)
         for value in model.graph.inputs:
             if is_float(value) and not self.keep_io:
@@ -275,6 +283,10 @@ class _Conversion:
                     del value.graph.initializers[str(value.name)]
                 elif (node := value.producer()) is not None and node.graph is not None:
                     node.graph.remove(node, safe=True)
+
+
+def _has_floats(node: ir.Node) -> bool:
+    return any(is_float(v) for v in (*node.inputs, *node.outputs))
 
 
 def _is_plain(node: ir.Node) -> bool:

@@ -243,6 +243,24 @@ def test_bfloat16_needs_no_ranges():
     assert outcome.refusals == []
 
 
+def test_what_the_target_has_no_kernels_for_stays():
+    """ONNX Runtime's CPU provider widens float16 by itself, and has few kernels for bfloat16."""
+    text = """g (float[2, 4] x) => (float[2, 2] y) {
+        t = Transpose <perm = [1, 0]> (x)
+        a = MatMul(x, t)
+        y = Relu(a)
+    }"""
+    model = parse(text, opset=22)
+    feed = {"x": np.ones((2, 4), np.float32)}
+    program = bridge.optimize(
+        model, target="cpu", passes=[], precision="bf16", inputs=[feed], keep_io=False
+    )
+    assert program.report.verified[0].passed
+    assert "there is no kernel of MatMul in 16 bits" in {
+        r.reason for r in program.report.passes.refusals
+    }
+
+
 def test_too_little_precision_is_told():
     model = parse("g (float[4] x) => (float[4] y) { a = Mul(x, x)\n y = Exp(a) }")
     with pytest.warns(OptimizationWarning, match="16 bits are not enough"):
