@@ -6,9 +6,13 @@ import collections
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from bridge.calibration import Calibration, Calibrator
+import numpy as np
+
+from bridge.calibration import Calibration, Calibrator, batches_of
 from bridge.quantizing.processor import this_processor
+from bridge.session import Session
 from optim_passes.pipeline import run
+from optim_passes.precision.ranges import RANGES, ranges_of, with_ranges
 from optim_passes.quantization.dynamic import DynamicQuantizationPass
 from optim_passes.quantization.pipeline import BEFORE, BEFORE_STATIC, BEFORE_WEIGHTS, FINISH
 from optim_passes.quantization.placement import CONVOLUTIONS, is_kernel, thin_stem
@@ -24,7 +28,7 @@ from optim_passes.scopes import scopes
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     import onnx_ir as ir
 
@@ -34,6 +38,7 @@ __all__ = ["Builder", "Built"]
 
 Feed = dict[str, Any]
 _STEM = "a convolution of few channels at the input is faster in floating point"
+_MEASURED_INSIDE = 16  # batches
 _ASKED = "asked to stay in float"
 
 
@@ -65,6 +70,7 @@ class Builder:
     Attributes:
         prepared: The float graph in the form that is quantized.
         calibration: What calibration saw, empty before :meth:`calibrate`.
+        inside: The largest magnitude of each value in a body of If, Loop or Scan.
     """
 
     def __init__(self, model: ir.Model, recipe: Recipe, keep_float: Collection[str] = ()) -> None:
@@ -73,6 +79,7 @@ class Builder:
         passes = BEFORE_STATIC if static else BEFORE_WEIGHTS
         self.prepared, _ = run(model.clone(), passes)
         self.calibration = Calibration({})
+        self.inside: dict[str, float] = {}
         self._kept = self._asked(keep_float)
         if static:
             for scope in scopes(self.prepared):
@@ -174,7 +181,12 @@ class Builder:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         """Look at what the model's values are."""
-        names = self.observed()
+        outer = {v.name for n in self.prepared.graph for v in n.outputs}
+        outer |= {v.name for v in self.prepared.graph.inputs}
+        observed = self.observed()
+        names = [n for n in observed if n in outer]
+        if len(names) < len(observed):
+            batches = self._also_inside(batches)
         inputs = self._kernel_inputs()
         channels = {n: a for n, a in inputs.items() if self.recipe.bias_correction}
         moments = [n for n, a in inputs.items() if a == -1 and self.recipe.correction == "gptq"]
@@ -188,6 +200,21 @@ class Builder:
         )
         self.calibration = calibrator.run(batches)
 
+    def _also_inside(self, batches: Iterable[Any]) -> Iterator[Feed]:
+        """The batches, while the bodies of If, Loop and Scan are measured on the first of them.
+
+        What is inside leaves no trace outside but its largest magnitude.
+        """
+        metered, names = with_ranges(self.prepared)
+        session = Session(metered, optimization="basic")
+        for number, feed in enumerate(batches_of(batches, session)):
+            if number < _MEASURED_INSIDE and all(x.size for x in feed.values()):
+                vector = np.asarray(session.run(feed, outputs=[RANGES])[RANGES])
+                for name, magnitude in ranges_of(names, [vector]).items():
+                    if np.isfinite(magnitude):
+                        self.inside[name] = max(self.inside.get(name, 0.0), magnitude)
+            yield feed
+
     def _kernel_inputs(self) -> dict[str, int]:
         """What the main graph's kernels read, with the axis of its channels."""
         return {
@@ -199,7 +226,8 @@ class Builder:
     @property
     def ranges(self) -> dict[str, tuple[float, float]]:
         """The range of each activation, by the recipe's method."""
-        return self.calibration.ranges(self.recipe.method)
+        inside = {n: (-m, m) for n, m in self.inside.items()}
+        return inside | self.calibration.ranges(self.recipe.method)
 
     # Building
 
