@@ -79,7 +79,8 @@ def test_activations_between_convolutions_run_on_integers(activation, scale):
             r = {activation}(h)
             y = Conv(r, c)
         }}""",
-        a=weights(32, 16, 3, 3) * np.float32(scale), b=weights(32) * np.float32(scale), c=weights(16, 32, 1, 1),
+        a=weights(32, 16, 3, 3) * np.float32(scale), b=weights(32) * np.float32(scale),
+        c=weights(16, 32, 1, 1),
     )  # fmt: skip
     feeds = [{"x": RNG.standard_normal((2, 16, 8, 8)).astype(np.float32)} for _ in range(3)]
     made, _, quality, _ = quantized(model, feeds)

@@ -1,0 +1,234 @@
+"""``bridge.quantize`` and ``bridge quantize``: the gate, recipes, reports."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+import bridge
+from bridge.cli import main
+from bridge.quantization import QuantizedProgram
+from bridge.quantizing import gate
+from bridge.quantizing.measuring import Accuracy, Latency, output_accuracy, side_by_side
+from bridge.quantizing.processor import processor_of
+from bridge.quantizing.recipes import RECIPES, Recipe, find_recipe
+from bridge.quantizing.report import QuantizationReport
+
+
+@pytest.fixture(scope="module")
+def net():
+    """Convolutions large enough that integers are faster on any machine."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(16, 64, 3, padding=1), torch.nn.ReLU(),
+        torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.ReLU(),
+        torch.nn.Conv2d(64, 64, 3, padding=1), torch.nn.ReLU(),
+        torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(64, 10),
+    ).eval()  # fmt: skip
+    batches = [torch.randn(2, 16, 40, 40) for _ in range(6)]
+    program = bridge.export(model, (batches[0],), dynamic_shapes=({0: "batch"},), verify=False)
+    return model, program, batches
+
+
+def test_a_quantized_program_is_called_like_the_model(net):
+    model, program, batches = net
+    made = bridge.quantize(program, "int8-static", calibration=batches, gate=False)
+    assert isinstance(made, QuantizedProgram)
+    got = made(batches[0])
+    with torch.no_grad():
+        want = model(batches[0])
+    assert isinstance(got, torch.Tensor)
+    assert float(((got - want) ** 2).sum() / (want**2).sum()) < 1e-3
+    assert program(batches[0]).allclose(want, atol=1e-4)
+
+
+def test_the_gate_measures_and_the_report_says_it_in_every_form(net, tmp_path):
+    _, program, batches = net
+    report = bridge.quantize(
+        program, "int8-static", calibration=batches, max_drop=0.2
+    ).quantization
+    assert report.latency.before > 0
+    assert report.size[1] < 0.3 * report.size[0]
+    assert report.accuracy.snr > 25
+    text = str(report)
+    for part in ("weights", "latency", "output SNR", "quantized: 3 Conv", "coarsest tensors"):
+        assert part in text
+    data = json.loads(report.to_json())
+    assert data["speedup"] == pytest.approx(report.latency.speedup)
+    rows = {r["name"]: r for r in data["tensors"] if r["kind"] == "activation"}
+    assert all(r["snr"] > 20 and 0 <= r["clipped"] < 0.01 and r["seen"] for r in rows.values())
+    page = report.to_html()
+    assert page.count("<svg") == len(rows)
+    for name in ("r.json", "r.html", "r.txt"):
+        report.save(tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 200
+
+
+def test_what_is_slower_than_float_is_refused(net, monkeypatch):
+    _, program, batches = net
+    monkeypatch.setattr("bridge.quantization.latency", lambda *_: Latency(1e-3, 2e-3, 9))
+    with pytest.raises(bridge.QuantizationRejected, match="slower than float: 2.00 ms") as caught:
+        bridge.quantize(program, "int8-static", calibration=batches)
+    assert caught.value.report.latency.speedup == 0.5
+    assert "latency" in str(caught.value)
+    made = bridge.quantize(program, "int8-static", calibration=batches, gate=False)
+    assert made.quantization.rejected == ""
+
+
+def test_noise_is_refused_even_without_a_budget():
+    report = QuantizationReport("int8-static", accuracy=Accuracy(3.0))
+    assert "noise" in gate.accuracy_problem(report, None)
+    report.accuracy = Accuracy(40.0, finite=False)
+    assert "NaN" in gate.accuracy_problem(report, None)
+    report.accuracy, report.float_metric = Accuracy(40.0, metric=float("nan")), 0.9
+    assert "the metric" in gate.accuracy_problem(report, 0.01)
+
+
+def test_auto_returns_the_front_and_its_fastest(net):
+    _, program, batches = net
+    made = bridge.quantize(program, calibration=batches, max_drop=0.2)
+    assert made.quantization is made.front[0]
+    speeds = [r.latency.after / r.latency.before for r in made.front]
+    assert speeds == sorted(speeds)
+    assert made.quantization.recipe in RECIPES
+
+
+def test_auto_that_finds_nothing_says_why_for_each_recipe(net, monkeypatch):
+    _, program, batches = net
+    monkeypatch.setattr("bridge.quantization.latency", lambda *_: Latency(1e-3, 2e-3, 9))
+    with pytest.raises(bridge.QuantizationRejected) as caught:
+        bridge.quantize(program, calibration=batches[:2])
+    for recipe in ("int8-static", "int8-dynamic", "int4-weights"):
+        assert f"{recipe}: slower than float" in str(caught.value)
+
+
+def test_dynamic_leaves_convolutions_alone(net):
+    _, program, _ = net
+    made = bridge.quantize(program, "int8-dynamic", gate=False)
+    assert made.report.op_counts.get("FusedConv") == 3
+    assert "ConvInteger" not in made.report.op_counts
+    assert sum("no fast kernel" in r for r in made.quantization.kept_float.values()) == 3
+
+
+def test_named_nodes_and_modules_stay_in_float(net):
+    _, program, batches = net
+    made = bridge.quantize(
+        program, "int8-static", calibration=batches, gate=False, keep_float=["2"]
+    )
+    assert made.quantization.quantized["Conv"] == 2
+    assert "asked to stay in float" in made.quantization.kept_float.values()
+    with pytest.raises(bridge.RecipeError, match="'nothing'"):
+        bridge.quantize(program, "int8-static", calibration=batches, keep_float=["nothing"])
+
+
+def test_a_generator_is_read_once_and_whole(net):
+    _, program, batches = net
+    seen = []
+
+    def stream():
+        for number, batch in enumerate(batches):
+            seen.append(number)
+            yield batch
+
+    made = bridge.quantize(program, "int8-static", calibration=stream(), max_drop=0.5)
+    assert seen == list(range(6))
+    assert made.quantization.calibrated == 6
+
+
+def test_recipes_say_what_they_do_not_know(net):
+    _, program, batches = net
+    with pytest.raises(bridge.CalibrationError, match="needs calibration batches"):
+        bridge.quantize(program, "int8-static")
+    with pytest.raises(bridge.RecipeError, match="no field 'bit'"):
+        bridge.quantize(program, "int4-weights", bit=4)
+    with pytest.raises(bridge.RecipeError, match="blocks of 48"):
+        bridge.quantize(program, "int4-weights", block_size=48)
+    with pytest.raises(bridge.RecipeError, match="weights of 3 bits"):
+        Recipe("mine", "weights", bits=3)
+    with pytest.raises(bridge.RecipeError, match="a Linear cannot be quantized"):
+        bridge.quantize(torch.nn.Linear(2, 2), "int8-dynamic")
+    with pytest.raises(bridge.RecipeError, match="measures"):
+        bridge.quantize(program, gate=False)
+    with pytest.raises(bridge.CalibrationError, match="'median'"):
+        bridge.quantize(program, "int8-static", calibration=batches, method="median")
+    assert find_recipe("int8-static", method="entropy").method == "entropy"
+
+
+def test_bias_correction_lowers_the_mean_error(net):
+    model, program, batches = net
+    with torch.no_grad():
+        want = torch.cat([model(b) for b in batches])
+    options = {"calibration": batches, "gate": False, "per_channel": False}
+    errors = []
+    for corrected in (False, True):
+        made = bridge.quantize(program, "int8-static", bias_correction=corrected, **options)
+        got = torch.cat([made(b) for b in batches])
+        errors.append(float((got - want).mean(0).norm()))
+    assert errors[1] < errors[0]
+
+
+def test_half_precision_comes_from_the_precision_pass(net):
+    _, program, batches = net
+    made = bridge.quantize(program, "fp16", calibration=batches, gate=False)
+    assert made.quantization.size[1] < 0.6 * made.quantization.size[0]
+    assert float((made(batches[0]) - program(batches[0])).abs().max()) < 1e-2
+
+
+def test_cpus_that_saturate_get_smaller_weights(net, monkeypatch):
+    _, program, batches = net
+    old = processor_of("x86_64", frozenset({"avx2", "fma"}))
+    assert (old.weight_most, "saturate" in old.reason) == (63, True)
+    assert processor_of("x86_64", frozenset({"avx2", "avx512_vnni"})).weight_most == 127
+    assert processor_of("x86_64", frozenset({"avx2", "avx_vnni"})).weight_most == 127
+    assert processor_of("aarch64", frozenset()).weight_most == 127
+    monkeypatch.setattr("bridge.quantizing.building.this_processor", lambda: old)
+    made = bridge.quantize(program, "int8-static", calibration=batches, gate=False)
+    tensors = [v.const_value for v in made.model.graph.initializers.values()]
+    integers = [
+        t.numpy() for t in tensors if t is not None and t.dtype.name == "INT8" and t.size > 99
+    ]
+    assert len(integers) == 4
+    assert all(np.abs(x.astype(int)).max() == 63 for x in integers)
+
+
+def test_measurements_take_turns():
+    calls = []
+    measured = side_by_side([lambda: calls.append("a"), lambda: calls.append("b")], seconds=0)
+    assert [n for _, n in measured] == [7, 7]
+    assert calls[4:10] == list("abbaab")
+
+
+def test_outputs_that_are_infinite_alike_are_compared_elsewhere():
+    a = np.asarray([[1.0, -np.inf]], np.float32)
+    found = output_accuracy([{"y": a}], [{"y": a + np.float32(0.01)}])
+    assert found.finite
+    assert 35 < found.snr < 45
+    assert not output_accuracy([{"y": a}], [{"y": np.nan_to_num(a)}]).finite
+
+
+def test_the_command_line_does_the_same(net, tmp_path, capsys):
+    _, program, batches = net
+    source, target = tmp_path / "float.onnx", tmp_path / "int8.onnx"
+    program.save(source)
+    folder = tmp_path / "batches"
+    folder.mkdir()
+    for number, batch in enumerate(batches):
+        np.save(folder / f"{number}.npy", batch.numpy())
+    common = ["quantize", str(source), str(target), "--calibration", str(folder), "--quiet"]
+    page = tmp_path / "report.html"
+    code = main(
+        [*common, "--recipe", "int8-static", "--no-gate", "--set", "method=percentile",
+         "--format", "json", "--html", str(page)]
+    )  # fmt: skip
+    assert code == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["recipe"] == "int8-static"
+    assert "<svg" in page.read_text()
+    assert bridge.load(target)(batches[0]).shape == (2, 10)
+    code = main([*common, "--recipe", "int8-static", "--max-drop", "-1"])
+    captured = capsys.readouterr()
+    assert code == 1
+    assert "rejected: top-1 agreement lost" in captured.out
+    assert "QuantizationRejected" in captured.err
+    assert main([*common, "--set", "method"]) == 2
