@@ -21,34 +21,33 @@ FAMILIES = """
     bert bert-generation big_bird bigbird_pegasus biogpt bit bitnet blenderbot blenderbot-small
     blip bloom camembert chinese_clip chinese_clip_vision_model clip clip_text_model
     clip_vision_model clipseg cohere cohere2 cohere2_moe conditional_detr convbert convnext
-    convnextv2 cosmos3_edge cosmos3_edge_text cosmos3_omni cpmant ctrl cvt cwm dab-detr data2vec-
-    audio data2vec-text data2vec-vision deberta deberta-v2 deepseek_v4 deepseek_vl
+    convnextv2 cosmos3_edge cosmos3_edge_text cosmos3_omni cpmant ctrl cvt cwm dab-detr
+    data2vec-audio data2vec-text data2vec-vision deberta deberta-v2 deepseek_v4 deepseek_vl
     deepseek_vl_hybrid deformable_detr deit detr diffllama dinov2 dinov2_with_registers
-    dinov3_convnext dinov3_vit distilbert doge donut-swin dpr dpt electra embedding_gemma2
+    dinov3_convnext dinov3_vit distilbert doge dpr dpt electra embedding_gemma2
     embedding_gemma2_text ernie ernie4_5 ernie4_5_moe eurobert evolla exaone4 exaone_moe falcon
     falcon_h1 falcon_mamba fast_vlm flaubert flava flex_olmo flint florence2 fnet focalnet fsmt
     fun_asr_nano fuyu gemma gemma2 gemma3_text gemma4 gemma4_text gemma4_unified
-    gemma4_unified_text git glm glm4 glm4_moe glm_ocr glm_ocr_text glmasr glmasr_encoder glpn
-    got_ocr2 gpt-sw3 gpt2 gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss
-    gradium_phonon_tts granite granite_docling granite_docling_text granite_speech
-    granite_speech_plus granite_swa granitemoe granitemoe_swa granitemoeshared groupvit gte helium
-    hgnet_v2 hiera hrm_text hubert hy_v3 hyperclovax hyperclovax_vision_v2 ibert idefics2 idefics3
-    ijepa imagegpt inkling2_text inkling_mm_model inkling_text internlm3 internvl internvl_vision
-    iquestcoder jais2 jamba janus jina_embeddings_v3 kolibri1 kosmos-2.5 laguna layoutlm
-    layoutlmv3 levit lfm2 lfm2_vl lfm3 lighton_ocr lilt llama llama4 llama4_text llava llava_next
-    llava_next_video llava_onevision longt5 luke m2m_100 mamba marian markuplm mask2former
-    maskformer maskformer-swin mbart megatron-bert mellum metaclip_2 mgp-str mimo_v2_flash minimax
+    gemma4_unified_text git glm glm4 glm4_moe glmasr glmasr_encoder glpn got_ocr2 gpt-sw3 gpt2
+    gpt_bigcode gpt_neo gpt_neox gpt_neox_japanese gpt_oss gradium_phonon_tts granite
+    granite_docling granite_docling_text granite_speech granite_speech_plus granite_swa granitemoe
+    granitemoe_swa granitemoeshared groupvit gte helium hgnet_v2 hiera hrm_text hubert hy_v3
+    hyperclovax hyperclovax_vision_v2 ibert idefics2 idefics3 ijepa imagegpt inkling2_text
+    inkling_mm_model inkling_text internlm3 internvl internvl_vision iquestcoder jais2 jamba janus
+    jina_embeddings_v3 kolibri1 kosmos-2.5 laguna layoutlm lfm2 lfm2_vl lfm3 lighton_ocr llama
+    llama4 llama4_text llava llava_next llava_next_video llava_onevision longt5 luke m2m_100 mamba
+    marian markuplm maskformer mbart megatron-bert mellum metaclip_2 mgp-str mimo_v2_flash minimax
     minimax_m2 minimax_m3_vl minimax_m3_vl_text ministral3 mistral mistral3 mixtral mlcd
-    mlcd_vision_model mllama mobilebert mobilenet_v1 mobilenet_v2 mobilevit mobilevitv2 modernbert
+    mlcd_vision_model mllama mobilebert mobilenet_v1 mobilenet_v2 mobilevit modernbert
     modernbert-decoder modernvbert molmo2 molmo2_text moonshine moshi moss_transcribe_diarize
     mpnet mpt mra mt5 muse_glimmer_text muse_spark_text musicflamingo mvp nanochat nemotron_h
     neomme nllb-moe nomic_bert nystromformer olmo olmo2 olmo3 olmo_hybrid olmoe openai-gpt opt
-    ovis2 owlv2 owlvit paddleocr_vl pegasus pegasus_x persimmon phi phi3 phi4_multimodal phimoe
-    pixio plbart pocket_tts poolformer prophetnet pvt pvt_v2 qianfan_ocr qianfan_ocr_vision qwen2
-    qwen2_audio qwen3 qwen3_asr qwen3_vl qwen3_vl_text regnet rembert resnet roberta roberta-
-    prelayernorm roc_bert roformer sam3_vit_model sam_hq_vision_model sam_vision_model
-    seamless_m4t seamless_m4t_v2 seed_oss segformer sew sew-d siglip_vision_model smollm3 smolvlm
-    splinter squeezebert stablelm starcoder2 swiftformer t5 table-transformer tapas tipsv2
+    ovis2 owlv2 owlvit pegasus pegasus_x persimmon phi phi3 phi4_multimodal phimoe pixio plbart
+    pocket_tts poolformer prophetnet pvt pvt_v2 qianfan_ocr qianfan_ocr_vision qwen2 qwen2_audio
+    qwen3 qwen3_asr qwen3_vl qwen3_vl_text regnet rembert resnet roberta roberta-prelayernorm
+    roc_bert roformer sam3_vit_model sam_hq_vision_model sam_vision_model seamless_m4t
+    seamless_m4t_v2 seed_oss segformer sew sew-d siglip_vision_model smollm3 smolvlm splinter
+    squeezebert stablelm starcoder2 swiftformer t5 table-transformer tapas tipsv2
     tipsv2_text_model tipsv2_vision_model ultrabert ultravbert umt5 unispeech unispeech-sat
     video_llama_3 video_llava vipllava visual_bert vit vit_msn vitdet voxtral
     voxtral_realtime_encoder wav2vec2 wav2vec2-conformer wavlm xglm xlm xlm-roberta xlm-roberta-xl

@@ -335,10 +335,13 @@ def var_prim(
 def sum_to_size(input: torch.Tensor, *size: Any) -> torch.Tensor:
     """The sum over what a broadcast from that size would repeat."""
     sizes = sequence_sizes(size)
+    if not sizes:
+        return input.sum()
     lead = input.dim() - len(sizes)
-    dims = [
-        *range(lead),
-        *(lead + i for i, n in enumerate(sizes) if isinstance_static(n) and n == 1),
-    ]
-    total = input.sum(dims, keepdim=True).to(input.dtype) if dims else input
+    dims = [*range(lead)]
+    for axis, wanted in enumerate(sizes, lead):
+        same = isinstance_static(input.shape[axis]) and input.shape[axis] == wanted
+        if isinstance_static(wanted) and wanted == 1 and not same:
+            dims.append(axis)
+    total = input.sum(dims, keepdim=True) if dims else input
     return total.reshape(total.shape[lead:]) if lead else total
