@@ -57,7 +57,7 @@ def for_(
     for index, item in enumerate(natively(items)):
         go_on: Any = True if test is None else test()
         if trace is not None and is_staged(trace, go_on):
-            if sequence is not None and len(sequence) - index > trace.unroll_limit:
+            if sequence is not None and len(sequence) - index > min(_NESTED, trace.unroll_limit):
                 rest = sequence[index:]
                 stage_loop(trace, body, scope, test=test, first=go_on, over=_over_range(rest))
                 return

@@ -1,0 +1,63 @@
+"""Torchvision's detectors export whole, whatever the image's size, and with nothing to be found."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import bridge
+from tests import torchvision_shim
+from tests.script.harness import assert_same
+
+torchvision_shim.install()
+from torchvision.models import detection  # noqa: E402 - imported after its operators exist
+
+SIZES = ((120, 80), (64, 64), (200, 333))
+SMALL = {"min_size": 128, "max_size": 256}
+MODELS = {
+    "fasterrcnn_resnet50_fpn": {**SMALL, "box_score_thresh": 0.012},
+    "maskrcnn_resnet50_fpn": {**SMALL, "box_score_thresh": 0.012, "box_detections_per_img": 8},
+    "keypointrcnn_resnet50_fpn": {**SMALL, "box_detections_per_img": 8},
+    "retinanet_resnet50_fpn": {**SMALL, "score_thresh": 0.011},
+    "fcos_resnet50_fpn": {**SMALL, "score_thresh": 0.05},
+    "ssd300_vgg16": {"score_thresh": 0.011},
+}
+
+
+def build(name, **options):
+    """A detector with seeded random weights."""
+    torch.manual_seed(0)
+    make = getattr(detection, name)
+    return make(weights=None, weights_backbone=None, **{**MODELS[name], **options}).eval()
+
+
+def image(height, width, seed=0):
+    return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_agrees_at_every_image_size(name):
+    model = build(name)
+    dynamic = ([{1: "height", 2: "width"}],)
+    program = bridge.export(model, ([image(96, 128)],), dynamic_shapes=dynamic)
+    for seed, size in enumerate(SIZES):
+        x = image(*size, seed=seed + 1)
+        with torch.no_grad():
+            expected = model([x])
+        assert_same(program([x]), expected, rtol=1e-3, atol=1e-3, inputs=size)
+    assert not program.report.assumptions or name.startswith("fcos")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(MODELS))
+def test_nothing_found(name):
+    threshold = next((k for k in MODELS[name] if "score_thresh" in k), "box_score_thresh")
+    model = build(name, **{threshold: 2.0})
+    dynamic = ([{1: "height", 2: "width"}],)
+    program = bridge.export(model, ([image(96, 128)],), dynamic_shapes=dynamic)
+    x = image(150, 70, seed=5)
+    with torch.no_grad():
+        expected = model([x])
+    assert len(expected[0]["boxes"]) == 0
+    assert_same(program([x]), expected, rtol=1e-3, atol=1e-3, inputs=(150, 70))
