@@ -97,9 +97,21 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         args, kwargs = self.concrete(args, world), self.concrete(kwargs, world)
         if self.trace.logs:
             self._note_writes(known, args, kwargs, world)
-        result = func(*args, **kwargs)
+        result = self._call(func, args, kwargs, world)
         self._note_fresh(result, self.leaves(args, kwargs))
         return result
+
+    def _call(self, func: Any, args: Any, kwargs: dict[str, Any], world: int) -> Any:
+        """A concrete call; where only its kind matters, there is an item in an empty tensor."""
+        try:
+            return func(*args, **kwargs)
+        except IndexError:
+            if world not in self.trace.ghosts or func is not torch.Tensor.__getitem__:
+                raise
+            if args[0].numel():
+                raise
+            filled = args[0].new_zeros([max(n, 1) for n in args[0].shape])
+            return func(filled, *args[1:])
 
     def _note_fresh(self, result: Any, arguments: Sequence[Any]) -> None:
         """Remember where constants are made: inside of a branch or a loop, or not."""
@@ -270,7 +282,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
             if self.trace.logs:
                 self._note_writes(self.plan(func), arguments, named, world)
             try:
-                results[world] = func(*arguments, **named)
+                results[world] = self._call(func, arguments, named, world)
             except Exception as error:
                 if world in self.trace.ghosts and (results or position + 1 < len(active)):
                     self.trace.leave_behind([world])

@@ -78,6 +78,10 @@ def _range(*args: Any) -> Any:
         and _is_one(step)
     ):
         count = stop if stop.record.nonnegative else trace.arithmetic("max", stop, 0)
+    elif _is_one(step):
+        count = stop - start
+        known = isinstance(count, TracedScalar) and count.record.nonnegative
+        count = count if known else trace.arithmetic("max", count, 0)
     else:
         # ceil((stop - start) / step), for steps of either sign
         count = trace.arithmetic("max", -((start - stop) // step), 0)

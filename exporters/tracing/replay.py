@@ -100,7 +100,7 @@ class _Replay:
             trace.logs.append(log)
         watch = _Watch(self.loop, snapshot, world)
         try:
-            with worlds_of(trace, [world], trace.ghosts & {world}):
+            with worlds_of(trace, [world], {world} if forced else trace.ghosts & {world}):
                 scope.set(tuple(bare(self.trace, x, world) for x in self.loop.names))
                 trips = 0
                 limit = self._limit(world, forced=forced)

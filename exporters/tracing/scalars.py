@@ -33,9 +33,10 @@ class ScalarRecord:
         worlds: The number in each world.
         data: Whether it depends on input values, not only on input sizes.
         origin: ``(value, axis)`` if it is a size of a graph value.
+        base: The number that this one is a constant more than, and how much more.
     """
 
-    __slots__ = ("_scalar", "_vector", "data", "nonnegative", "origin", "trace", "worlds")
+    __slots__ = ("_scalar", "_vector", "base", "data", "nonnegative", "origin", "trace", "worlds")
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class ScalarRecord:
         self.data = data
         self.origin = origin
         self.nonnegative = nonnegative
+        self.base: tuple[ScalarRecord, int] | None = None
         self._scalar = scalar
         self._vector = vector
 
@@ -273,6 +275,9 @@ _BINARY: dict[str, Callable[[Any, Any], Any]] = {
     "gt": operator.gt,
     "ge": operator.ge,
 }
+# What cannot fail, and so may be computed where it is not needed.
+TOTAL = frozenset({"add", "sub", "mul", "eq", "ne", "lt", "le", "gt", "ge", "neg", "abs", "not",
+                   "int", "float", "bool", "min", "max"})  # fmt: skip
 KEEP_SIGN = frozenset({"add", "mul", "floordiv", "mod", "abs", "pow", "max", "min"})
 _COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge"}
 _UNARY: dict[str, Callable[[Any], Any]] = {

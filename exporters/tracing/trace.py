@@ -325,6 +325,9 @@ class Trace:
         if not self.recording:
             return worlds[self.active[0]]
         kind = type(worlds[self.active[0]])
+        moved = self._offset(name, operands, worlds)
+        if moved is not None:
+            return moved
         nonnegative = all(
             (x.record.nonnegative if isinstance(x, TracedScalar) else x >= 0) for x in operands
         )
@@ -334,8 +337,20 @@ class Trace:
         kinds = [x.kind if isinstance(x, TracedScalar) else type(x) for x in operands]
         dtype = scalars.working_dtype(name, kinds, kind)
         values = [self._scalar_operand(x, dtype, as_vector=as_vector) for x in operands]
-        result = scalars.emit(self.builder, name, values, kind, nonnegative=nonnegative)
-        result.shape = ir.Shape([1] if as_vector else [])
+        shape = [1] if as_vector else []
+
+        def make(_: Any) -> ir.Value:
+            value: ir.Value = scalars.emit(
+                self.builder, name, values, kind, nonnegative=nonnegative
+            )
+            value.shape = ir.Shape(shape)
+            return value
+
+        if name in scalars.TOTAL:
+            key = (name, kind, nonnegative, as_vector, *values)
+            result = self.builder.once(key, make, *values)
+        else:
+            result = make(None)
         record = ScalarRecord(
             self,
             worlds,
@@ -344,6 +359,7 @@ class Trace:
             vector=result if as_vector else None,
             nonnegative=nonnegative and name in scalars.KEEP_SIGN,
         )
+        record.base = _shifted(name, operands)
         return self.number(record, kind)
 
     def repeat(self, items: Any, times: TracedInt) -> Any:
@@ -356,6 +372,25 @@ class Trace:
             return items * times.record.worlds[self.active[0]]
         staged = repeated(self, items, times) if type(items) is list else None
         return items * int(times) if staged is None else staged
+
+    def _offset(self, name: str, operands: Sequence[Any], worlds: dict[int, Any]) -> Any:
+        """``(x + 1) - 1`` and its like, from x itself; None for all else."""
+        found = _shifted(name, operands)
+        if found is None or found[0].base is None:
+            return None
+        base, shift = found[0].base
+        total = shift + found[1]
+        record = ScalarRecord(
+            self,
+            {w: n - total for w, n in worlds.items()},
+            data=base.data,
+            scalar=base._scalar,
+            vector=base._vector,
+            origin=base.origin,
+            nonnegative=base.nonnegative,
+        )
+        number = self.number(record, int)
+        return number if total == 0 else self.arithmetic("add", number, total)
 
     def compare(self, name: str, a: Any, b: Any) -> bool:
         """A comparison of numbers of which one is traced, as a plain bool.
@@ -504,3 +539,15 @@ class Trace:
 
 
 __all__ += ["View"]
+
+
+def _shifted(name: str, operands: Sequence[Any]) -> tuple[ScalarRecord, int] | None:
+    """The traced int that a constant is added to or taken from, and the constant."""
+    if name not in ("add", "sub"):
+        return None
+    first, second = operands
+    if name == "add" and isinstance(second, TracedInt):
+        first, second = second, first
+    if not isinstance(first, TracedInt) or type(second) is not int:
+        return None
+    return first.record, second if name == "add" else -second

@@ -38,6 +38,7 @@ from exporters.pytorch.lowerings.slicing import position
 from exporters.pytorch.lowerings.splitting import join_back
 from exporters.pytorch.registry import lowers
 from exporters.tracing.graph import INT64_MAX, isinstance_static, static_shape
+from exporters.tracing.scalars import TracedInt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -166,11 +167,10 @@ def _assign_row(op: Op, x: ir.Value, lead: Sequence[Any], new: ir.Value) -> ir.V
     """``ScatterND-18`` of one row, which positions in the first dims choose."""
     parts = [position(op, i) for i in lead]
     if all(p.const_value is not None for p in parts):
-        place = op.constant(np.concatenate([p.const_value.numpy() for p in parts])[None])
+        place = op.constant(np.concatenate([p.const_value.numpy() for p in parts]))
     else:
-        place = op.Unsqueeze(parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0), [0])
-    row = op.Unsqueeze(_widened(op, new, [], x, len(lead)), [0])
-    return op.ScatterND(x, place, row)
+        place = parts[0] if len(parts) == 1 else op.Concat(*parts, axis=0)
+    return op.ScatterND(x, place, _widened(op, new, [], x, len(lead)))
 
 
 def _widened(op: Op, new: ir.Value, lead: Sequence[Any], x: ir.Value, width: int) -> ir.Value:
@@ -276,10 +276,18 @@ def _limits(op: Op, x: ir.Value, item: Any, axis: int) -> tuple[Any, Any]:
 
 def _ordered(op: Op, total: Any, start: Any, stop: Any) -> tuple[ir.Value, ir.Value]:
     """Bounds counted from the start, the second not below the first."""
-    first, last = position(op, start), position(op, stop)
-    first = op.Where(op.Less(first, 0), op.Add(first, total), first)
-    last = op.Where(op.Less(last, 0), op.Add(last, total), last)
+    first, last = _from_start(op, total, start), _from_start(op, total, stop)
     return first, op.Max(first, last)
+
+
+def _from_start(op: Op, total: Any, bound: Any) -> ir.Value:
+    """A bound that counts from the start, also if it is negative."""
+    place = position(op, bound)
+    if isinstance(bound, TracedInt) and bound.record.nonnegative:
+        return place
+    if not isinstance_static(bound):
+        return op.Where(op.Less(place, 0), op.Add(place, total), place)
+    return op.Add(place, total) if bound < 0 else place
 
 
 def scatter_rows(

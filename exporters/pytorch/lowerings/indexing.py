@@ -154,8 +154,8 @@ def basic(
                 slices.append((axis - len(positions), item))
             axis += 1
             out += 1
-    for at, item in reversed(positions):  # first, for they leave the least
-        x = op.Gather(x, item, axis=at)
+    for gone, (at, item) in enumerate(positions):  # first, for they leave the least
+        x = op.Gather(x, item, axis=at - gone)
     if slices:
         x = _sliced(op, x, slices)
     if new_axes:
@@ -182,6 +182,10 @@ def _sliced(op: Op, x: ir.Value, slices: Sequence[tuple[int, slice]]) -> ir.Valu
 
 def _takes_one(item: slice) -> bool:
     """Whether a slice is ``i : i + 1`` for an ``i`` of the graph, which is taken to be in range."""
+    if isinstance(item.start, TracedInt) and isinstance(item.stop, TracedInt):
+        first, last = (b.record.base or (b.record, 0) for b in (item.start, item.stop))
+        if first[0] is last[0] and last[1] - first[1] == 1:
+            return unit_step(item)
     start, stop = (_written(b) for b in (item.start, item.stop))
     node = None if stop is None else stop.producer()
     if start is None or node is None or node.op_type != "Add" or not unit_step(item):

@@ -70,10 +70,10 @@ def select(op: Op, /, input: ir.Value, dim: int, index: Any) -> ir.Value:
 def select_scatter(op: Op, /, input: ir.Value, src: ir.Value, dim: int, index: Any) -> ir.Value:
     """Lower to ``ScatterND-18`` for the first dim; else cut around the place and join anew."""
     axis = dim % rank(input)
-    part = op.Unsqueeze(op.cast(src, input.dtype), [axis])
     total = input.shape.dims[axis]
     if axis == 0:
-        return op.ScatterND(input, op.Unsqueeze(position(op, index), [0]), part)
+        return op.ScatterND(input, position(op, index), op.cast(src, input.dtype))
+    part = op.Unsqueeze(op.cast(src, input.dtype), [axis])
     if isinstance_static(index) and not isinstance(index, ir.Value):
         if index < 0 and isinstance(total, int):
             index += total
