@@ -102,16 +102,14 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         return result
 
     def _call(self, func: Any, args: Any, kwargs: dict[str, Any], world: int) -> Any:
-        """A concrete call; where only its kind matters, there is an item in an empty tensor."""
+        """A concrete call; where only its kind matters, there is an item in every empty tensor."""
         try:
             return func(*args, **kwargs)
-        except IndexError:
-            if world not in self.trace.ghosts or func is not torch.Tensor.__getitem__:
+        except (IndexError, RuntimeError):
+            found = tensors_of((args, kwargs))
+            if world not in self.trace.ghosts or all(t.numel() for t in found):
                 raise
-            if args[0].numel():
-                raise
-            filled = args[0].new_zeros([max(n, 1) for n in args[0].shape])
-            return func(filled, *args[1:])
+            return func(*_filled(args), **_filled(kwargs))
 
     def _note_fresh(self, result: Any, arguments: Sequence[Any]) -> None:
         """Remember where constants are made: inside of a branch or a loop, or not."""
@@ -595,3 +593,14 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         record.memory = base.memory
         record.seen = base.memory.writes
         record.view = View(base, emit_again, put_back)
+
+
+def _filled(x: Any) -> Any:
+    """``x`` with a zero in every tensor that has no elements."""
+
+    def fill(t: Any) -> Any:
+        if not isinstance(t, torch.Tensor) or t.numel():
+            return t
+        return t.new_zeros([max(n, 1) for n in t.shape])
+
+    return torch.utils._pytree.tree_map(fill, x)

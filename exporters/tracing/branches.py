@@ -324,13 +324,22 @@ class _IfMerge:
             if then.dtype != ir.DataType.BOOL:
                 chosen.append(op.Where(condition, then, orelse))
             elif orelse is condition or _is_constant(orelse, wanted=False):
-                chosen.append(op.And(condition, then))
+                chosen.append(self._both(condition, then))
             elif then is condition or _is_constant(then, wanted=True):
                 chosen.append(op.Or(condition, orelse))
             else:
                 no = op.And(op.Not(condition), orelse)
                 chosen.append(op.Or(op.And(condition, then), no))
         return chosen
+
+    def _both(self, a: ir.Value, b: ir.Value) -> ir.Value:
+        """``a and b``; of two negations, one of both."""
+        op = self.trace.builder
+        first, second = a.producer(), b.producer()
+        if first is not None and second is not None and first.op_type == second.op_type == "Not":
+            either: ir.Value = op.Or(first.inputs[0], second.inputs[0])
+            return op.Not(either)
+        return op.And(a, b)
 
     def _branch_node(self, pairs: Sequence[tuple[ir.Value, ir.Value]]) -> list[ir.Value]:
         trace, op = self.trace, self.trace.builder
@@ -342,8 +351,11 @@ class _IfMerge:
             name = "then_branch" if which == 0 else "else_branch"
             nodes = live_nodes(block.nodes, outputs)
             graphs.append(ir.Graph([], outputs, nodes=nodes, name=op.unique_name(name)))
+        condition, negated = self.value, self.value.producer()
+        if negated is not None and negated.op_type == "Not" and negated.inputs[0] is not None:
+            condition, graphs = negated.inputs[0], graphs[::-1]
         emitted = op.emit(
-            "If", self.value, then_branch=graphs[0], else_branch=graphs[1], outputs=len(pairs)
+            "If", condition, then_branch=graphs[0], else_branch=graphs[1], outputs=len(pairs)
         )
         results = emitted if isinstance(emitted, list) else [emitted]
         locate(results[0], self.staged.scope)

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+import bridge
 import tests.torchvision_shim
 from exporters.errors import UnsupportedOpError
 from tests.pytorch.lowerings.cases import OPSETS, op_types
@@ -103,3 +104,14 @@ def test_deformable_convolution(opset: int, masked: bool) -> None:
         **CLOSE,
     )
     assert op_types(traced).count("DeformConv") == 1
+
+
+def test_boxes_with_corners_in_the_wrong_order_overlap_nothing() -> None:
+    from torchvision.ops import nms
+
+    boxes = torch.tensor(
+        [[0.0, 0, 4, 4], [4, 4, 0, 0], [4, 0, 0, 4], [0, 0, 4, 3.9], [1, 1, 1, 1]]
+    )
+    scores = torch.tensor([0.9, 0.8, 0.7, 0.6, 0.5])
+    program = bridge.export(lambda b, s: nms(b, s, 0.5), (boxes, scores))
+    assert program(boxes, scores).tolist() == nms(boxes, scores, 0.5).tolist() == [0, 1, 2, 4]

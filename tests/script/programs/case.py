@@ -25,7 +25,6 @@ class Case:
         large: Inputs of the size that the benchmark runs.
         examples: Further inputs that the trace sees.
         atol: Absolute tolerance, where rounding adds up over iterations.
-        loops: Whether the graph is to hold a ``Loop`` or ``If``.
     """
 
     make: Callable[[], Callable[..., Any]]
