@@ -22,7 +22,7 @@ from exporters.tracing.bodies import (
     seal,
 )
 from exporters.tracing.finish import live_nodes
-from exporters.tracing.leaves import ABSENT, leaf_in, leaf_value, make_leaf
+from exporters.tracing.leaves import ABSENT, MISSING, leaf_in, leaf_value, make_leaf
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import UNBOUND, Merged, Ways, is_staged, static_dims
 from exporters.tracing.scalars import ScalarRecord, TracedBool
@@ -392,14 +392,6 @@ class _IfMerge:
             if first != second or any(not isinstance(d, int) or d > 4096 for d in first):
                 return False
         return True
-
-
-class _Missing:
-    def __repr__(self) -> str:
-        return "missing"
-
-
-MISSING = _Missing()  # a key that only one branch puts into a dict
 
 
 def _placed(outcome: Outcome, place: Any, change: Change) -> Any:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from exporters.tracing.trace import Trace
 
-__all__ = ["ABSENT", "UNBOUND", "Dummy", "Example", "LeafType", "fits", "is_leaf", "item_type",
+__all__ = ["ABSENT", "MISSING", "UNBOUND", "Dummy", "Example", "LeafType", "fits", "is_leaf", "item_type",
            "leaf_in", "leaf_type", "leaf_value", "make_leaf", "mark", "presence",
            "same"]  # fmt: skip
 
@@ -33,6 +33,7 @@ class _Marker:
 
 
 UNBOUND = _Marker("unbound")  # what a name holds that was never assigned
+MISSING = _Marker("missing")  # a key that only one branch puts into a dict
 ABSENT = _Marker("absent")  # what one way to a point leaves where nobody reads it
 
 

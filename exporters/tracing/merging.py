@@ -9,6 +9,7 @@ from exporters.errors import BranchMismatchError
 from exporters.tracing.columns import NUMBERS, ItemType, joined_types
 from exporters.tracing.leaves import (
     ABSENT,
+    MISSING,
     UNBOUND,
     Dummy,
     Example,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UNBOUND", "Merged", "Ways", "describe", "flatten_state", "is_staged", "static_dims"]
 
+_ITEMS = "the items of a list"
 _WIDTH = {bool: 0, int: 1, float: 2}
 
 
@@ -64,8 +66,8 @@ def is_staged(trace: Trace, x: Any) -> bool:
 
 def describe(trace: Trace, x: Any) -> str:
     """A value's type as the user writes it: ``float32[N, 8]``, ``int``, ``[int, int]``."""
-    if x is UNBOUND:
-        return "unbound"
+    if x is UNBOUND or x is MISSING:
+        return repr(x)
     if isinstance(x, Example):
         sizes = ", ".join("?" if d is None else str(d) for d in x.type.dims)
         number = x.type.number
@@ -280,11 +282,9 @@ class Ways:
             elif v is not ABSENT:
                 examples += v
         inside: list[Slot] = []
-        ways = Ways(
-            trace, ["some items", *["others"] * len(examples)], self.source, loose=self.loose
-        )
+        ways = Ways(trace, [_ITEMS] * len(examples), self.source, loose=self.loose)
         ways.observed = self.observed
-        item = ways._node(f"{label}[...]", examples, (*path, ITEM), inside, always=True)
+        item = ways._node(label, examples, (*path, ITEM), inside, always=True)
         made: list[Slot] = []
         for slot in inside:
             kind = self._column_type(slot)
@@ -369,9 +369,16 @@ class Ways:
             if v is not ABSENT
         ]
         first, last = named[0], next((n for n in named if n[0] != named[0][0]), named[-1])
+        source = self.source or self.trace.position()[0]
+        if self.names[0] == _ITEMS:
+            raise BranchMismatchError(
+                f"the items of {f'`{label}`' if label else 'the list'} are {first[0]} and {last[0]}",
+                source=source,
+                hint="put items of one structure, dtype and number of dims into a list of run-time length",
+            )
         raise BranchMismatchError(
             f"`{label}` is {first[0]} after {first[1]} but {last[0]} after {last[1]}",
-            source=self.source,
+            source=source,
             hint="give it one type, dtype and number of dims on both ways",
         )
 

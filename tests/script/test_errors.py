@@ -1,0 +1,298 @@
+"""The full text of every refusal and every mismatch."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+
+import pytest
+import torch
+
+import bridge
+from tests.script.harness import T
+
+
+def other_dtype(x):
+    if x.sum() > 0:
+        y = x * 2
+    else:
+        y = x > 1
+    return y
+
+
+def other_rank(x):
+    if x.sum() > 0:
+        y = x.sum()
+    else:
+        y = x
+    return y
+
+
+def other_rank_in_a_loop(x):
+    y = x
+    for _ in range(x.long().sum().item()):
+        y = y.unsqueeze(0)
+    return y
+
+
+def other_dtype_in_a_loop(x):
+    y = x
+    while y.sum() < 10:
+        y = y.double() + 1
+    return y
+
+
+def tensor_or_tuple(x):
+    return x if x.sum() > 0 else (x, x)
+
+
+def key_of_one_branch(x):
+    d = {}
+    if x.sum() > 0:
+        d["k"] = x
+    return d["k"]
+
+
+def mixed_list(x):
+    out = [x.sum()]
+    for v in x:
+        if v > 0:
+            out.append(x)
+    return out[-1]
+
+
+def unbound(x):
+    if x.sum() > 0:
+        y = x * 2
+    return y
+
+
+def untraceable_branch(x):
+    if x.sum() > 0:
+        return x
+    return x.reshape(7)
+
+
+def untraceable_body(x):
+    for _ in range((x > 100).long().sum().item()):
+        x = x @ torch.ones(7, 7)
+    return x
+
+
+def generator(x):
+    if x.sum() > 0:
+        yield x
+    yield -x
+
+
+def delegating(x):
+    if x.sum() > 0:
+        yield from [x]
+
+
+async def coroutine(x):
+    if x.sum() > 0:
+        return x
+    return -x
+
+
+def sums_a_generator(x):
+    return sum(generator(x))
+
+
+def sums_another_generator(x):
+    return sum(delegating(x))
+
+
+def awaits(x):
+    with contextlib.closing(coroutine(x)) as running:
+        running.send(None)
+
+
+def tries(x):
+    try:
+        if x.sum() > 0:
+            return x
+    except ValueError:
+        pass
+    return -x
+
+
+def tries_a_loop(x):
+    try:
+        for v in x:
+            if v > 0:
+                x = x + v
+    finally:
+        x = x * 2
+    return x
+
+
+def unmarked(x):
+    if x.sum() > 0:
+        return x
+    return -x
+
+
+def disagreeing(x):
+    if x.shape[0] > 3:
+        return x
+    return -x
+
+
+def run_time_list(x):
+    return [v for v in x if v > 0]
+
+
+def maybe_none(x):
+    return x if x.sum() > 100 else None
+
+
+MISMATCH = "give it one type, dtype and number of dims on both ways"
+ITEMS = "put items of one structure, dtype and number of dims into a list of run-time length"
+EXAMPLE = "give an example that {} it with examples=[...]"
+# function: where it is told (or another one), what, text under the caret, hint, page, options
+CASES = {
+    other_dtype: (
+        "`y` is float32[3] after the `if` branch but bool[3] after the `else` branch",
+        1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
+    ),
+    other_rank: (
+        "`y` is float32[] after the `if` branch but float32[3] after the `else` branch",
+        1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
+    ),
+    other_rank_in_a_loop: (
+        "`y` is float32[3] after zero iterations but float32[1, 3] after an iteration",
+        2, "range(x.long().sum().item())", MISMATCH, "BranchMismatchError",
+    ),
+    other_dtype_in_a_loop: (
+        "`y` is float32[3] after zero iterations but float64[3] after an iteration",
+        2, "y.sum() < 10", MISMATCH, "BranchMismatchError",
+    ),
+    tensor_or_tuple: (
+        "`the returned value` is float32[3] after the `if` branch but (float32[3], float32[3]) after "
+        "the `else` branch",
+        1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
+    ),
+    unbound: (
+        "`y` is read, but only the `if` branch binds it",
+        1, "x.sum() > 0", "bind y before the statement, or on both ways", "UnboundNameError",
+    ),
+    untraceable_branch: (
+        "the `else` branch, which no example takes, cannot be traced: RuntimeError: shape '[7]' is "
+        "invalid for input of size 3",
+        1, "x.sum() > 0", EXAMPLE.format("takes"), "ScriptError",
+    ),
+    untraceable_body: (
+        "the body of a loop that no example enters cannot be traced: RuntimeError: mat1 and mat2 "
+        "shapes cannot be multiplied (1x3 and 7x7)",
+        1, "range((x > 100).long().sum().item())", EXAMPLE.format("enters"), "ScriptError",
+    ),
+    sums_a_generator: (
+        "`yield` cannot become part of a graph",
+        (generator, 2), "yield x", "collect the items in a list and return it", "ScriptSyntaxError",
+    ),
+    sums_another_generator: (
+        "`yield from` cannot become part of a graph",
+        (delegating, 2), "yield from [x]", "collect the items in a list and return it",
+        "ScriptSyntaxError",
+    ),
+    awaits: (
+        "`async def coroutine` cannot become part of a graph",
+        (coroutine, 0), "async def coroutine(x):",
+        "export the function that does the computing, not the one that waits", "ScriptSyntaxError",
+    ),
+    tries: (
+        "this depends on the input inside of the `try` of line {}; a graph raises no exceptions",
+        2, "x.sum() > 0", "move the branch or loop out of the try statement", "ScriptError",
+    ),
+}  # fmt: skip
+
+
+def _text(function, told, place, code, hint, error):
+    where, offset = place if isinstance(place, tuple) else (function, place)
+    lines, first = inspect.getsourcelines(where)
+    line = lines[offset].strip()
+    column = line.index(code)
+    told = told.format(first + 1) if "line {}" in told else told
+    return (
+        f"{told}\n"
+        f"  at tests/script/test_errors.py:{first + offset} in {where.__name__}\n"
+        f"    {line}\n"
+        f"    {' ' * column}{'^' * len(code)}\n"
+        "\n"
+        f"hint: {hint}\n"
+        f"docs/errors#{error.lower()}"
+    )
+
+
+@pytest.mark.parametrize("function", CASES, ids=lambda f: f.__name__)
+def test_text(function):
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(function, T([1.0, 2.0, 3.0]))
+    assert str(caught.value) == _text(function, *CASES[function])
+    assert type(caught.value).__name__ == CASES[function][-1]
+
+
+def test_a_loop_in_a_try_is_refused():
+    with pytest.raises(bridge.ExportError, match="this depends on the input inside of the `try`"):
+        bridge.export(tries_a_loop, T([1.0, 2.0, 3.0]))
+
+
+def test_items_of_a_list_have_one_type():
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(mixed_list, T([1.0, 2.0, 3.0]))
+    assert "are float32[] and float32[3]" in str(caught.value)
+    assert f"hint: {ITEMS}" in str(caught.value)
+
+
+def test_a_key_of_one_branch_is_refused():
+    with pytest.raises(
+        bridge.ExportError, match="is float32.* after the `if` branch but .*missing"
+    ):
+        bridge.export(key_of_one_branch, T([1.0, 2.0]))
+
+
+@pytest.mark.parametrize(
+    ("function", "told", "options"),
+    [
+        (unmarked, "Python asks for the truth of `if x.sum() > 0:`, which depends on the input's values",
+         {}),
+        (disagreeing, "the worlds disagree on the comparison in `if x.shape[0] > 3:`: False, True",
+         {"dynamic_shapes": {"x": {0: "n"}}}),
+    ],
+)  # fmt: skip
+def test_explicit_mode_names_the_remedy(function, told, options):
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(function, T([1.0, 2.0, 3.0]), script="explicit", **options)
+    text = str(caught.value)
+    assert text.startswith(f"{told}\n  at tests/script/test_errors.py:")
+    assert "hint: mark the function with @bridge.script, or " in text
+
+
+def test_source_that_is_not_available_is_told():
+    names = {}
+    exec("def made(x):\n    if x.sum() > 0:\n        return x\n    return -x\n", {}, names)
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(names["made"], T([1.0]))
+    assert str(caught.value) == (
+        "the source of made (<string>:1) is not available, so its control flow cannot be compiled\n"
+        "\n"
+        "hint: define the function in a file or a notebook cell, not in exec() or the plain prompt\n"
+        "docs/errors#scripterror"
+    )
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (run_time_list, "the result is a list whose length only run time knows; an output of a graph "
+                        "is a tensor"),
+        (maybe_none, "the result is None for some inputs and a value for others; an output of a graph "
+                     "is always there"),
+    ],
+)  # fmt: skip
+def test_what_a_graph_cannot_return_is_told(function, told):
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(function, T([1.0, 2.0, 3.0]))
+    assert str(caught.value).startswith(told)
