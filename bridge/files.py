@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -14,10 +15,9 @@ from bridge.errors import ModelFileError
 from bridge.untrusted import check_bytes, check_path
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterator, Sequence
 
-__all__ = ["load_model", "parse_model", "proto_without", "save_model"]
+__all__ = ["load_model", "parse_model", "proto_without", "require_folder", "save_model"]
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
 _STREAMED = 1024  # bytes from which an initializer is written straight from its memory
@@ -64,6 +64,27 @@ def save_model(
             f"cannot write {target}: {error.strerror or error}",
             hint="give a path in an existing folder that you may write to",
         ) from error
+
+
+def require_folder(path: str | os.PathLike[str]) -> None:
+    """See that a file may be put at ``path``, before hours of work go into it.
+
+    Raises:
+        ModelFileError: Its folder does not exist or cannot be written to.
+    """
+    target = Path(path)
+    reason = None
+    if target.is_dir():
+        reason = "it is a folder"
+    elif not target.parent.is_dir():
+        reason = f"{target.parent} is no folder"
+    elif not os.access(target.parent, os.W_OK):
+        reason = f"{target.parent} may not be written to"
+    if reason is not None:
+        raise ModelFileError(
+            f"cannot write {target}: {reason}",
+            hint="give a path in an existing folder that you may write to",
+        )
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ __all__ = ["NoKernel", "has_kernel_in", "nodes_without_kernel"]
 _KNOWN = ("", "ai.onnx.ml", "com.microsoft")  # operators of other domains are the user's
 # What ONNX Runtime deals with itself: bodies, and constants, which become initializers.
 _BUILT_IN = frozenset({"Constant", "If", "Loop", "Scan"})
+_FLOATS = ("float", "float16", "bfloat16", "double")
 _DEEPEST = 4  # functions that are made of functions
 
 
@@ -170,8 +171,11 @@ def _runs(
 
 def _takes(kernel: Kernel, types: _Types, schema: onnx.defs.OpSchema | None) -> bool:
     """Whether a kernel is for these types."""
-    if schema is None:
-        return True
+    if schema is None:  # ONNX does not know the operator, so which parameter is whose is not known
+        known = frozenset().union(*kernel.types.values())
+        return not known or all(
+            t in known for t in (*types.inputs, *types.outputs) if t in _FLOATS
+        )
     for given, formals in ((types.inputs, schema.inputs), (types.outputs, schema.outputs)):
         for index, name in enumerate(given):
             if name is None or not formals:

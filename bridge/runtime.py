@@ -16,7 +16,7 @@ import onnx_ir as ir
 import onnxruntime
 
 from bridge.cache import WEIGHTS, ModelCache
-from bridge.errors import BridgeError, ModelFileError, ProviderError, RunError
+from bridge.errors import BridgeError, FeedError, ModelFileError, ProviderError, RunError
 from bridge.files import load_model, proto_without, save_model
 from bridge.providers import CPU, CUDA_PROVIDERS, is_plugin
 from bridge.threads import default_threads, quota_is_tight
@@ -83,6 +83,12 @@ class Settings:
     log_level: int = _FATAL_ONLY
     cache: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.optimization not in _LEVELS:
+            raise FeedError(
+                f"optimization is {self.optimization!r}; it is one of {', '.join(_LEVELS)}"
+            )
+
     @property
     def cached(self) -> bool:
         """Whether a rewritten graph may take the place of the model."""
@@ -138,6 +144,7 @@ class Runtime:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         _preload_libraries(contract)
         self.graph_refusal: str | None = None
+        self._own_options = options is None
         if options is None and settings.cached:
             self.session = self._start_cached(model)
         else:
@@ -155,7 +162,8 @@ class Runtime:
         except Exception as error:
             wide = self._widened(model, error)
             if wide is not None:
-                return self._start(wide, options)
+                # Options that hold a model's weights take no other's.
+                return self._start(wide, self.settings.options() if self._own_options else options)
             if not self.settings.cuda_graphs or "graph" not in str(error).lower():
                 raise _refusal(error, self.settings.contract) from error
             self.graph_refusal = str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import TYPE_CHECKING, Any
 
 from bridge.commands.examples import add_export_options, example_of, export_target, feed_of
@@ -10,8 +11,9 @@ from bridge.commands.targets import add_target_options, find_target, is_eager_na
 from bridge.commands.terminal import FAILED, PASSED, REFUSED, add_report_options
 from bridge.errors import FeedError
 
+LEVELS = ("none", "basic", "extended", "all")
+
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Sequence
 
     from bridge.commands.terminal import Terminal
@@ -34,11 +36,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a request for providers, once for each to check; cpu unless given",
     )  # fmt: skip
     parser.add_argument(
-        "--optimization", default="all", metavar="LEVEL,...",
+        "--optimization", default=["all"], metavar="LEVEL,...", type=_levels,
         help="ONNX Runtime's levels to check: none, basic, extended, all; all unless given",
     )  # fmt: skip
     parser.add_argument(
-        "--opset", metavar="N,...", help="opsets to export the reference for; it must be eager"
+        "--opset",
+        metavar="N,...",
+        type=_numbers,
+        help="opsets to export the reference for; it must be eager",
     )
     parser.add_argument(
         "--passes", default="none", metavar="TARGET,...",
@@ -83,7 +88,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         reference,
         candidate,
         providers=options.providers or ["cpu"],
-        optimizations=options.optimization.split(","),
+        optimizations=options.optimization,
         opsets=_opsets(options) or (),
         passes=options.passes.split(","),
         locate=not options.no_locate,
@@ -144,8 +149,24 @@ def sides(
 
 
 def _opsets(options: argparse.Namespace) -> list[int] | None:
-    text = getattr(options, "opset", None)
-    return None if text is None else [int(n) for n in text.split(",")]
+    found: list[int] | None = getattr(options, "opset", None)
+    return found
+
+
+def _numbers(text: str) -> list[int]:
+    """``17,20`` as numbers."""
+    if not all(part.strip().isdigit() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} cannot be read; write 17,20,23")
+    return [int(part) for part in text.split(",")]
+
+
+def _levels(text: str) -> list[str]:
+    """``none,all`` as ONNX Runtime's levels."""
+    found = text.split(",")
+    for level in found:
+        if level not in LEVELS:
+            raise argparse.ArgumentTypeError(f"no level {level!r}; there are {', '.join(LEVELS)}")
+    return found
 
 
 def _tolerances(options: argparse.Namespace) -> Tolerance | dict[str, Tolerance] | None:

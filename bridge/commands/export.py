@@ -8,6 +8,7 @@ from bridge.commands.examples import add_export_options, example_of, export_targ
 from bridge.commands.inputs import add_input_options
 from bridge.commands.targets import TargetError, add_target_options, find_target, is_eager_name
 from bridge.commands.terminal import PASSED, add_report_options
+from bridge.files import require_folder
 
 if TYPE_CHECKING:
     import argparse
@@ -54,6 +55,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         raise TargetError(
             f"{options.model!r} is no eager code", hint="name it package.module:factory"
         )
+    require_folder(options.output)
     terminal.progress(f"importing {options.model}")
     target = find_target(options.model, options)
     example = example_of(target, options)

@@ -218,6 +218,25 @@ def test_a_check_in_which_nothing_runs_is_refused(exported, capsys):
     assert main([*arguments, "--providers", "cpu"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--optimization", "fast"], "no level 'fast'; there are none, basic"),
+        (["--opset", "17;20"], "'17;20' cannot be read"),
+    ],
+)
+def test_lists_that_make_no_sense_are_refused(folder, capsys, arguments, told):
+    with pytest.raises(SystemExit) as exit_:
+        main(["check", "net.py:with_inputs", *arguments])
+    assert exit_.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(folder, capsys):
+    assert main(["export", "net.py:broken", "no/m.onnx"]) == 2
+    assert "cannot write no/m.onnx: no is no folder" in capsys.readouterr().err
+
+
 # run and doctor
 
 

@@ -297,5 +297,10 @@ def test_frozen_arguments_are_kept_in_the_file(tmp_path):
         session(torch.ones(2), 2)
 
 
+def test_levels_that_do_not_exist_are_told():
+    with pytest.raises(bridge.FeedError, match="optimization is 'fast'; it is one of none, basic"):
+        bridge.load(graph_bytes(SCALE), optimization="fast")
+
+
 def test_warmup_makes_its_own_inputs(scale):
     scale.warmup()

@@ -122,6 +122,15 @@ def test_operators_without_kernels_are_named():
     assert bridge.optimize(model, target="portable", verify=False)
 
 
+def test_types_of_the_runtime_s_own_operators_are_looked_at():
+    model = parse("""g (double[2, 2] x) => (double[2, 2] y) {
+        y = com.microsoft.FusedMatMul(x, x)
+    }""")
+    assert [m.operator for m in Target("cpu", (1, 32)).missing(model)] == [
+        "com.microsoft.FusedMatMul-1 (double)"
+    ]
+
+
 def test_operators_without_kernels_are_named_in_bodies_too():
     model = parse("""g (double[3] x, bool c) => (double[3] z) {
         z = If (c) <then_branch = a () => (double[3] u) { u = Erf(x) },
