@@ -96,7 +96,7 @@ def _told_otherwise(traced: TracedModel) -> list[str]:
         return []
     return [
         f"{', '.join(others[:3])}: the model computes other values when torch.compiler.is_exporting() "
-        "or is_compiling() tells it of an export, and the graph computes those"
+        "tells it of an export, and the graph computes those"
     ]
 
 

@@ -26,7 +26,7 @@ def is_opaque(x: Any) -> bool:
 
 _lock = threading.Lock()
 _exporting = 0
-_flags_before = (False, False)
+_flag_before = False
 _stand_ins = contextlib.ExitStack()
 
 
@@ -34,14 +34,15 @@ _stand_ins = contextlib.ExitStack()
 def exporting() -> Iterator[None]:
     """Torch knows of an export while any thread is inside: ``torch.compiler.is_exporting()``.
 
-    As in ``torch.export``, ``torch.compiler.is_compiling()`` is true as well: libraries ask either.
+    ``torch.compiler.is_compiling()`` stays false: what libraries leave to that answer is what a
+    compiler without data-dependent control flow needs, and its graphs are larger (transformers 5.23
+    then writes the masks of packed sequences that no input has).
     """
-    global _exporting, _flags_before
-    compiler = torch.compiler
+    global _exporting, _flag_before
     with _lock:
         if _exporting == 0:
-            _flags_before = (compiler._is_exporting_flag, compiler._is_compiling_flag)
-            compiler._is_exporting_flag = compiler._is_compiling_flag = True
+            _flag_before = torch.compiler._is_exporting_flag
+            torch.compiler._is_exporting_flag = True
             _stand_ins.enter_context(substituted())
         _exporting += 1
     try:
@@ -50,7 +51,7 @@ def exporting() -> Iterator[None]:
         with _lock:
             _exporting -= 1
             if _exporting == 0:
-                compiler._is_exporting_flag, compiler._is_compiling_flag = _flags_before
+                torch.compiler._is_exporting_flag = _flag_before
                 _stand_ins.close()
 
 

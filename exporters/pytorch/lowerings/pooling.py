@@ -267,6 +267,7 @@ def _adaptive_max_pool_by_index(n: int) -> Callable[..., tuple[T, T]]:
         """Gather what each window sees, [..., windows, places], and find the first maximum."""
         counts = tuple_of(output_size, n)
         seen = torch.zeros([1, 1], dtype=torch.int64)
+        windows = 1
         for axis, count in zip(range(-n, 0), counts, strict=True):
             size = input.shape[axis]
             starts, ends = _window_bounds(size, count)
@@ -274,12 +275,13 @@ def _adaptive_max_pool_by_index(n: int) -> Callable[..., tuple[T, T]]:
             # Shorter windows see their last place again.
             here = torch.minimum(starts[:, None] + torch.arange(longest), ends[:, None] - 1)
             seen = seen[:, None, :, None] * size + here[None, :, None, :]
-            seen = seen.flatten(0, 1).flatten(1, 2)
-        windows = input.flatten(-n)[..., seen]
-        best = windows.argmax(-1, keepdim=True)
+            windows = windows * count
+            seen = seen.reshape([windows, -1])
+        values = input.flatten(-n)[..., seen]
+        best = values.argmax(-1, keepdim=True)
         shape = [*input.shape[:-n], *counts]
-        values = windows.gather(-1, best).reshape(shape)
-        return values, seen.expand(windows.shape).gather(-1, best).reshape(shape)
+        highest = values.gather(-1, best).reshape(shape)
+        return highest, seen.expand(values.shape).gather(-1, best).reshape(shape)
 
     return pool
 

@@ -55,7 +55,7 @@ READS = {
     ),
     "x[[0, 1], [1, 2]]": (lambda x, i: x[[0, 1], [1, 2]], ["GatherND"]),
     "masked fill": (lambda x, i: _assigned(x, x > 0, 0.0), ["Greater", "Where"]),
-    "row": (lambda x, i: _assigned(x, 0, x[1]), ["Gather", "Unsqueeze", "ScatterND"]),
+    "row": (lambda x, i: _assigned(x, 0, x[1]), ["Gather", "ScatterND"]),
     "column": (
         lambda x, i: _assigned(x, (slice(None), 1), x[:, 0]),
         ["Gather", "Unsqueeze", "Slice", "Slice", "Concat"],
