@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import onnxruntime
 
@@ -13,7 +13,7 @@ from bridge.errors import BridgeError, RunCancelledError, RunError, RunTimeoutEr
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["RunControl"]
+__all__ = ["Closed", "RunControl"]
 
 
 class _Run:
@@ -28,6 +28,13 @@ class _Run:
     def stop(self, reason: str) -> None:
         self.reason = reason
         self.options.terminate = True
+
+
+class Closed:
+    """Stands where a closed session's runtime was."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        raise RunError("the session is closed", hint="open another one with bridge.load")
 
 
 class RunControl:
@@ -53,15 +60,15 @@ class RunControl:
             RunError: The run failed.
         """
         run = _Run()
-        for key, value in {**self._config, **(run_config or {})}.items():
-            run.options.add_run_config_entry(key, value)
         timer = None
         if timeout is not None:
-            timer = threading.Timer(timeout, run.stop, ("timeout",))
+            timer = threading.Timer(float(timeout), run.stop, ("timeout",))
             timer.daemon = True
             timer.start()
         self._running.add(run)
         try:
+            for key, value in {**self._config, **(run_config or {})}.items():
+                run.options.add_run_config_entry(key, str(value))
             yield run.options
         except BridgeError:
             raise

@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxruntime.capi import _pybind_state as capi
 
-from bridge.errors import FeedError
+from bridge.errors import FeedError, ModelFileError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,10 +25,13 @@ __all__ = [
     "OrtValue",
     "TensorSpec",
     "check_shapes",
+    "declared_values",
     "describe",
     "host_value",
     "is_torch",
+    "object_value",
     "run_values",
+    "specs_of",
     "to_numpy",
     "to_torch",
 ]
@@ -65,12 +68,9 @@ class TensorSpec:
     @classmethod
     def of(cls, argument: onnxruntime.NodeArg) -> TensorSpec:
         """The declaration of one of a session's inputs or outputs."""
-        dtype = None
-        if argument.type.startswith("tensor(") and argument.type != "tensor(string)":
-            dtype = ir.DataType[argument.type[7:-1].upper()]
         # ONNX Runtime gives [] for a scalar and for a value of unknown rank alike.
         dims = tuple(argument.shape) if argument.shape else None
-        return cls(argument.name, dtype, dims, argument.type)
+        return cls(argument.name, _dtype_of(argument.type), dims, argument.type)
 
     def __str__(self) -> str:
         if self.dtype is None:
@@ -81,8 +81,58 @@ class TensorSpec:
         )
 
 
+def _dtype_of(kind: str) -> ir.DataType | None:
+    """The element type in ONNX Runtime's name of a type, None for no tensor of numbers."""
+    if not kind.startswith("tensor(") or kind == "tensor(string)":
+        return None
+    return ir.DataType[kind[7:-1].upper()]
+
+
 def _dim(dim: int | str | None) -> str:
     return "?" if dim is None else str(dim)
+
+
+def declared_values(
+    runtime: onnxruntime.InferenceSession,
+) -> tuple[list[TensorSpec], dict[str, TensorSpec], list[TensorSpec]]:
+    """A session's inputs, the weights that a caller may replace by name, and its outputs.
+
+    Raises:
+        ModelFileError: A name is no text.
+    """
+    try:
+        replaceable = map(TensorSpec.of, runtime.get_overridable_initializers())
+        return (
+            [TensorSpec.of(i) for i in runtime.get_inputs()],
+            {spec.name: spec for spec in replaceable},
+            [TensorSpec.of(o) for o in runtime.get_outputs()],
+        )
+    except UnicodeDecodeError as error:
+        raise ModelFileError(f"a name in the model is not UTF-8: {error.object!r}") from error
+
+
+def specs_of(
+    feed: Any, inputs: Sequence[TensorSpec], replaceable: Mapping[str, TensorSpec]
+) -> list[TensorSpec]:
+    """The declarations of what a feed gives: every input, and weights that it replaces.
+
+    Raises:
+        FeedError: An input is missing, or the model has none of a name.
+    """
+    names = ", ".join(s.name for s in inputs) or "none"
+    if not hasattr(feed, "keys"):
+        raise FeedError(
+            f"the feed is a {type(feed).__name__}; it is a dict by input name",
+            hint=f"the model's inputs are {names}; or call the session with the eager arguments",
+        )
+    missing = [f"{s.name} ({s})" for s in inputs if s.name not in feed]
+    known = {s.name for s in inputs} | replaceable.keys()
+    unknown = [str(n) for n in feed if n not in known]
+    told = [f"missing {', '.join(missing)}"] * bool(missing)
+    told += [f"unknown {', '.join(unknown)}"] * bool(unknown)
+    if told:
+        raise FeedError(f"{'; '.join(told)}; the model's inputs are {names}")
+    return [*inputs, *(replaceable[n] for n in feed if n in replaceable)]
 
 
 def describe(x: Any) -> str:
@@ -159,13 +209,21 @@ def _host_array(spec: TensorSpec, x: Any) -> tuple[np.ndarray[Any, Any], ir.Data
         array = to_numpy(x)
     else:  # a number or a list of numbers has no element type of its own
         assert spec.dtype is not None
-        array = np.asarray(x)
         wanted = spec.dtype.numpy()
+        array = _of_numbers(spec, x)
         if array.dtype != wanted and not hasattr(x, "dtype") and _fits(array, wanted):
             array = array.astype(wanted)
     if not array.flags.c_contiguous or not array.dtype.isnative:
         array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     return array, _onnx_dtype(spec, x, array)
+
+
+def _of_numbers(spec: TensorSpec, x: Any) -> np.ndarray[Any, Any]:
+    try:
+        array = np.asarray(x)
+    except ValueError as error:  # rows of different lengths
+        raise _misfit(spec, x, str(error).split(".")[0]) from error
+    return array
 
 
 def _fits(array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> bool:
@@ -175,6 +233,8 @@ def _fits(array: np.ndarray[Any, Any], wanted: np.dtype[Any]) -> bool:
 
 
 def _onnx_dtype(spec: TensorSpec, x: Any, array: np.ndarray[Any, Any]) -> ir.DataType:
+    if array.dtype.kind in "OSU":
+        raise _misfit(spec, x, "it is not made of numbers")
     try:
         return ir.DataType.from_numpy(array.dtype)
     except TypeError as error:
@@ -195,9 +255,9 @@ def to_numpy(x: Any, name: str = "value") -> np.ndarray[Any, Any]:
         x = x.detach()
     if x.is_complex():
         return _pairs(x.resolve_conj().resolve_neg().cpu().numpy())
-    if x.device.type != "cpu":
-        x = x.cpu()
     try:
+        if x.device.type != "cpu":
+            x = x.cpu()
         array: np.ndarray[Any, Any] = x.numpy()
         return array
     except (TypeError, RuntimeError):
@@ -218,14 +278,20 @@ def _odd_tensor(x: Any, name: str) -> np.ndarray[Any, Any]:
 
     if x.layout is not torch.strided:
         raise FeedError(
-            f"{name!r} is sparse ({x.layout}); ONNX inputs are dense",
+            f"{name!r} is {x.layout}; ONNX inputs are dense and strided",
             hint=f"pass {name}.to_dense()",
         )
-    x = x.resolve_conj().resolve_neg().contiguous()
-    element = from_torch_dtype(x.dtype).numpy()
-    if element.isbuiltin != _NATIVE:
-        x = x.view({1: torch.uint8, 2: torch.int16}[x.element_size()])
-    array: np.ndarray[Any, Any] = x.numpy()
+    try:
+        x = x.resolve_conj().resolve_neg().contiguous()
+        element = from_torch_dtype(x.dtype).numpy()
+        if element.isbuiltin != _NATIVE:
+            x = x.view({1: torch.uint8, 2: torch.int16}[x.element_size()])
+        array: np.ndarray[Any, Any] = x.numpy()
+    except (TypeError, RuntimeError) as error:  # quantized, nested, on meta, inside of vmap
+        raise FeedError(
+            f"{name!r} is a {type(x).__name__} whose values cannot be read: {error}",
+            hint="pass a plain dense tensor on the CPU or the GPU",
+        ) from error
     return array.view(element)
 
 
@@ -264,9 +330,41 @@ def value_to_numpy(value: OrtValue, dtype: ir.DataType | None) -> Any:
     return np.asarray(_Lent(value, f"<u{element.itemsize}")).view(element)
 
 
+def object_value(spec: TensorSpec, x: Any) -> Any:
+    """``x`` as ONNX Runtime's Python binding takes it: for sequences, optionals and strings.
+
+    Raises:
+        FeedError: ``x`` is nothing of the kind.
+    """
+    kind, _, rest = spec.type.partition("(")
+    if kind == "optional":
+        inner = dataclasses.replace(spec, type=rest[:-1], dtype=_dtype_of(rest[:-1]))
+        return None if x is None else object_value(inner, x)
+    if kind == "seq":
+        if not isinstance(x, list | tuple):
+            raise _misfit(spec, x, "it is no list", f"pass a list: [{spec.name}]")
+        inner = TensorSpec(spec.name, _dtype_of(rest[:-1]), None, rest[:-1])
+        return [object_value(inner, i) for i in x]
+    if spec.dtype is not None:
+        array, dtype = _host_array(spec, x)
+        if dtype != spec.dtype:
+            raise _misfit(
+                spec, x, f"{_name(dtype)} instead of {_name(spec.dtype)}", _cast(spec, x)
+            )
+        return array
+    if spec.type != "tensor(string)":
+        return x
+    strings: np.ndarray[Any, Any] = np.empty(0) if is_torch(x) else np.asarray(x)
+    if strings.dtype.kind not in "OSU":
+        raise _misfit(spec, x, "it is not made of strings")
+    return np.char.decode(strings, "utf-8") if strings.dtype.kind == "S" else strings
+
+
 def to_torch(x: Any) -> Any:
-    """An array as a torch tensor in the same memory; anything else as it is."""
-    if not isinstance(x, np.ndarray):
+    """An array as a torch tensor in the same memory, a list's arrays too; else as it is."""
+    if isinstance(x, list):
+        return [to_torch(i) for i in x]
+    if not isinstance(x, np.ndarray) or x.dtype.kind in "OSU":
         return x
     import torch
 

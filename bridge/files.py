@@ -242,7 +242,7 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     except OSError as error:
         raise ModelFileError(f"cannot read {target}: {error.strerror or error}") from error
     except Exception as error:
-        raise ModelFileError(f"{target} is not an ONNX model: {error}") from error
+        raise ModelFileError(f"{target} cannot be read: {_root_cause(error)}") from error
 
 
 def parse_model(data: bytes) -> ir.Model:
@@ -257,4 +257,11 @@ def parse_model(data: bytes) -> ir.Model:
         proto.ParseFromString(data)
         return ir.from_proto(proto)
     except Exception as error:
-        raise ModelFileError(f"the bytes are not an ONNX model: {error}") from error
+        raise ModelFileError(f"the model cannot be read: {_root_cause(error)}") from error
+
+
+def _root_cause(error: BaseException) -> str:
+    """What happened, where the error itself only says during what."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error)

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from bridge.cache import cache_folder
 from bridge.contracts import require_nodes
-from bridge.control import RunControl
+from bridge.control import Closed, RunControl
 from bridge.decoding import BoundSession
 from bridge.empty_batches import EmptyBatchGuard
 from bridge.errors import FeedError, ProviderError
@@ -21,9 +21,12 @@ from bridge.feeds import (
     OrtValue,
     TensorSpec,
     check_shapes,
+    declared_values,
     host_value,
     is_torch,
+    object_value,
     run_values,
+    specs_of,
     to_numpy,
     to_torch,
     value_to_numpy,
@@ -32,7 +35,7 @@ from bridge.parity.inputs import generate_runnable
 from bridge.profiling import Placement, Profile, profile, unmeasured_placement
 from bridge.providers import CUDA_PROVIDERS, resolve
 from bridge.runtime import Optimization, Runtime, Settings
-from bridge.signature import Signature, is_array
+from bridge.signature import Signature, flatten_unsigned
 from exporters.tracing.pytree import flatten
 
 if TYPE_CHECKING:
@@ -106,18 +109,15 @@ class Session:
             cuda_graphs=bool(cuda_graphs),
             cache=cache_folder(cache),
         )
-        self.source: ir.Model | bytes | str | os.PathLike[str] = (
-            model if isinstance(model, ir.Model | bytes | str | os.PathLike) else model.model
-        )
-        self._made = Runtime(self.source, self.settings, options)
+        self.source: ir.Model | bytes | str | os.PathLike[str] = _graph_of(model)
+        self._made: Any = Runtime(self.source, self.settings, options)
         self.graph_refusal = self._made.graph_refusal
-        self.runtime = self._made.session
-        self.inputs = [TensorSpec.of(i) for i in self.runtime.get_inputs()]
-        self.outputs = [TensorSpec.of(o) for o in self.runtime.get_outputs()]
+        self.runtime: Any = self._made.session
+        self.inputs, self._overridable, self.outputs = declared_values(self.runtime)
         self.input_names = [i.name for i in self.inputs]
         self.output_names = [o.name for o in self.outputs]
         self._output_types = {o.name: o.dtype for o in self.outputs}
-        self._specs = {i.name: i for i in self.inputs}
+        self._names = frozenset(self.input_names)
         # Sequences, maps and strings have no values that could be made of memory.
         self._plain = all(s.dtype is not None for s in (*self.inputs, *self.outputs))
         # An output that is an input comes back in the caller's memory, which the caller may free.
@@ -187,28 +187,48 @@ class Session:
             RunCancelledError: :meth:`cancel` was called.
             RunError: ONNX Runtime failed.
         """
-        names = self.output_names if outputs is None else list(outputs)
-        if len(feed) != len(self._specs) or any(n not in self._specs for n in feed):
-            self._reject_names(feed)
+        names = self.output_names if outputs is None else self._chosen(outputs)
+        inputs = self.inputs
+        if feed.__class__ is not dict or feed.keys() != self._names:
+            inputs = specs_of(feed, inputs, self._overridable)
         with self.control.controlled(run_config, timeout) as options:
             if self._on_device and any(is_torch(x) and x.is_cuda for x in feed.values()):
-                return dict(zip(names, self._run_tensors(feed, names, options), strict=True))
+                found = self._run_tensors(inputs, feed, names, options)
+                return dict(zip(names, found, strict=True))
             if self._plain:
-                results = self._run_values(feed, names, options)
+                results = self._run_values(inputs, feed, names, options)
             else:
-                results = self._run_objects(feed, names, options)
-        if any(map(is_torch, feed.values())):
+                objects = {s.name: object_value(s, feed[s.name]) for s in inputs}
+                results = list(self.runtime.run(names, objects, options))
+        if any(map(is_torch, feed.values() if self._plain else flatten(feed, is_torch)[0])):
             results = [to_torch(x) for x in results]
         return dict(zip(names, results, strict=True))
 
+    def _chosen(self, outputs: Sequence[str]) -> list[str]:
+        """Names of outputs.
+
+        Raises:
+            FeedError: There are none, or one that the model lacks.
+        """
+        names = [outputs] if isinstance(outputs, str) else list(outputs)
+        unknown = [str(n) for n in names if n not in self._output_types]
+        if unknown or not names:
+            told = f"there is no output {unknown[0]!r}" if unknown else "no output is asked for"
+            raise FeedError(f"{told}; the model's outputs are {', '.join(self.output_names)}")
+        return names
+
     def _run_values(
-        self, feed: Mapping[str, Any], names: list[str], options: onnxruntime.RunOptions
+        self,
+        inputs: Sequence[TensorSpec],
+        feed: Mapping[str, Any],
+        names: list[str],
+        options: onnxruntime.RunOptions,
     ) -> list[Any]:
         values: dict[str, OrtValue] = {}
         arrays: dict[str, Any] = {}  # keeps the memory that the values point to
-        for spec in self.inputs:
+        for spec in inputs:
             values[spec.name], arrays[spec.name] = host_value(spec, feed[spec.name])
-        check_shapes(self.inputs, arrays)
+        check_shapes(inputs, arrays)
         if any(0 in x.shape for x in arrays.values()):
             self._require_safe_when_empty(arrays)
         found = run_values(self.runtime, values, names, options)
@@ -227,42 +247,33 @@ class Session:
         self._empty_batches.require_safe(arrays)
 
     def _run_tensors(
-        self, feed: Mapping[str, Any], names: list[str], options: onnxruntime.RunOptions
+        self,
+        inputs: list[TensorSpec],
+        feed: Mapping[str, Any],
+        names: list[str],
+        options: onnxruntime.RunOptions,
     ) -> list[Any]:
         """Run on tensors on the device; results stay there."""
         from bridge import cuda_graphs, device
 
+        found: list[Any]
+        if inputs is not self.inputs:  # some are weights that the caller replaces
+            runs = device.DeviceRuns(self.runtime, inputs, self.outputs, self.device)
+            found = runs.run(feed, names, options)
+            return found
         if self.captures_graphs and self._plain:
             if self._buckets is None:
                 with self._lock:
                     sizes = self._bucket_sizes
                     self._buckets = cuda_graphs.GraphBuckets(self, self.device, sizes)
             specs = {s.name: s for s in self.outputs}
-            found: list[Any] = self._buckets.run(feed, [specs[n] for n in names])
+            found = self._buckets.run(feed, [specs[n] for n in names])
             return found
         if self._device_runs is None:
             runs = device.DeviceRuns(self.runtime, self.inputs, self.outputs, self.device)
             self._device_runs = runs
-        results: list[Any] = self._device_runs.run(feed, names, options)
-        return results
-
-    def _run_objects(
-        self, feed: Mapping[str, Any], names: list[str], options: onnxruntime.RunOptions
-    ) -> list[Any]:
-        objects: dict[str, Any] = {}
-        for name, x in feed.items():
-            if isinstance(x, list | tuple) and not self._specs[name].type.startswith("tensor"):
-                objects[name] = [to_numpy(i) for i in x]
-            else:
-                objects[name] = to_numpy(x)
-        return list(self.runtime.run(names, objects, options))
-
-    def _reject_names(self, feed: Mapping[str, Any]) -> None:
-        missing = [str(s) and f"{s.name} ({s})" for s in self.inputs if s.name not in feed]
-        unknown = [n for n in feed if n not in self._specs]
-        told = [f"missing {', '.join(missing)}"] * bool(missing)
-        told += [f"unknown {', '.join(map(str, unknown))}"] * bool(unknown)
-        raise FeedError(f"{'; '.join(told)}; the model's inputs are {', '.join(self.input_names)}")
+        found = self._device_runs.run(feed, names, options)
+        return found
 
     @property
     def device(self) -> Any:
@@ -359,11 +370,13 @@ class Session:
         self.placement.require(copies_in_loops=copies_in_loops, **shares)
 
     def close(self) -> None:
-        """Stop what runs and give the memory back."""
+        """Stop what runs and give the memory back; the session runs no more."""
         self.cancel()
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
+        self._device_runs = self._buckets = None
+        self._made = self.runtime = Closed()
 
     def __enter__(self) -> Session:
         return self
@@ -389,17 +402,46 @@ class Session:
         """
         if self.signature is not None:
             return self.signature.flatten(args, kwargs)
-        leaves = flatten([list(args), dict(kwargs)], is_array)[0]
-        if len(leaves) != len(self.input_names):
-            raise FeedError(
-                f"{len(leaves)} inputs given, the model takes {', '.join(self.input_names)}"
-            )
-        return leaves
+        return flatten_unsigned(self.inputs, args, kwargs)
+
+    def __reduce__(self) -> Any:
+        """Pickled and copied as what it was made from; it starts anew where it is unpickled."""
+        source = self.source
+        if isinstance(source, ir.Model):
+            source = ir.to_proto(source).SerializeToString()
+        return _started, (source, self.settings, self.signature)
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{s.name}: {s}" for s in self.inputs)
         outputs = ", ".join(f"{s.name}: {s}" for s in self.outputs)
         return f"Session({inputs} -> {outputs}, on {self.settings.contract})"
+
+
+def _started(source: Any, settings: Settings, signature: Signature | None) -> Session:
+    session = Session(source, settings=settings)
+    session.signature = signature
+    return session
+
+
+def _graph_of(model: Any) -> ir.Model | bytes | str | os.PathLike[str]:
+    """What ONNX Runtime is to run.
+
+    Raises:
+        FeedError: It is nothing that could be run.
+    """
+    graph = getattr(model, "model", model)
+    if isinstance(graph, ir.Model | bytes | str | os.PathLike):
+        return graph
+    if hasattr(model, "SerializeToString"):
+        data: bytes = model.SerializeToString()
+        return data
+    raise FeedError(
+        f"a session needs an ONNX model, a program or a path, and was given a "
+        f"{type(model).__name__}",
+        hint="eager code is exported first: bridge.export(model, args).session()"
+        if callable(model)
+        else None,
+    )
 
 
 def _signature_of(model: Any, runtime: onnxruntime.InferenceSession) -> Signature | None:

@@ -11,7 +11,9 @@ from exporters.tracing.pytree import Tree, flatten, from_description
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["Signature", "is_array"]
+    from bridge.feeds import TensorSpec
+
+__all__ = ["Signature", "flatten_unsigned", "is_array"]
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -164,6 +166,31 @@ class Signature:
         if given:
             raise FeedError(f"unknown {', '.join(given)}; {takes}")
         return nested
+
+
+def flatten_unsigned(
+    specs: Sequence[TensorSpec], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> list[Any]:
+    """The inputs of a model without a signature: in order, or by name.
+
+    Raises:
+        FeedError: There are more or fewer, or one has a name that no input has.
+    """
+    names = [s.name for s in specs]
+    unknown = [k for k in kwargs if k not in names]
+    if unknown:
+        raise FeedError(f"unknown {', '.join(unknown)}; the model takes {', '.join(names)}")
+    leaves = list(args)
+    if len(leaves) == 1 and isinstance(leaves[0], dict) and set(leaves[0]) == set(names):
+        kwargs = {**leaves.pop(), **kwargs}
+    if all(s.dtype is not None for s in specs):  # sequences are inputs as they stand
+        leaves = flatten(leaves, is_array)[0]
+    rest = names[len(leaves) :]
+    if len(leaves) > len(names) or any(n not in rest for n in kwargs) or len(rest) != len(kwargs):
+        raise FeedError(
+            f"{len(leaves) + len(kwargs)} inputs given, the model takes {', '.join(names)}"
+        )
+    return leaves + [kwargs[n] for n in rest]
 
 
 def _joined(pairs: Any) -> Any:

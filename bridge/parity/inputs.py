@@ -48,11 +48,16 @@ def generate(
         seed: Of the random numbers.
 
     Raises:
-        FeedError: An input is declared with a size that no memory holds.
+        FeedError: An input is declared with a size that no memory holds, or is no tensor.
     """
     rng = np.random.default_rng(seed)
     feed: dict[str, Any] = {}
     for spec in specs:
+        if spec.dtype is None and spec.type != "tensor(string)":
+            raise FeedError(
+                f"input {spec.name!r} is a {spec.type}, for which no values are made up",
+                hint="give values for it",
+            )
         if spec.dtype is None:
             feed[spec.name] = np.asarray(["text"], object)
             continue

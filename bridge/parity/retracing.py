@@ -63,7 +63,9 @@ def _dynamic(side: EagerSide, model: ir.Model) -> dict[str, dict[int, str]]:
     """The dynamic dims of the graph's inputs, by the names of the arguments."""
     names = [side.arguments.names[i] for i in side.positions]
     found: dict[str, dict[int, str]] = {}
-    for name, value in zip(names, model.graph.inputs, strict=True):
+    # before opset 13, weights are inputs too
+    inputs = [v for v in model.graph.inputs if not v.is_initializer()]
+    for name, value in zip(names, inputs, strict=True):
         dims = value.shape.dims if value.shape is not None else ()
         symbols = {
             axis: str(dim.value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 import threading
 import time
 
@@ -304,3 +306,102 @@ def test_levels_that_do_not_exist_are_told():
 
 def test_warmup_makes_its_own_inputs(scale):
     scale.warmup()
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ([[1.0, 2.0], [3.0]], "setting an array element with a sequence"),
+        ([["a"]], "it is not made of numbers"),
+        (None, "it is not made of numbers"),
+        (np.array([[None]]), "it is not made of numbers"),
+        (torch.ones(2, 4, device="meta"), "whose values cannot be read"),
+        (torch.ones(2, 4).to_mkldnn(), "dense and strided"),
+    ],
+)
+def test_values_that_are_no_numbers_are_refused(scale, value, told):
+    with pytest.raises(bridge.FeedError, match=told):
+        scale.run({"x": value, "w": np.ones(4, np.float32)})
+
+
+def test_a_feed_is_a_dict_and_outputs_are_known_names(scale):
+    feed = {"x": np.ones((2, 4), np.float32), "w": np.ones(4, np.float32)}
+    for wrong in ([*feed.values()], torch.ones(2, 4)):
+        with pytest.raises(bridge.FeedError, match="it is a dict by input name"):
+            scale.run(wrong)
+    with pytest.raises(bridge.FeedError, match="there is no output 'z'"):
+        scale.run(feed, outputs=["z"])
+    with pytest.raises(bridge.FeedError, match="no output is asked for"):
+        scale.run(feed, outputs=[])
+    assert list(scale.run(feed, outputs="y")) == ["y"]
+    with pytest.raises(bridge.RunError, match="Config key is empty"):
+        scale.run(feed, run_config={"": "1"})
+
+
+def test_calls_without_a_signature_take_names(scale):
+    x, w = torch.rand(2, 4), torch.rand(4)
+    for result in (scale(x, w), scale(x, w=w), scale(w=w, x=x), scale({"w": w, "x": x})):
+        assert torch.equal(result, x * w)
+    with pytest.raises(bridge.FeedError, match="unknown z"):
+        scale(x, z=w)
+    with pytest.raises(bridge.FeedError, match="2 inputs given"):
+        scale(x, x=x)
+
+
+@pytest.mark.parametrize("value", [None, 3, torch.nn.Linear(2, 2)])
+def test_what_is_no_model_is_refused(value):
+    with pytest.raises(bridge.FeedError, match="needs an ONNX model"):
+        bridge.load(value)
+
+
+def test_weights_that_are_inputs_may_be_replaced():
+    text = "g(float[N, 2] x, float[2, 2] w) => (float[N, 2] y) <float[2, 2] w = {1, 0, 0, 1}>"
+    session = bridge.load(graph_bytes(text + "{ y = MatMul(x, w) }"))
+    x = np.ones((3, 2), np.float32)
+    assert session.input_names == ["x"]
+    assert np.array_equal(session.run({"x": x})["y"], x)
+    found = session.run({"x": x, "w": np.full((2, 2), 3, np.float32)})["y"]
+    assert np.array_equal(found, 6 * x)
+    with pytest.raises(bridge.FeedError, match="size 3 instead of 2"):
+        session.run({"x": x, "w": np.ones((3, 2), np.float32)})
+
+
+def test_sequences_and_optionals_are_checked():
+    text = "g(seq(float[N]) xs, int64 i) => (float[N] y) { y = SequenceAt(xs, i) }"
+    session = bridge.load(graph_bytes(text))
+    xs = [torch.zeros(2), torch.ones(2)]
+    assert torch.equal(session(xs, 1), xs[1])
+    with pytest.raises(bridge.FeedError, match="it is no list"):
+        session.run({"xs": xs[0], "i": 0})
+    with pytest.raises(bridge.FeedError, match="float64 instead of float32"):
+        session.run({"xs": [xs[0].double()], "i": 0})
+    with pytest.raises(bridge.FeedError, match="no values are made up"):
+        session.warmup()
+    pair = bridge.load(
+        graph_bytes("g(float[N] x) => (seq(float[N]) y) { y = SequenceConstruct(x, x) }")
+    )
+    assert all(torch.equal(y, xs[1]) for y in pair(xs[1]))
+    text = "g(optional(float[N]) x) => (bool y) { y = OptionalHasElement(x) }"
+    session = bridge.load(graph_bytes(text))
+    assert session.run({"x": torch.ones(2)})["y"]
+    assert not session.run({"x": None})["y"]
+
+
+def test_sessions_are_pickled_and_copied(scale):
+    program = bridge.export(torch.nn.Linear(4, 2).eval(), torch.ones(3, 4), verify=False)
+    x = torch.rand(3, 4)
+    for session in (program.session(), bridge.load(graph_bytes(SCALE))):
+        args = (x, x[0])[: len(session.inputs)]
+        for other in (pickle.loads(pickle.dumps(session)), copy.deepcopy(session)):
+            assert torch.equal(other(*args), session(*args))
+            assert other.settings == session.settings
+
+
+def test_a_closed_session_says_so():
+    with bridge.load(graph_bytes(SCALE)) as session:
+        feed = {"x": np.ones((2, 4), np.float32), "w": np.ones(4, np.float32)}
+        session.run_async(feed).result()
+    session.close()
+    for run in (session.run, lambda feed: session.run_async(feed).result()):
+        with pytest.raises(bridge.RunError, match="the session is closed"):
+            run(feed)
