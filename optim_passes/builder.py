@@ -121,7 +121,8 @@ class Builder:
 
     def constant(self, x: Any, name: str | None = None) -> ir.Value:
         """A constant: an initializer, or inside a function, which cannot have one, a node."""
-        tensor = x if isinstance(x, ir.TensorProtocol) else ir.tensor(np.asarray(x))
+        known = not isinstance(x, np.ndarray | np.generic) and isinstance(x, ir.TensorProtocol)
+        tensor = x if known else ir.tensor(np.asarray(x))
         if self.scope.function is not None:
             value: ir.Value = self.node("Constant", value=tensor)
         else:
@@ -177,9 +178,13 @@ def infer_types(node: ir.Node, opset: int) -> None:
     try:
         inferred = onnx.shape_inference.infer_node_outputs(
             schema,
-            ir.to_proto(node),
+            ir.serde.serialize_node(node),  # to_proto() looks for what it was given
             {v.name: _type_proto(v) for v in operands},
-            {n: ir.to_proto(t) for n, t in known.items() if t is not None and t.size <= 64},
+            {
+                n: ir.serde.serialize_tensor(t)
+                for n, t in known.items()
+                if t is not None and t.size <= 64
+            },
             opset_imports=[onnx.OperatorSetIdProto(domain="", version=opset)],
             ir_version=10,
         )
@@ -223,5 +228,4 @@ def _as_dim(dim: int | ir.SymbolicDim | str | None) -> int | ir.SymbolicDim:
 
 
 def _type_proto(value: ir.Value) -> onnx.TypeProto:
-    proto: onnx.ValueInfoProto = ir.to_proto(value)
-    return proto.type
+    return ir.serde.serialize_value(value).type

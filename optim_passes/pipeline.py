@@ -118,16 +118,20 @@ def run(
         The model that came out, and the report.
     """
     started = time.perf_counter()
-    report = Report(nodes=(_count(model), 0))
+    count = _count(model)
+    report = Report(nodes=(count, 0))
     refusals: dict[str, list[Refusal]] = {}
 
     def once(pass_: ir.passes.PassBase, model: ir.Model) -> tuple[ir.Model, bool]:
-        nodes, begun = _count(model), time.perf_counter()
+        nonlocal count
+        begun = time.perf_counter()
         result = (apply or _call)(pass_, model)
         name = pass_name(pass_)
         step = report.steps.setdefault(name, Step(name))
         step.seconds += time.perf_counter() - begun
-        step.removed += nodes - _count(result.model)
+        if result.modified:
+            before, count = count, _count(result.model)
+            step.removed += before - count
         if isinstance(result, Outcome):
             step.rewrites += result.rewrites
             refusals[name] = result.refusals
@@ -147,7 +151,7 @@ def run(
             if not changed:
                 break
     report.refusals = [r for given in refusals.values() for r in given]
-    report.nodes = (report.nodes[0], _count(model))
+    report.nodes = (report.nodes[0], count)
     report.seconds = time.perf_counter() - started
     return model, report
 

@@ -46,6 +46,8 @@ class Scope:
 
 def nested(node: ir.Node) -> Iterator[ir.Graph]:
     """The subgraphs that a node holds."""
+    if not node.attributes:
+        return
     for attribute in node.attributes.values():
         if attribute.is_ref():
             continue

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 from bridge.errors import BridgeError
 
 __all__ = ["AUTO", "RECIPES", "Recipe", "RecipeError", "find_recipe"]
 
 Kind = Literal["static", "dynamic", "weights", "mixed", "precision"]
+Correction = Literal["rtn", "mse", "hqq", "gptq"]
+Format = Literal["fp16", "bf16"]
 
 
 class RecipeError(BridgeError, ValueError):
@@ -31,8 +33,10 @@ class Recipe:
             ``static``, of weights for ``weights``.
         per_channel: Whether each output channel has a scale of its own.
         bits: Of weights, for ``weights``: 4 or 8.
-        block_size: Inputs that share a scale, for ``weights``.
-        correction: ``rtn`` (round to nearest), ``hqq`` or ``gptq``, for ``weights``.
+        block_size: Inputs that share a scale, for ``weights``; None is 128 for products of 512
+            inputs and more, else 32.
+        correction: ``rtn`` (round to nearest), ``mse`` (the scale with the least squared error),
+            ``hqq`` (half-quadratic) or ``gptq`` (by calibration), for ``weights``.
         embeddings: Whether embedding tables become 8-bit integers.
         smooth: Whether large activation channels are moved into the weights (SmoothQuant), for
             ``static`` and ``dynamic``; a number from 0 to 1 says how far.
@@ -46,12 +50,12 @@ class Recipe:
     symmetric: bool = False
     per_channel: bool = True
     bits: int = 8
-    block_size: int = 32
-    correction: Literal["rtn", "hqq", "gptq"] = "rtn"
+    block_size: int | None = None
+    correction: Correction = "mse"
     embeddings: bool = False
     smooth: float | None = None
     bias_correction: bool = False
-    format: Literal["fp16", "bf16"] = "fp16"
+    format: Format = "fp16"
 
     def __post_init__(self) -> None:
         """Check what cannot be checked by types."""
@@ -59,11 +63,15 @@ class Recipe:
             raise RecipeError(
                 f"weights of {self.bits} bits have no kernel", hint="bits are 4 or 8"
             )
-        if self.block_size not in (16, 32, 64, 128, 256):
+        if self.block_size not in (None, 16, 32, 64, 128, 256):
             raise RecipeError(
                 f"blocks of {self.block_size} inputs have no kernel",
                 hint="block_size is 16, 32, 64, 128 or 256",
             )
+        for field, kinds in (("kind", Kind), ("correction", Correction), ("format", Format)):
+            given, known = getattr(self, field), get_args(kinds)
+            if given not in known:
+                raise RecipeError(f"{field} is {given!r}", hint=f"there are {', '.join(known)}")
         if self.smooth is not None and not 0 <= self.smooth <= 1:
             raise RecipeError(f"smooth is {self.smooth}", hint="give a number from 0 to 1")
 
@@ -84,7 +92,7 @@ RECIPES = {
         Recipe("int8-dynamic", "dynamic"),
         Recipe("int8-mixed", "mixed"),
         Recipe("int8-weights", "weights", symmetric=True, block_size=128, embeddings=True),
-        Recipe("int4-weights", "weights", bits=4, correction="hqq", embeddings=True),
+        Recipe("int4-weights", "weights", bits=4, embeddings=True),
         Recipe("fp16", "precision"),
         Recipe("bf16", "precision", format="bf16"),
     )

@@ -9,7 +9,7 @@ import numpy as np
 
 from optim_passes.quantization.arithmetic import pack_nibbles
 
-__all__ = ["Blocks", "error_corrected", "half_quadratic", "round_to_nearest"]
+__all__ = ["Blocks", "error_corrected", "half_quadratic", "least_error", "round_to_nearest"]
 
 Array = np.ndarray[Any, Any]
 
@@ -18,6 +18,7 @@ _SHRUNK = 0.7  # the p of the norm that half-quadratic splitting makes small
 _STEPS = 5  # of half-quadratic splitting
 _PENALTY = 1e4  # of what splitting leaves over, for weights around 0.01
 _CACHED = 1 << 16  # weights that are worked on at a time
+_SHRINKS = (1.0, 0.9)  # of the scale: clipping a little pays where a block is large
 _DAMPING = 0.01  # added to the diagonal of the second moments, as a share of its mean
 
 
@@ -105,6 +106,57 @@ def round_to_nearest(
         scales[part], zeros[part] = _scales(blocks[part], bits, symmetric=symmetric)
         integers[part] = _rounded(blocks[part], scales[part], zeros[part], bits)
     return Blocks(integers, scales, zeros, bits, symmetric)
+
+
+def least_error(
+    weights: Array, bits: int = 4, size: int = 32, *, symmetric: bool = False
+) -> Blocks:
+    """Scales with the least squared error of those that are tried: no calibration is needed.
+
+    Args:
+        weights: ``[N, K]``.
+        bits: 4 or 8.
+        size: Inputs in a block.
+        symmetric: Whether every zero point is the middle.
+    """
+    blocks = _blocked(weights, size)
+    integers = np.empty(blocks.shape, np.uint8)
+    scales = np.empty(blocks.shape[:2], np.float32)
+    zeros = np.empty(blocks.shape[:2], np.uint8)
+    rows = max(1, _CACHED // max(1, blocks[:1].size))
+    buffer = np.empty((min(rows, len(blocks)), *blocks.shape[1:]), np.float32)
+    for start in range(0, len(blocks), rows):
+        part = slice(start, start + rows)
+        x = blocks[part]
+        steps = buffer[: len(x)]
+        first, zeros[part] = _scales(x, bits, symmetric=symmetric)
+        zero = zeros[part].astype(np.float32)[..., None]
+        bounds = -zero, np.float32(2**bits - 1) - zero
+        gain, best = np.full(first.shape, -1, np.float32), first
+        for shrink in _SHRINKS:
+            scale = first * np.float32(shrink)
+            _steps(x, scale, bounds, steps)
+            length, product = _dot(steps, steps), _dot(steps, x)
+            fits = (length > 0) & (product * scale > 0)
+            fitted = np.divide(product, length, out=scale, where=fits)
+            saved = np.where(fits, product * fitted, 0)  # of the squares of the weights
+            best, gain = np.where(saved > gain, fitted, best), np.maximum(saved, gain)
+        _steps(x, best, bounds, steps)
+        steps += zero
+        integers[part], scales[part] = steps, best
+    return Blocks(integers, scales, zeros, bits, symmetric)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    made: Array = np.einsum("nbk,nbk->nb", a, b)
+    return made
+
+
+def _steps(x: Array, scale: Array, bounds: tuple[Array, Array], out: Array) -> None:
+    """Integers before the zero point is added."""
+    np.divide(x, scale[..., None], out=out)
+    np.rint(out, out=out)
+    np.clip(out, *bounds, out=out)
 
 
 def half_quadratic(
@@ -215,7 +267,7 @@ def error_corrected(
     zeros = np.full((rows, count), 2 ** (bits - 1), np.uint8)
     for block in range(count):
         first, last = block * size, min((block + 1) * size, columns)
-        made = half_quadratic(work[:, first:last], bits, size, symmetric=symmetric)
+        made = least_error(work[:, first:last], bits, size, symmetric=symmetric)
         scales[:, block], zeros[:, block] = made.scales[:, 0], made.zeros[:, 0]
         scale, zero = scales[:, block], zeros[:, block].astype(np.float32)
         errors = np.empty((rows, last - first), np.float32)

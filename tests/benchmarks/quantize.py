@@ -126,13 +126,13 @@ def incumbent(source: Path, target: Path, recipe: str, batches: list[Any]) -> No
         def get_next(self) -> Any:
             return next(self.rest, None)
 
-    if recipe == "int4-weights":
-        quantizer = nbits.MatMulNBitsQuantizer(onnx.load(source), accuracy_level=4)
-        quantizer.process()
-        quantizer.model.save_model_to_file(str(target), True)
-        return
     prepared = source.with_suffix(".prepared.onnx")
     quant_pre_process(source, prepared, skip_symbolic_shape=True)
+    if recipe == "int4-weights":
+        quantizer = nbits.MatMulNBitsQuantizer(onnx.load(prepared), accuracy_level=4)
+        quantizer.process()
+        quantizer.model.save_model_to_file(str(target), False)
+        return
     if recipe == "int8-dynamic":
         q.quantize_dynamic(prepared, target, per_channel=True)
         return
@@ -157,6 +157,8 @@ def one(name: str, recipes: tuple[str, ...]) -> None:
     """Quantize one model by every tool and recipe, run all in turn, print figures as JSON."""
     warnings.simplefilter("ignore")
     import onnxruntime
+    from onnxruntime import quantization  # noqa: F401 - imports count on no side
+    from onnxruntime.quantization import matmul_nbits_quantizer, shape_inference  # noqa: F401
 
     import bridge
 
@@ -268,27 +270,36 @@ def calibrate(source: str, count: int) -> None:
     print(json.dumps([peak.above, activations, time.perf_counter() - started]))
 
 
+def rows_of(name: str, results: Path | None) -> dict[str, dict[str, Any]]:
+    """A model's figures: those that an earlier run wrote down, else those of a process of its own."""
+    if results is not None and results.exists():
+        for line in results.read_text().splitlines():
+            known = json.loads(line)
+            if known["model"] == name:
+                return dict(known["rows"])
+    recipes = [r for r in RECIPES if not (r == "int4-weights" and name in (*IMAGES, "lstm"))]
+    command = [sys.executable, "-m", "tests.benchmarks.quantize"]
+    command += ["--one", name, ",".join(recipes)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    lines = [x for x in done.stdout.splitlines() if x.startswith("{")]
+    if not lines:
+        raise SystemExit(f"{name}: {done.stderr.strip()[-2000:]}")
+    rows: dict[str, dict[str, Any]] = json.loads(lines[-1])
+    if results is not None:
+        with results.open("a") as file:
+            file.write(json.dumps({"model": name, "rows": rows}) + "\n")
+    return rows
+
+
 def main() -> None:
-    """Print the tables."""
+    """Print the tables; what is in the file ``BENCH_RESULTS`` is not measured again."""
+    kept = os.environ.get("BENCH_RESULTS")
+    results = None if kept is None else Path(kept)
     print("| model | recipe | tool | latency | over float | SNR | quantized in | file |")
-    print("|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---:|---:|---:|---:|---:|")
     gains = []
     for name in os.environ.get("BENCH_MODELS", ",".join(MODELS)).split(","):
-        recipes = [r for r in RECIPES if not (r == "int4-weights" and name in (*IMAGES, "lstm"))]
-        command = [
-            sys.executable,
-            "-m",
-            "tests.benchmarks.quantize",
-            "--one",
-            name,
-            ",".join(recipes),
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        lines = [x for x in done.stdout.splitlines() if x.startswith("{")]
-        if not lines:
-            print(f"| {name} | failed: {done.stderr.strip().splitlines()[-1]} |")
-            continue
-        rows = json.loads(lines[-1])
+        rows = rows_of(name, results)
         base = rows["float"]["latency"]
         for label, row in rows.items():
             recipe, _, tool = label.rpartition(" ") if label.startswith("int") else (label, "", "")
@@ -302,8 +313,8 @@ def main() -> None:
                 f"{base / row['latency']:.2f}x | {snr} | {seconds} | {row['bytes'] / 2**20:.0f} MB |",
                 flush=True,
             )
-        for recipe in recipes:
-            mine, theirs = rows[f"{recipe} bridge"], rows[f"{recipe} incumbent"]
+        for recipe in RECIPES:
+            mine, theirs = rows.get(f"{recipe} bridge", {}), rows.get(f"{recipe} incumbent", {})
             if "snr" in mine and "snr" in theirs:
                 gains.append((mine["snr"] - theirs["snr"], theirs["seconds"] / mine["seconds"]))
     if gains:
@@ -312,7 +323,8 @@ def main() -> None:
             f"quantization: {np.exp(np.mean(np.log([g[1] for g in gains]))):.1f} times as fast in the "
             f"geometric mean, {min(g[1] for g in gains):.1f} at least\n"
         )
-    memory()
+    if "BENCH_MODELS" not in os.environ:
+        memory()
 
 
 if __name__ == "__main__":

@@ -146,6 +146,8 @@ def test_recipes_say_what_they_do_not_know(net):
         bridge.quantize(program, "int4-weights", bit=4)
     with pytest.raises(bridge.RecipeError, match="blocks of 48"):
         bridge.quantize(program, "int4-weights", block_size=48)
+    with pytest.raises(bridge.RecipeError, match="correction is 'best'"):
+        bridge.quantize(program, "int4-weights", correction="best")
     with pytest.raises(bridge.RecipeError, match="weights of 3 bits"):
         Recipe("mine", "weights", bits=3)
     with pytest.raises(bridge.RecipeError, match="a Linear cannot be quantized"):

@@ -28,11 +28,11 @@ def test_eight_bits_cost_at_most_half_a_point(name, recipe):
     assert report.drop <= 0.005
 
 
-@pytest.mark.parametrize("correction", ["rtn", "hqq", "gptq"])
+@pytest.mark.parametrize("correction", ["rtn", "mse", "hqq", "gptq"])
 @pytest.mark.parametrize("name", NETS)
 def test_four_bit_weights_cost_at_most_a_point(name, correction):
     net = trained(name)
-    report = quantized(net, "int4-weights", correction=correction, block_size=16).quantization
+    report = quantized(net, "int4-weights", correction=correction).quantization
     assert report.drop <= 0.01
 
 
