@@ -330,17 +330,10 @@ def _rescued(
     report: QuantizationReport, builder: Builder, built: Built, session: Session, task: _Task
 ) -> tuple[Built, Session]:
     """Keep the worst nodes in float, as few as hold the budget; all that do damage if none do."""
-    if builder.recipe.kind == "weights":
-        return built, session
     task.progress("looking for the nodes that do the damage")
-    static = builder.recipe.kind in ("static", "mixed")
     with _timed(report, "rank"):
         report.sensitivity, _ = rank_nodes(
-            builder.prepared,
-            builder.ranges if static else None,
-            builder.wanted(),
-            builder.options,
-            task.evaluation[:_RANKED],
+            builder.prepared, builder.simulation(), task.evaluation[:_RANKED]
         )
     ranking = report.sensitivity
     with _timed(report, "rescue"):

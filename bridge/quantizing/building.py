@@ -15,7 +15,8 @@ from optim_passes.pipeline import run
 from optim_passes.precision.ranges import RANGES, ranges_of, with_ranges
 from optim_passes.quantization.dynamic import DynamicQuantizationPass
 from optim_passes.quantization.pipeline import BEFORE, BEFORE_STATIC, BEFORE_WEIGHTS, FINISH
-from optim_passes.quantization.placement import CONVOLUTIONS, is_kernel, thin_stem
+from optim_passes.quantization.placement import CONVOLUTIONS, RECURRENT, is_kernel, thin_stem
+from optim_passes.quantization.simulation import SimulationPass
 from optim_passes.quantization.smoothing import SmoothingPass, channel_axis, smoothed_inputs
 from optim_passes.quantization.static import (
     QuantizedTensor,
@@ -128,13 +129,13 @@ class Builder:
         return decide
 
     def _free(
-        self, keep: Collection[str], *, lstm_only: bool = False
+        self, keep: Collection[str], *, recurrent_only: bool = False
     ) -> Callable[[ir.Node], bool]:
-        """Whether a node may be quantized as its inputs come; an LSTM has no static form."""
+        """Whether a node may be quantized as its inputs come; LSTM and GRU have no static form."""
         kept = {*self._kept, *keep}
 
         def decide(node: ir.Node) -> bool:
-            return (node.op_type == "LSTM" or not lstm_only) and node.name not in kept
+            return (node.op_type in RECURRENT or not recurrent_only) and node.name not in kept
 
         return decide
 
@@ -252,7 +253,7 @@ class Builder:
             reasons |= {r.node: r.reason for r in report.refusals}
         further: list[ir.passes.PassBase] = []
         if kind in ("static", "dynamic", "mixed"):
-            free = self._free(keep, lstm_only=kind == "static")
+            free = self._free(keep, recurrent_only=kind == "static")
             dynamic = DynamicQuantizationPass(
                 wanted=free,
                 weight_most=this_processor().weight_most,
@@ -260,13 +261,7 @@ class Builder:
             )
             further.append(dynamic)
         if kind == "weights" or self.recipe.embeddings:
-            weights = WeightQuantizationPass(
-                self._weight_options(),
-                wanted=self._free(keep),
-                moments={n: m.mean for n, m in self.calibration.moments.items()},
-                products=kind == "weights",
-            )
-            further.append(weights)
+            further.append(self._weight_pass(keep))
         if further:
             model, report = run(model, further)
             reasons |= {r.node: r.reason for r in report.refusals}
@@ -275,14 +270,32 @@ class Builder:
         names = {n.name for n in self.prepared.graph.all_nodes()}
         return Built(model, tensors, counted, {k: v for k, v in reasons.items() if k in names})
 
-    def _weight_options(self) -> WeightOptions:
+    def _weight_pass(self, keep: Collection[str] = ()) -> WeightQuantizationPass:
         recipe = self.recipe
-        return WeightOptions(
+        options = WeightOptions(
             bits=recipe.bits,
             block_size=recipe.block_size,
             symmetric=recipe.symmetric,
             method=recipe.correction,
             embeddings=recipe.embeddings,
+        )
+        return WeightQuantizationPass(
+            options,
+            wanted=self._free(keep),
+            moments={n: m.mean for n, m in self.calibration.moments.items()},
+            products=recipe.kind == "weights",
+        )
+
+    def simulation(self) -> SimulationPass:
+        """What simulates the quantization of any of the nodes that :meth:`build` quantizes."""
+        kind = self.recipe.kind
+        if kind == "weights":
+            return SimulationPass({}, self.options, weights=self._weight_pass().rounded)
+        return SimulationPass(
+            self.ranges if kind != "dynamic" else {},
+            self.options,
+            static=self.wanted() if kind != "dynamic" else None,
+            dynamic=self._free((), recurrent_only=kind == "static"),
         )
 
 

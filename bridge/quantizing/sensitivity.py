@@ -11,14 +11,14 @@ import numpy as np
 from bridge.feeds import to_numpy
 from bridge.quantizing.measuring import output_accuracy
 from bridge.session import Session
-from optim_passes.quantization.simulation import SWITCHES, SimulationPass
+from optim_passes.quantization.simulation import SWITCHES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     import onnx_ir as ir
 
-    from optim_passes.quantization.static import StaticOptions
+    from optim_passes.quantization.simulation import SimulationPass
 
 __all__ = ["Sensitivity", "rank_nodes"]
 
@@ -51,15 +51,9 @@ class _Switched:
     """A session whose nodes are quantized or not, from run to run."""
 
     def __init__(
-        self,
-        model: ir.Model,
-        ranges: Mapping[str, tuple[float, float]] | None,
-        wanted: Callable[[ir.Node], bool],
-        options: StaticOptions,
-        feeds: Sequence[Mapping[str, Any]],
+        self, model: ir.Model, pass_: SimulationPass, feeds: Sequence[Mapping[str, Any]]
     ) -> None:
         simulated = model.clone()
-        pass_ = SimulationPass(ranges, wanted=wanted, options=options)
         pass_(simulated)
         self.nodes = pass_.nodes
         self.feeds = [{n: to_numpy(x) for n, x in f.items()} for f in feeds]
@@ -80,11 +74,7 @@ class _Switched:
 
 
 def rank_nodes(
-    model: ir.Model,
-    ranges: Mapping[str, tuple[float, float]] | None,
-    wanted: Callable[[ir.Node], bool],
-    options: StaticOptions,
-    feeds: Sequence[Mapping[str, Any]],
+    model: ir.Model, pass_: SimulationPass, feeds: Sequence[Mapping[str, Any]]
 ) -> tuple[list[Sensitivity], int]:
     """Nodes by the damage that quantizing each does, the worst first.
 
@@ -93,15 +83,13 @@ def rank_nodes(
 
     Args:
         model: The float model, as the quantization pass gets it; not changed.
-        ranges: Range of each activation; None where they are quantized as they come.
-        wanted: Which nodes may be quantized.
-        options: Those of the quantization.
+        pass_: What simulates the quantization.
         feeds: Inputs to measure on; a few.
 
     Returns:
         The ranking, and the number of runs that it took.
     """
-    switched = _Switched(model, ranges, wanted, options, feeds)
+    switched = _Switched(model, pass_, feeds)
     everything = list(range(len(switched.nodes)))
     if not everything:
         return [], switched.runs

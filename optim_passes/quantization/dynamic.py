@@ -14,6 +14,7 @@ import onnx_ir as ir
 from optim_passes.builder import Builder
 from optim_passes.quantization.arithmetic import Affine, quantize, symmetric_scales
 from optim_passes.quantization.placement import FLOAT, is_kernel
+from optim_passes.quantization.recurrent import gru_refusal, scanned_gru
 from optim_passes.rewriting import Outcome, Pass, commit
 from optim_passes.scopes import Names
 from optim_passes.values import (
@@ -32,11 +33,12 @@ if TYPE_CHECKING:
 
     from optim_passes.scopes import Scope
 
-__all__ = ["DynamicQuantizationPass", "with_bias"]
+__all__ = ["DynamicQuantizationPass", "recurrent_refusal", "with_bias"]
 
 
 class DynamicQuantizationPass(Pass):
-    """``x @ W + b`` becomes ``DynamicQuantizeMatMul(x, Q(W), b)``, LSTM ``DynamicQuantizeLSTM``.
+    """``x @ W + b`` becomes ``DynamicQuantizeMatMul(x, Q(W), b)``, LSTM ``DynamicQuantizeLSTM``, a large GRU
+    a Scan.
 
     Products that read the same value share its integers.
 
@@ -74,7 +76,9 @@ class DynamicQuantizationPass(Pass):
                 readers.setdefault(x, []).append(node)
             elif is_op(node, "LSTM") and self.wanted(node):
                 outcome.rewrites += self._lstm(node, scope, names, outcome)
-            elif is_op(node, "Conv", "ConvTranspose", "GRU", "RNN") and self.wanted(node):
+            elif is_op(node, "GRU") and self.wanted(node):
+                outcome.rewrites += self._gru(node, scope, names, outcome)
+            elif is_op(node, "Conv", "ConvTranspose", "RNN") and self.wanted(node):
                 reason = "ONNX Runtime has no fast kernel that makes integers of its input"
                 self.refuse(outcome, node, reason, None)
         for x, nodes in readers.items():
@@ -123,15 +127,11 @@ class DynamicQuantizationPass(Pass):
 
     def _lstm(self, node: ir.Node, scope: Scope, names: Names, outcome: Outcome) -> bool:
         """An LSTM whose two products are done on integers."""
-        weights = [constant(v) for v in node.inputs[1:3]]
-        reason = None
-        if any(t is None or t.dtype != FLOAT for t in weights):
-            reason = "its weights are not constant float32"
-        elif attribute(node, "layout", 0) or attribute(node, "input_forget", 0):
-            reason = "its layout has no kernel for integers"
+        reason = _lstm_refusal(node)
         if reason is not None:
             self.refuse(outcome, node, reason, None)
             return False
+        weights = [constant(v) for v in node.inputs[1:3]]
         op = Builder(scope, names, [node])
         stored, parameters = [], []
         for value, tensor in zip(node.inputs[1:3], weights, strict=True):
@@ -155,6 +155,33 @@ class DynamicQuantizationPass(Pass):
             new.type, new.shape = old.type, old.shape
         commit(op, node, node.outputs, values, [node])
         return True
+
+
+    def _gru(self, node: ir.Node, scope: Scope, names: Names, outcome: Outcome) -> bool:
+        reason = gru_refusal(node)
+        if reason is not None:
+            self.refuse(outcome, node, reason, None)
+            return False
+        op = Builder(scope, names, [node])
+        values = scanned_gru(node, op, names, self._integers)
+        for old, new in zip(node.outputs, values, strict=True):
+            new.type, new.shape = old.type, old.shape
+        commit(op, node, node.outputs, values, [node])
+        return True
+
+
+def recurrent_refusal(node: ir.Node) -> str | None:
+    """Why an LSTM or GRU stays in floating point; None if it need not."""
+    return gru_refusal(node) if node.op_type == "GRU" else _lstm_refusal(node)
+
+
+def _lstm_refusal(node: ir.Node) -> str | None:
+    weights = [constant(v) for v in node.inputs[1:3]]
+    if any(t is None or t.dtype != FLOAT for t in weights):
+        return "its weights are not constant float32"
+    if attribute(node, "layout", 0) or attribute(node, "input_forget", 0):
+        return "its layout has no kernel for integers"
+    return None
 
 
 def with_bias(node: ir.Node, columns: int) -> tuple[ir.Node, ir.Value | None]:

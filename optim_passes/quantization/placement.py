@@ -34,6 +34,7 @@ __all__ = [
 FLOAT = ir.DataType.FLOAT
 CONVOLUTIONS = ("Conv", "ConvTranspose")
 PRODUCTS = ("MatMul", "Gemm")
+RECURRENT = ("LSTM", "GRU")
 KERNELS = (*CONVOLUTIONS, *PRODUCTS)
 
 _THIN = 24  # channels

@@ -109,6 +109,19 @@ class WeightQuantizationPass(Pass):
             elif is_op(node, "Gather") and self.options.embeddings:
                 outcome.rewrites += self._table(node, scope, names, tables)
 
+    def rounded(self, node: ir.Node) -> Array | None:
+        """The numbers that a product's integers will stand for, shaped like its second input."""
+        matrix = _rows_of(node) if self.products and self.wanted(node) else None
+        if matrix is None or matrix[0].size < self.options.smallest or rank(node.inputs[0]) == 1:
+            return None
+        weights = matrix[0].numpy() if matrix[1] else matrix[0].numpy().T
+        x = node.inputs[0]
+        assert x is not None
+        made = self._blocks(np.ascontiguousarray(weights, np.float32), x.name or "")
+        real = made.floats(weights.shape[1])
+        rows = bool(attribute(node, "transB", 0))
+        return real if rows else np.ascontiguousarray(real.T)
+
     def _product(self, node: ir.Node, scope: Scope, names: Names, outcome: Outcome) -> bool:
         matrix = _rows_of(node)
         if matrix is None:

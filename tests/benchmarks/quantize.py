@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import json
 import logging
@@ -183,6 +184,8 @@ def one(name: str, recipes: tuple[str, ...]) -> None:
         for recipe in recipes:
             for tool, function in TOOLS.items():
                 target = folder / f"{recipe}.{tool}.onnx"
+                gc.collect()
+                gc.freeze()  # what torch and the libraries hold is not searched again and again
                 started = time.perf_counter()
                 try:
                     with silent():

@@ -63,3 +63,20 @@ def test_bodies_are_quantized(looped, recipe):
         got = np.asarray(made(x, n))
         error = np.abs(got - want).max() / np.abs(want).max()
         assert error < (0.15 if recipe == "int4-weights" else 0.05)
+
+
+@pytest.mark.parametrize("recipe", ["int8-static", "int8-dynamic"])
+def test_a_budget_reaches_into_bodies(looped, recipe):
+    model, program, batches = looped
+    with torch.no_grad():
+        want = model(*batches[2])
+
+    def metric(run):
+        return -float(np.abs(np.asarray(run(*batches[2])) - want.numpy()).max())
+
+    options = {"calibration": batches, "metric": metric, "gate": False}
+    report = bridge.quantize(program, recipe, max_drop=1e-5, **options).quantization
+    assert sum(report.quantized.values()) <= 1  # in the branch that no batch takes
+    assert {n.split("/")[0] for n in report.kept_float} >= {"linear", "other"}
+    if recipe == "int8-static":
+        assert any(s.node.startswith("conv") and s.noise > 0 for s in report.sensitivity)

@@ -236,3 +236,54 @@ def test_the_command_line_does_the_same(net, tmp_path, capsys):
     assert "rejected: top-1 agreement lost" in captured.out
     assert "QuantizationRejected" in captured.err
     assert main([*common, "--set", "method"]) == 2
+
+
+class Uneven(torch.nn.Module):
+    """The inputs of one layer have weights of very different size, which a block cannot hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.third = (torch.nn.Linear(128, 128) for _ in range(3))
+        with torch.no_grad():
+            self.second.weight[:, ::9] *= 200
+
+    def forward(self, x):
+        small = torch.arange(128) % 9 != 0
+        h = torch.tanh(self.first(x)) * torch.where(small, 1.0, 0.001)
+        return self.third(torch.tanh(self.second(h))).tanh()
+
+
+def test_four_bit_weights_are_rescued_by_the_layer_that_breaks():
+    torch.manual_seed(0)
+    batches = [torch.randn(64, 128) for _ in range(2)]
+    model = Uneven().eval()
+    program = bridge.export(model, (batches[0],), verify=False)
+    with torch.no_grad():
+        want = model(batches[0])
+
+    def metric(run):
+        return -float((run(batches[0]) - want).norm() / want.norm())
+
+    options = {"calibration": batches, "metric": metric, "gate": False}
+    rough = bridge.quantize(program, "int4-weights", **options)
+    report = bridge.quantize(program, "int4-weights", max_drop=0.1, **options).quantization
+    assert report.sensitivity[0].node.startswith("second")
+    assert [n.split("/")[0] for n in report.kept_float] == ["second"]
+    assert report.drop <= 0.1
+    assert rough.quantization.drop > 0.3
+    assert rough.quantization.quantized == {"MatMulNBits": 3}
+
+
+@pytest.mark.parametrize("recipe", ["int8-dynamic", "int8-static"])
+def test_a_budget_can_leave_an_lstm_in_float(recipe):
+    torch.manual_seed(0)
+    model = torch.nn.LSTM(16, 32, batch_first=True)
+    with torch.no_grad():
+        model.weight_hh_l0[:, 0] *= 60
+        model.weight_ih_l0[:, 0] *= 60
+    batches = [torch.randn(4, 12, 16) * 2 for _ in range(3)]
+    program = bridge.export(model.eval(), (batches[0],), verify=False)
+    options = {"calibration": batches, "gate": False}
+    report = bridge.quantize(program, recipe, max_drop=1e-3, **options).quantization
+    assert len(report.kept_float) == 1
+    assert "DynamicQuantizeLSTM" not in report.quantized
