@@ -9,7 +9,8 @@
     │   └── RunCancelledError        somebody stopped a run
     ├── FeedError                    inputs that do not fit the model (ValueError)
     ├── ProviderError                an execution provider that cannot be had
-    ├── TargetError                  a target that is none, or that cannot run a model (ValueError)
+    ├── TargetError                  a target that is none or cannot run a model; a name on the
+    │                                command line that leads to no model (ValueError)
     └── ParityError                  a model does not compute what eager computes (AssertionError)
 
 What goes wrong while eager code becomes a graph is in :mod:`exporters.errors`.
@@ -73,7 +74,7 @@ class ProviderError(BridgeError):
 
 
 class TargetError(BridgeError, ValueError):
-    """There is no such target, or it cannot run the model."""
+    """There is no such target, or it cannot run the model; or a name leads to no model."""
 
 
 class ParityError(BridgeError, AssertionError):

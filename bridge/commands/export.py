@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from bridge.commands.examples import add_export_options, example_of, export_target
 from bridge.commands.inputs import add_input_options
-from bridge.commands.targets import TargetError, add_target_options, find_target, is_eager_name
+from bridge.commands.targets import add_target_options, find_target, is_eager_name
 from bridge.commands.terminal import PASSED, add_report_options
+from bridge.errors import TargetError
 from bridge.files import require_folder
 
 if TYPE_CHECKING:

@@ -12,17 +12,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import BridgeError
+from bridge.errors import TargetError
 
 if TYPE_CHECKING:
     import argparse
     from types import ModuleType
 
-__all__ = ["Target", "TargetError", "add_target_options", "find_target", "is_eager_name"]
-
-
-class TargetError(BridgeError, ValueError):
-    """What the command line names does not exist, or is no model."""
+__all__ = ["Target", "add_target_options", "find_target", "is_eager_name"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Optimised models beside the incumbent's exports, ``torch.compile`` and eager, on the CPU.
 
 Each model runs in a process of its own for each number of threads. In each round every contestant
-runs for a moment, one after the other; a ratio is the median over the rounds.
+runs for a moment, one after the other, and another one begins; a ratio is the median over the
+rounds. ``--keep FILE`` has a line of JSON for each model that is done, and a later run goes on
+from there.
 """
 
 from __future__ import annotations
@@ -17,13 +19,18 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from tests import torchvision_shim
 
-ROUNDS = 9
-MOMENT = 0.1  # seconds a contestant runs in each round
+ROUNDS = 21
+MOMENT = 0.05  # seconds a contestant runs in each round
 THREADS = (1, 4)
+# Operators that do the arithmetic of a model: what is left to optimise is the rest.
+ARITHMETIC = ("Attention", "Conv", "FusedConv", "FusedMatMul", "Gemm", "LSTM", "MatMul",
+              "MultiHeadAttention")  # fmt: skip
+POST_EXPORT = ("ort.transformers", "onnxslim")
 CONTESTANTS = ("bridge", "torch.onnx", "ort.transformers", "onnxslim", "torch.compile", "eager")
 
 Built = tuple[Any, tuple[Any, ...]]
@@ -233,25 +240,38 @@ def callables(
     return runs, wrong
 
 
+def arithmetic_share(path: str, threads: int) -> float:
+    """The part of a model's time that products, convolutions and attentions take."""
+    import bridge
+
+    times = bridge.load(path, threads=threads).profile().by_operator()
+    return sum(times.get(op, 0.0) for op in ARITHMETIC) / sum(times.values())
+
+
 def one(name: str, threads: int, wanted: tuple[str, ...], rounds: int) -> None:
     """Run in a process of its own; print milliseconds by round as JSON."""
     warnings.simplefilter("ignore")
     with tempfile.TemporaryDirectory() as folder:
         runs, wrong = callables(name, threads, folder, wanted)
-    counts = {}
-    for contestant, run in runs.items():
-        for _ in range(3):
-            started = time.perf_counter()
-            run()
-        counts[contestant] = max(1, math.ceil(MOMENT / (time.perf_counter() - started)))
-    times: dict[str, list[float]] = {c: [] for c in runs}
-    for _ in range(rounds):
+        counts = {}
         for contestant, run in runs.items():
-            started = time.perf_counter()
-            for _ in range(counts[contestant]):
+            for _ in range(3):
+                started = time.perf_counter()
                 run()
-            times[contestant].append((time.perf_counter() - started) / counts[contestant] * 1e3)
-    print(json.dumps({"times": times, "wrong": wrong}))
+            counts[contestant] = max(1, math.ceil(MOMENT / (time.perf_counter() - started)))
+        times: dict[str, list[float]] = {c: [] for c in runs}
+        for first in range(rounds):
+            for i in range(len(runs)):
+                contestant = list(runs)[(first + i) % len(runs)]
+                started = time.perf_counter()
+                for _ in range(counts[contestant]):
+                    runs[contestant]()
+                took = time.perf_counter() - started
+                times[contestant].append(took / counts[contestant] * 1e3)
+        path = os.path.join(folder, "bridge.onnx")
+        share = arithmetic_share(path, threads) if "bridge" in runs else None
+    figures = {"name": name, "threads": threads, "times": times, "wrong": wrong, "share": share}
+    print(json.dumps(figures))
 
 
 def measure(name: str, threads: int, wanted: tuple[str, ...], rounds: int) -> dict[str, Any]:
@@ -267,39 +287,80 @@ def measure(name: str, threads: int, wanted: tuple[str, ...], rounds: int) -> di
     return result
 
 
+def kept(keep: Path | None) -> dict[tuple[str, int], dict[str, Any]]:
+    """What earlier runs measured, by model and threads."""
+    if keep is None or not keep.exists():
+        return {}
+    figures = map(json.loads, keep.read_text().splitlines())
+    return {(f["name"], f["threads"]): f for f in figures}
+
+
+def compared(figures: dict[str, Any]) -> dict[str, float]:
+    """How many times longer the others take: the median over the rounds."""
+    times = figures["times"]
+    return {
+        contestant: statistics.median(b / a for b, a in zip(taken, times["bridge"], strict=True))
+        for contestant, taken in times.items()
+        if contestant != "bridge"
+    }
+
+
+def table(rows: list[dict[str, Any]], others: list[str]) -> str:
+    """Milliseconds of ours, how many times longer the others take, and the geometric means."""
+    lines = [
+        f"| model | threads | bridge ms | {' | '.join(others)} | best of all | arithmetic |",
+        f"|---|---|---|{'---|' * (len(others) + 2)}",
+    ]
+    ratios = [compared(figures) for figures in rows]
+    for figures, ratio in zip(rows, ratios, strict=True):
+        cells = [f"{ratio[c]:.2f}" if c in ratio else "–" for c in others]
+        mine = statistics.median(figures["times"]["bridge"])
+        lines.append(
+            f"| {figures['name']} | {figures['threads']} | {mine:.2f} | {' | '.join(cells)} | "
+            f"{min(ratio.values()):.2f} | {figures['share']:.0%} |"
+        )
+    for threads in sorted({figures["threads"] for figures in rows}):
+        chosen = [r for f, r in zip(rows, ratios, strict=True) if f["threads"] == threads]
+        cells = [_mean([r[c] for r in chosen if c in r]) for c in others]
+        best = _mean([min(r.values()) for r in chosen])
+        lines.append(f"| geometric mean | {threads} | | {' | '.join(cells)} | {best} | |")
+        after = [[r[c] for c in POST_EXPORT if c in r] for r in chosen]
+        mean = _mean([min(each) for each in after if each])
+        lines.append(f"\nBest of {' and '.join(POST_EXPORT)}, {threads} threads: {mean}.\n")
+    # The sentences go below the table.
+    lines.sort(key=lambda line: line.startswith("\n"))
+    notes = [
+        f"- {f['name']}, {f['threads']} threads, {c}: {why}"
+        for f in rows
+        for c, why in f["wrong"].items()
+    ]
+    return "\n".join(lines + notes)
+
+
+def _mean(ratios: list[float]) -> str:
+    return f"{statistics.geometric_mean(ratios):.3f}" if ratios else "–"
+
+
 def main(
     names: tuple[str, ...] = tuple(MODELS),
     threads: tuple[int, ...] = THREADS,
     wanted: tuple[str, ...] = CONTESTANTS,
     rounds: int = ROUNDS,
+    keep: Path | None = None,
 ) -> None:
-    """Print a table: milliseconds of ours, and how many times longer the others take."""
-    others = [c for c in wanted if c != "bridge"]
-    print(f"| model | threads | bridge ms | {' | '.join(others)} |", flush=True)
-    print(f"|---|---|---|{'---|' * len(others)}")
-    ratios: dict[str, list[float]] = {c: [] for c in others}
-    notes = []
+    """Measure what was not kept from an earlier run, and print a table of it all."""
+    done = kept(keep)
     for count in threads:
         for name in names:
-            found = measure(name, count, wanted, rounds)
-            times = found["times"]
-            cells = []
-            for contestant in others:
-                if contestant not in times:
-                    cells.append("–")
-                    continue
-                pairs = zip(times[contestant], times["bridge"], strict=True)
-                ratio = statistics.median(b / a for b, a in pairs)
-                ratios[contestant].append(ratio)
-                cells.append(f"{ratio:.2f}")
-            notes += [
-                f"- {name}, {count} threads, {c}: {why}" for c, why in found["wrong"].items()
-            ]
-            mine = statistics.median(times["bridge"])
-            print(f"| {name} | {count} | {mine:.2f} | {' | '.join(cells)} |", flush=True)
-    means = [f"{statistics.geometric_mean(r):.2f}" if r else "–" for r in ratios.values()]
-    print(f"| geometric mean | | | {' | '.join(means)} |")
-    print("\n".join(notes))
+            if (name, count) in done:
+                continue
+            done[name, count] = measure(name, count, wanted, rounds)
+            print(f"{name}, {count} threads: {compared(done[name, count])}", file=sys.stderr)
+            if keep is not None:
+                with keep.open("a") as lines:
+                    lines.write(json.dumps(done[name, count]) + "\n")
+    rows = [done[name, count] for count in threads for name in names]
+    print(table(rows, [c for c in wanted if c != "bridge"]), flush=True)
 
 
 if __name__ == "__main__":
@@ -309,9 +370,13 @@ if __name__ == "__main__":
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS))
     parser.add_argument("--threads", nargs="+", type=int, default=list(THREADS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     chosen = tuple(options.contestants)
     if options.one:
         one(options.one[0], int(options.one[1]), chosen, options.rounds)
     else:
-        main(tuple(options.names) or tuple(MODELS), tuple(options.threads), chosen, options.rounds)
+        main(
+            tuple(options.names) or tuple(MODELS), tuple(options.threads), chosen,
+            options.rounds, options.keep,
+        )  # fmt: skip

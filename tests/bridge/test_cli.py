@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import torch
 import bridge
 from bridge.cli import COMMANDS, main
 from bridge.commands.inputs import parse_input
+from bridge.commands.targets import find_target
 
 NET = """
 import torch
@@ -216,6 +218,12 @@ def test_a_check_in_which_nothing_runs_is_refused(exported, capsys):
     arguments = ["check", "net.py:make", "m.onnx", "--providers", "rocm"]
     assert main(arguments) == 2
     assert main([*arguments, "--providers", "cpu"]) == 1
+
+
+def test_a_name_that_leads_nowhere_is_a_target_error(folder):
+    options = argparse.Namespace()
+    with pytest.raises(bridge.TargetError, match="there is no module 'nowhere'"):
+        find_target("nowhere:make", options)
 
 
 @pytest.mark.parametrize(
