@@ -37,7 +37,7 @@ from exporters.pytorch.specialisation import (
     is_at,
 )
 from exporters.pytorch.torchscript import torchscript_traces
-from exporters.script import compiled, nested_codes, target_of
+from exporters.script import compiled, nested_codes, target_behind, target_of
 from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
 
 if TYPE_CHECKING:
@@ -196,11 +196,13 @@ def _specialisation(attempt: Attempt, traced: TracedModel, index: int) -> Export
     attempt.run(log_world=index)
     found = first_difference(attempt.log, attempt.eager_calls(world.leaves))
     if found is None and frozen:
-        return SpecialisationError(
+        error = SpecialisationError(
             f"the model returns {traced.constants[frozen[0]]!r} for every input, eager code "
             f"{eager[frozen[0]]!r} for other inputs than the example",
             hint="compute it from tensors, or leave it out of what the model returns",
         )
+        error.target = target_behind(traced.callable)  # no call of torch tells where it was frozen
+        return error
     return _with_target(found, attempt)
 
 

@@ -7,7 +7,17 @@ from exporters.script.install import (
     marked,
     nested_codes,
     script,
+    target_behind,
     target_of,
 )
 
-__all__ = ["Target", "compiled", "is_marked", "marked", "nested_codes", "script", "target_of"]
+__all__ = [
+    "Target",
+    "compiled",
+    "is_marked",
+    "marked",
+    "nested_codes",
+    "script",
+    "target_behind",
+    "target_of",
+]

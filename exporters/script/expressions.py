@@ -48,23 +48,40 @@ def _has_walrus(node: ast.AST) -> bool:
     return any(isinstance(n, ast.NamedExpr) for n in ast.walk(node))
 
 
+def _has_effect(node: ast.AST) -> bool:
+    """Whether a converted expression calls what may change an object: ``xs.pop()``, ``visit(x)``."""
+    for call in ast.walk(node):
+        if isinstance(call, ast.Call):
+            f = call.func
+            if isinstance(f, ast.Name) and not hasattr(builtins, f.id):
+                return True
+            if isinstance(f, ast.Attribute) and not isinstance(f.value, ast.Constant):
+                return True
+    return False
+
+
 class ExpressionConverter(ast.NodeTransformer):
     """Converts one expression at a time.
 
     Args:
-        hoist: Defines a function before the current statement and returns its name, and the scope of
-            what it binds; for operands that bind names, which a lambda cannot do for the names
-            around it.
+        hoist: Defines a function of an operand, given with the operands hoisted out of it, before the
+            current statement and returns its name, and the scope of what it binds and changes; for
+            operands that bind names, which a lambda cannot do for the names around it, or that
+            call what may change something.
         first_parameter: Name of the function's first parameter, for ``super()``.
     """
 
     def __init__(
-        self, hoist: Callable[[ast.expr], tuple[str, ast.expr]], first_parameter: str | None
+        self,
+        hoist: Callable[[ast.expr, list[ast.expr]], tuple[str, ast.expr]],
+        first_parameter: str | None,
     ) -> None:
         self._hoist = hoist
         self._first = first_parameter
         self._count = 0
-        self._in_comprehension = 0
+        self._own_scopes = (
+            0  # comprehensions and lambdas around: names in them are not the function's
+        )
 
     def convert(self, node: ast.expr) -> ast.expr:
         """The converted expression."""
@@ -73,10 +90,13 @@ class ExpressionConverter(ast.NodeTransformer):
 
     def lazy(self, node: ast.expr) -> ast.expr:
         """A function of no arguments that evaluates an (already converted) expression."""
-        if _has_walrus(node) and not self._in_comprehension:
-            name, scope = self._hoist(node)
+        inner = [vars(n)["operand"] for n in ast.walk(node) if "operand" in vars(n)]
+        if (inner or _has_walrus(node) or _has_effect(node)) and not self._own_scopes:
+            name, scope = self._hoist(node, inner)
             function = ast.copy_location(ast.Name(name, ast.Load()), node)
-            return staged_call("Operand", function, scope, at=node)
+            call = staged_call("Operand", function, scope, at=node)
+            vars(call)["operand"] = ast.Tuple([node, *inner], ast.Load())
+            return call
         return ast.fix_missing_locations(ast.copy_location(ast.Lambda(_parameters(), node), node))
 
     # Operators
@@ -201,7 +221,7 @@ class ExpressionConverter(ast.NodeTransformer):
             return node  # it binds names around it: left to Python
         first = node.generators[0]
         items = self.visit(first.iter)
-        self._in_comprehension += 1
+        self._own_scopes += 1
         try:
             if len(node.generators) > 1:
                 inner = ast.copy_location(ast.ListComp(node.elt, node.generators[1:]), node)
@@ -210,7 +230,7 @@ class ExpressionConverter(ast.NodeTransformer):
                 element = self._over(first.target, self.visit(node.elt))
             tests = [self._over(first.target, self.visit(t)) for t in first.ifs]
         finally:
-            self._in_comprehension -= 1
+            self._own_scopes -= 1
         return staged_call(operator, items, element, *tests, at=node)
 
     def _over(self, target: ast.expr, body: ast.expr) -> ast.expr:
@@ -220,7 +240,11 @@ class ExpressionConverter(ast.NodeTransformer):
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         """``lambda a: b``; defaults stay as they are."""
-        return ast.copy_location(ast.Lambda(node.args, self.visit(node.body)), node)
+        self._own_scopes += 1
+        try:
+            return ast.copy_location(ast.Lambda(node.args, self.visit(node.body)), node)
+        finally:
+            self._own_scopes -= 1
 
 
 def _function_of(target: ast.expr, body: ast.expr) -> ast.Lambda:

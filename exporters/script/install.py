@@ -23,7 +23,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from types import CodeType, FrameType, FunctionType
 
-__all__ = ["Target", "compiled", "is_marked", "marked", "nested_codes", "script", "target_of"]
+__all__ = [
+    "Target",
+    "compiled",
+    "is_marked",
+    "marked",
+    "nested_codes",
+    "script",
+    "target_behind",
+    "target_of",
+]
 
 _F = TypeVar("_F")
 _lock = threading.RLock()
@@ -57,17 +66,28 @@ def script(function: _F) -> _F:
         ... def relu_sum(x):
         ...     return x.sum() if x.sum() > 0 else x.sum() * 0
     """
-    target: Any = function
-    forward = getattr(target, "forward", None)
-    if forward is not None and not isinstance(target, types.FunctionType):
-        target = forward
-    plain = inspect.unwrap(getattr(target, "__func__", target))
-    if not isinstance(plain, types.FunctionType):
+    plain = _plain(function)
+    if plain is None:
         raise TypeError(
             f"script takes a function, a method or a module, not {type(function).__name__}"
         )
     _marks[plain.__code__] = weakref.ref(plain)
     return function
+
+
+def _plain(called: Any) -> FunctionType | None:
+    """The function that runs when a function, a method or a module is called."""
+    forward = getattr(called, "forward", None)
+    if forward is not None and not isinstance(called, types.FunctionType):
+        called = forward
+    plain = inspect.unwrap(getattr(called, "__func__", called))
+    return plain if isinstance(plain, types.FunctionType) else None
+
+
+def target_behind(called: Any) -> Target | None:
+    """What to compile for a function, a method or a module; None if it is not Python."""
+    plain = _plain(called)
+    return None if plain is None else Target(_origins.get(plain.__code__, plain.__code__), [plain])
 
 
 def is_marked(code: CodeType) -> bool:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 __all__ = [
+    "FUNCTIONS",
     "bound_names",
     "captured_names",
     "certain_reads",
@@ -20,7 +21,7 @@ __all__ = [
     "shared_names",
 ]
 
-_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 _LIST_METHODS = frozenset(
     {"append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort"}
@@ -127,7 +128,7 @@ def _declared(nodes: Iterable[ast.AST]) -> set[str]:
         node = pending.pop()
         if isinstance(node, ast.Nonlocal | ast.Global):
             found.update(node.names)
-        elif not isinstance(node, (*_FUNCTIONS, ast.ClassDef)):
+        elif not isinstance(node, (*FUNCTIONS, ast.ClassDef)):
             pending += list(ast.iter_child_nodes(node))
     return found
 
@@ -169,7 +170,7 @@ def captured_names(nodes: Iterable[ast.AST]) -> set[str]:
     found: set[str] = set()
     for node in nodes:
         for child in ast.walk(node):
-            if isinstance(child, _FUNCTIONS):
+            if isinstance(child, FUNCTIONS):
                 found |= read_names([child])
     return found
 

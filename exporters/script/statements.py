@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.script.expressions import MODULE, ExpressionConverter, staged_call
 from exporters.script.names import (
+    FUNCTIONS,
     bound_names,
     captured_names,
     certain_reads,
@@ -59,7 +60,9 @@ class StatementConverter:
         self.source = source
         self.globals = global_names(node.body)
         self.captured = captured_names(node.body)
-        self.shared = shared_names(node.body)
+        self.outer = _declared_outer(node) | self.globals  # others read these at any time
+        nested = [n for s in node.body for n in ast.walk(s) if isinstance(n, FUNCTIONS)]
+        self.shared = shared_names(node.body) | self.outer | mutated_lists(nested)
         self.parameters = _parameter_names(node.args)
         self.bound = bound_names(node.body) | self.parameters
         first = [*node.args.posonlyargs, *node.args.args]
@@ -73,9 +76,7 @@ class StatementConverter:
         """The function's new body."""
         doc = self.node.body[:1] if ast.get_docstring(self.node, clean=False) is not None else []
         body = self.block(structure(self.node.body), set())
-        locals_ = sorted(
-            (self.bound | self.made) - self.parameters - self.globals - _declared_outer(self.node)
-        )
+        locals_ = sorted((self.bound | self.made) - self.parameters - self.outer)
         if locals_:  # every name is the function's own, also where only a nested function binds it
             targets: list[ast.expr] = [ast.Name(n, ast.Store()) for n in locals_]
             never = ast.If(ast.Constant(0), [ast.Assign(targets, ast.Constant(None))], [])
@@ -156,12 +157,14 @@ class StatementConverter:
         """One converted expression."""
         return self.expressions.convert(node)
 
-    def _hoist(self, node: ast.expr) -> tuple[str, ast.expr]:
-        """A function that evaluates an operand which binds names, and the scope of these names."""
+    def _hoist(self, node: ast.expr, inner: list[ast.expr]) -> tuple[str, ast.expr]:
+        """A function that evaluates an operand, and the scope of what it binds and changes."""
         name = self.name("operand")
-        bound = bound_names([node])
+        whole = [node, *inner]
+        bound = bound_names(whole)
         body: list[ast.stmt] = [*self._declare(sorted(bound), node), ast.Return(node)]
-        parts, scope = self._scope(_at(node, ast.Expr(node)), bound, [], set(), lenient=bound)
+        read = read_names(whole)
+        parts, scope = self._scope(_at(node, ast.Expr(node)), bound, whole, read, lenient=bound)
         self.hoisted += [_function(name, body, node), *parts]
         self.made.update(bound)
         return name, scope
@@ -180,7 +183,7 @@ class StatementConverter:
         then_name, else_name = self.name("then"), self.name("else")
         tail = _ends_with_return(s.body) or _ends_with_return(s.orelse)
         bound = bound_names([*s.body, *s.orelse])
-        kept = set() if tail else bound & after
+        kept = bound & (self.outer if tail else after)
         roots = read_names([*s.body, *s.orelse])
         lenient = kept if jumps(s) or is_exhaustive(s) else kept - needed
         scope_parts, scope = self._scope(

@@ -141,6 +141,16 @@ class _StagedIf:
                 self._assume(which, "is not taken")
                 return None
             way = "if" if which == 0 else "else"
+            if isinstance(error, RecursionError):
+                raise Interrupt(
+                    ScriptError(
+                        f"the `{way}` branch calls its function again without end: how deep it recurs "
+                        "depends on the input's values",
+                        source=self.scope.source,
+                        hint="write a loop, with a list for what waits to be done, or pass the most "
+                        "calls that may follow as a plain number and stop at 0",
+                    )
+                ) from error
             raise Interrupt(
                 ScriptError(
                     f"the `{way}` branch, which no example takes, cannot be traced: "

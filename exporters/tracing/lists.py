@@ -310,7 +310,12 @@ class StagedList(list[Any]):
         if not self.trace.live:
             return list.__len__(self)
         return int(
-            self.trace.decide(self._lengths(), data=self.data, asked="len() of the list in")
+            self.trace.decide(
+                self._lengths(),
+                data=self.data,
+                asked="len() of the list in",
+                hint="loop over it: `for x in items: found.append(x)`",
+            )
         )
 
     def __bool__(self) -> bool:

@@ -23,6 +23,7 @@ from exporters.tracing.leaves import (
 from exporters.tracing.lists import ScanBrokenError, ScanList, StagedList
 from exporters.tracing.loop_state import Reference, Seen
 from exporters.tracing.merging import Merged, flatten_state, is_staged
+from exporters.tracing.pytree import shallow
 from exporters.tracing.scalars import ScalarRecord
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Recording:
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self.scanned: list[list[list[ir.Value]]] = []
+        self.late_keys: set[tuple[int, Any]] = set()
         self.condition: ir.Value | None = None
         self.outcome: Outcome | None = None
 
@@ -85,6 +87,8 @@ class Recording:
         except ScanBrokenError as broken:
             self.unscanned.update(r.identity for r, *_ in self.scans)
             raise AgainError from broken
+        finally:
+            trace.late_keys -= self.late_keys
 
     # What is carried
 
@@ -128,6 +132,12 @@ class Recording:
         keep = self._input("condition", LeafType("number", ir.DataType.BOOL, 0, bool), block)
         block.inputs = [self.number, keep]
         names = list(self.loop.names)
+        self.late_keys = {
+            (id(r.container), r.key)
+            for r, seen, _ in self.carried
+            if isinstance(r.container, dict) and seen.start is UNBOUND
+        } - trace.late_keys
+        trace.late_keys |= self.late_keys
         for reference, seen, merged in self.carried:
             handles = []
             for slot in merged.slots:
@@ -258,8 +268,9 @@ class Recording:
                 condition_value(trace, again) if staged else trace.builder.operand(bool(again))
             )
             # The test may bind names, which the next iteration starts with.
-            values = tuple(frozen(trace, x) for x in loop.scope.get())
-            outcome = dataclasses.replace(outcome, values=values)
+            names = loop.scope.get()
+            values = tuple(frozen(trace, x) for x in names)
+            outcome = dataclasses.replace(outcome, names=names, values=values)
         self._require_known_state(outcome)
         for reference, seen, merged in self.carried:
             after = self._after(reference, outcome)
@@ -330,6 +341,8 @@ class Recording:
             if index in known:
                 continue
             after = outcome.values[index]
+            if outcome.names[index] is before and shallow(before)[0] in ("object", "dataclass"):
+                continue  # what changed in it is a place of its own
             if not same(after, before) and self._matters(index, after):
                 self._also_carry(Reference(name, index), before, after)
         for place, change in outcome.changes.items():

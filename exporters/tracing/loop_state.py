@@ -11,7 +11,7 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import Ways
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from exporters.tracing.bodies import Scope
     from exporters.tracing.trace import Trace
@@ -30,6 +30,14 @@ class Iterable:
 
     count: Any
     item: Callable[[Any], Any]
+
+    def __iter__(self) -> Iterator[Any]:
+        """The items for Python to loop over (``itertools``), as many as all worlds have.
+
+        Raises:
+            Interrupt: The worlds have different numbers of them, or the number depends on data.
+        """
+        return iter([self.item(i) for i in range(int(self.count))])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import functools
 import operator
 from typing import TYPE_CHECKING, Any
 
+from exporters.errors import ScriptError
 from exporters.tracing.bodies import (
     NO_SCOPE,
     Scope,
@@ -23,7 +24,7 @@ from exporters.tracing.leaves import UNBOUND, presence
 from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.merging import is_staged
 from exporters.tracing.scalars import ScalarRecord, TracedBool, TracedInt, TracedScalar
-from exporters.tracing.trace import Assumption, Trace
+from exporters.tracing.trace import Assumption, Interrupt, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,12 +259,34 @@ def getitem(container: Any, index: Any) -> Any:
     if isinstance(container, range):
         return index * container.step + container.start
     if isinstance(container, dict):
+        _require_key(trace, container, index)
         keys, items = list(container), list(container.values())
     else:
         items = [container[i] for i in range(len(container))]
         keys = list(range(len(items)))
         index = trace.arithmetic("mod", index, len(items))  # from the end, too
     return pick(trace, index, keys, items)
+
+
+def _require_key(trace: Trace, container: dict[Any, Any], key: Any) -> None:
+    """Raise if a dict lacks a key that only run time knows.
+
+    Raises:
+        Interrupt: The dict would hold other keys for other inputs.
+    """
+    firm = [w for w in trace.active if w not in trace.ghosts]
+    late = any((id(container), k) in trace.late_keys for k in container)
+    if not late and all(trace.frontend.concrete(key, w) in container for w in firm):
+        return
+    trace.moved()
+    source, _ = trace.position()
+    raise Interrupt(
+        ScriptError(
+            "which keys this dict has depends on the input's values",
+            source=source,
+            hint="use a list, or a tensor indexed by the number: `counts[v] += 1`",
+        )
+    )
 
 
 def setitem(container: Any, index: Any, value: Any) -> None:
@@ -290,7 +313,9 @@ def setitem(container: Any, index: Any, value: Any) -> None:
     if trace.frontend.is_array(index):
         index = trace.frontend.to_number(index)
     keys: Any = list(container) if isinstance(container, dict) else range(len(container))
-    if not isinstance(container, dict):
+    if isinstance(container, dict):
+        _require_key(trace, container, index)
+    else:
         index = trace.arithmetic("mod", index, len(container))  # from the end, too
     for key in keys:
         old = container[key]

@@ -125,6 +125,16 @@ class TracedScalar:
         answers = {w: bool(x) for w, x in record.worlds.items()}
         return bool(record.trace.decide(answers, data=record.data, asked="the truth of"))
 
+    def __hash__(self) -> int:
+        record = self.record
+        trace = record.trace
+        if record.data and trace.live and trace.recording and trace.in_loop():
+            # a set or dict asks; outside of loops the verified numbers of the worlds will do
+            hint = "use a list, or a tensor indexed by the number, in place of a set or dict"
+            asked = "the hash of a number in"
+            return hash(trace.decide(record.worlds, data=True, asked=asked, hint=hint))
+        return hash(plain(self))
+
     def __int__(self) -> int:
         return int(_settle(self, int))
 
@@ -168,7 +178,7 @@ class TracedInt(TracedScalar, int):
         self.record = record
         return self
 
-    __hash__ = int.__hash__
+    __hash__ = TracedScalar.__hash__
 
     def __index__(self) -> int:
         return int(_settle(self, int))
@@ -197,7 +207,7 @@ class TracedBool(TracedScalar, int):
         self.record = record
         return self
 
-    __hash__ = int.__hash__
+    __hash__ = TracedScalar.__hash__
 
     def __index__(self) -> int:
         return int(_settle(self, int))
@@ -214,7 +224,7 @@ class TracedFloat(TracedScalar, float):
         self.record = record
         return self
 
-    __hash__ = float.__hash__
+    __hash__ = TracedScalar.__hash__
 
     def __round__(self, ndigits: Any = None) -> Any:
         if ndigits is not None:

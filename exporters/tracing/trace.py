@@ -87,6 +87,7 @@ class Trace:
         logs: Logs of in-place writes, innermost last.
         unbound: Names that only one branch binds: which one, and where.
         optional: Values that may stand for None, each with whether it does not, by identity.
+        late_keys: Keys that dicts have since a loop around, each with the dict's identity.
         unroll_limit: Trip counts up to this, known when tracing, are unrolled.
         forcing: Whether an iteration is run that no world has, to see what it does.
         settled: Code that is compiled or cannot be; None where no code is compiled by itself.
@@ -102,6 +103,7 @@ class Trace:
         self.logs: list[MemoryLog] = []
         self.unroll_limit = 128
         self.optional: dict[int, tuple[Any, Any]] = {}
+        self.late_keys: set[tuple[int, Any]] = set()
         self.forcing = False
         self.settled: set[Any] | None = None
         self.unbound: dict[str, tuple[str, Source | None]] = {}
@@ -435,13 +437,20 @@ class Trace:
 
     # Questions
 
-    def decide(self, answers: dict[int, Any], *, data: bool, asked: str) -> Any:
+    def in_loop(self) -> bool:
+        """Whether a loop's body is recorded: numbers are other ones in the next iteration."""
+        return any(block.kind == "loop" for block in self.builder.block.ancestry())
+
+    def decide(
+        self, answers: dict[int, Any], *, data: bool, asked: str, hint: str = "use torch.where"
+    ) -> Any:
         """The answer all worlds give to a question of Python's.
 
         Args:
             answers: One per world.
             data: Whether the answer depends on input values.
             asked: What was asked, for the report.
+            hint: What to do where it depends on data.
 
         Raises:
             Interrupt: The worlds disagree, or the answer depends on data.
@@ -474,7 +483,7 @@ class Trace:
                 DataDependentError(
                     f"Python asks for {question}, which depends on the input's values",
                     source=source,
-                    hint=f"{remedy}use torch.where",
+                    hint=f"{remedy}{hint}",
                 ),
                 frame,
             )

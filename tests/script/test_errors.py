@@ -234,6 +234,65 @@ def test_text(function):
     assert type(caught.value).__name__ == CASES[function][-1]
 
 
+def counts_by_key(x):
+    counts = {}
+    for v in x.long().tolist():
+        if v in counts:
+            counts[v] += 1
+        else:
+            counts[v] = 1
+    return x.sum() + len(counts)
+
+
+def collects_a_set(x):
+    seen = set()
+    for v in x.long().tolist():
+        seen.add(v)
+    return x + len(seen)
+
+
+def power(x, n):
+    if n == 0:
+        return x
+    return x * power(x, n - 1)
+
+
+def recurs(x):
+    return power(x, x.long().max().item())
+
+
+def repeats(x):
+    found = []
+    found.extend([2.0] * x.long().max().item())
+    return x + len(found)
+
+
+@pytest.mark.parametrize(
+    ("function", "told", "hint"),
+    [
+        (counts_by_key, "which keys this dict has depends on the input's values",
+         "use a list, or a tensor indexed by the number: `counts[v] += 1`"),
+        (collects_a_set,
+         "Python asks for the hash of a number in `seen.add(v)`, which depends on the input's values",
+         "use a list, or a tensor indexed by the number, in place of a set or dict"),
+        (recurs, "the `else` branch calls its function again without end: how deep it recurs depends on "
+                 "the input's values",
+         "write a loop, with a list for what waits to be done, or pass the most calls that may follow "
+         "as a plain number and stop at 0"),
+        (repeats, "Python asks for len() of the list in `found.extend([2.0] * x.long().max().item())`, "
+                  "which depends on the input's values",
+         "loop over it: `for x in items: found.append(x)`"),
+    ],
+    ids=lambda f: getattr(f, "__name__", ""),
+)  # fmt: skip
+def test_what_depends_on_data_is_refused_where_it_stands(function, told, hint):
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(function, T([1.0, 2.0, 1.0]), dynamic_shapes=({0: "n"},))
+    text = str(caught.value)
+    assert text.startswith(f"{told}\n  at tests/script/test_errors.py:")
+    assert f"\nhint: {hint}\n" in text
+
+
 def test_a_loop_in_a_try_is_refused():
     with pytest.raises(bridge.ExportError, match="this depends on the input inside of the `try`"):
         bridge.export(tries_a_loop, T([1.0, 2.0, 3.0]))

@@ -37,7 +37,7 @@ def function_of(source):
 
 def _check(source):
     function = function_of(source)
-    program = agree(function, INPUTS[:3], rtol=1e-4, atol=1e-4, unroll_limit=2, verify=False)
+    program = agree(function, INPUTS[:3], rtol=1e-4, atol=1e-4, unroll_limit=2)
     if program.report.assumptions:  # a size decided, and the report says so
         return
     for inputs in INPUTS[3:]:
