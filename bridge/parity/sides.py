@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 __all__ = ["EagerSide", "SessionSide", "Side", "session_of"]
 
-_COPIED_BUFFERS = 2**28  # bytes; models with larger buffers than this do not write to them
-
 
 class Side(Protocol):
     """One side of a comparison."""
@@ -234,21 +232,7 @@ def _device(model: Any) -> Any:
 
 
 def call_eager(model: Any, arguments: Arguments, leaves: Sequence[Any]) -> Any:
-    """Call eager code and leave no sign of it: not in attributes, nor in buffers."""
-    import torch
+    """Call eager code and leave no sign of it: not in attributes, nor in tensors."""
+    from exporters.pytorch.attempt import run_eager
 
-    from exporters.pytorch import isolation
-    from exporters.pytorch.inputs import clone, modules_of
-
-    modules = modules_of(model).values()
-    buffers = [b for m in modules for b in m.buffers()]
-    if sum(b.nbytes for b in buffers) > _COPIED_BUFFERS:
-        buffers = []
-    before = [b.detach().clone() for b in buffers]
-    try:
-        with isolation.isolated(modules):
-            return arguments.call(model, [clone(x) for x in leaves])
-    finally:
-        for buffer, values in zip(buffers, before, strict=True):
-            if not torch.equal(buffer, values):  # batch norm writes without a new _version
-                buffer.data.copy_(values)
+    return run_eager(model, arguments, leaves, exporting=False)

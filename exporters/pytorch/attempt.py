@@ -167,20 +167,9 @@ def run_eager(
         exporting: Whether the model sees that it is exported, as in a trace.
     """
     modules = modules_of(model)
-    buffers = {
-        id(x): (x, x.detach().clone())
-        for x in named_tensors(modules).values()
-        if not isinstance(x, torch.nn.Parameter)
-    }
-    try:
-        told = isolation.exporting() if exporting else contextlib.nullcontext()
-        with isolation.isolated(modules.values()), told:
-            return arguments.call(model, [clone(x) for x in leaves])
-    finally:
-        with torch.no_grad():
-            for buffer, before in buffers.values():
-                if not torch.equal(buffer, before):  # batch norm leaves the version as it was
-                    buffer.copy_(before)
+    told = isolation.exporting() if exporting else contextlib.nullcontext()
+    with isolation.isolated(modules.values()), isolation.untouched(), told:
+        return arguments.call(model, [clone(x) for x in leaves])
 
 
 class Attempt:
@@ -250,7 +239,8 @@ class Attempt:
     def eager_calls(self, leaves: Sequence[Any]) -> list[Call]:
         """The torch calls that eager code makes on some arguments."""
         log = EagerLog(self.finder())
-        with isolation.isolated(self.modules.values()), isolation.exporting():
+        modules = self.modules.values()
+        with isolation.isolated(modules), isolation.untouched(), isolation.exporting():
             _run_model(log, self.arguments, self.model, [clone(x) for x in leaves])
         return log.calls
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from exporters.pytorch.substitutes import substituted
 from exporters.tracing.effects import Snapshot
@@ -16,7 +17,7 @@ from exporters.tracing.effects import Snapshot
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-__all__ = ["exporting", "is_opaque", "isolated"]
+__all__ = ["exporting", "is_opaque", "isolated", "untouched"]
 
 
 def is_opaque(x: Any) -> bool:
@@ -82,3 +83,61 @@ def isolated(modules: Iterable[torch.nn.Module]) -> Iterator[list[str]]:
             torch.set_rng_state(random_state)
         if torch.get_default_dtype() != default_dtype:
             torch.set_default_dtype(default_dtype)
+
+
+@contextlib.contextmanager
+def untouched() -> Iterator[None]:
+    """Take back what eager code writes to tensors that it did not make."""
+    writes = _Writes()
+    try:
+        with writes:
+            yield
+    finally:
+        with torch.no_grad():
+            for x, before in writes.copies.values():
+                x.copy_(before)
+
+
+class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Copies a storage before the first write to it, unless it was made under the mode.
+
+    Attributes:
+        copies: A tensor of each such storage, and its values before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._made: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        schema = func._schema
+        written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
+        if func.overloadpacket.__name__.endswith("batch_norm"):  # they do not declare it
+            written += ["running_mean", "running_var"]
+        if written:
+            given = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **kwargs}
+            for name in written:
+                self._keep(given.get(name))
+        result = func(*args, **kwargs)
+        if not any(r.alias_info for r in schema.returns):
+            for x in result if isinstance(result, tuple | list) else (result,):
+                if type(x) is torch.Tensor and x.layout is torch.strided:
+                    self._made.add(x.untyped_storage()._cdata)
+        return result
+
+    def _keep(self, x: Any) -> None:
+        if isinstance(x, tuple | list):
+            for item in x:
+                self._keep(item)
+        if not isinstance(x, torch.Tensor) or x.layout is not torch.strided:
+            return
+        storage = x.untyped_storage()
+        if storage._cdata not in self._made and storage._cdata not in self.copies:
+            whole = (
+                x.detach().new_empty(0).set_(storage, 0, (storage.nbytes() // x.itemsize,), (1,))
+            )
+            self.copies[storage._cdata] = (whole, whole.clone())

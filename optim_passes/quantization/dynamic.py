@@ -37,9 +37,9 @@ __all__ = ["DynamicQuantizationPass", "recurrent_refusal", "with_bias"]
 
 
 class DynamicQuantizationPass(Pass):
-    """``x @ W + b`` becomes ``DynamicQuantizeMatMul(x, Q(W), b)``, LSTM ``DynamicQuantizeLSTM``, a large GRU
-    a Scan.
+    """``x @ W + b`` becomes ``DynamicQuantizeMatMul(x, Q(W), b)``.
 
+    An LSTM becomes ``DynamicQuantizeLSTM``, a large GRU a Scan.
     Products that read the same value share its integers.
 
     Args:
@@ -155,7 +155,6 @@ class DynamicQuantizationPass(Pass):
             new.type, new.shape = old.type, old.shape
         commit(op, node, node.outputs, values, [node])
         return True
-
 
     def _gru(self, node: ir.Node, scope: Scope, names: Names, outcome: Outcome) -> bool:
         reason = gru_refusal(node)

@@ -118,7 +118,9 @@ def _step(op: Builder, names: Any, matrix: Any, bias: Any, integers: Any) -> ir.
             name=names.fresh("gru"), type=ir.TensorType(FLOAT), shape=ir.Shape([None, *dims])
         )
 
-    def node(op_type: str, *inputs: ir.Value, domain: str = "", outputs: int = 1, **given: Any):  # type: ignore[no-untyped-def]
+    def node(
+        op_type: str, *inputs: ir.Value, domain: str = "", outputs: int = 1, **given: Any
+    ) -> Any:
         made = ir.node(
             op_type, inputs, given, domain=domain, num_outputs=outputs, name=names.fresh(op_type)
         )

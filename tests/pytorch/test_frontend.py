@@ -404,3 +404,32 @@ def test_random_numbers_are_drawn_at_run_time():
     program = bridge.export(lambda x: x + torch.rand(3, 4), X)
     assert not torch.equal(program(X), program(X))
     assert any("random" in w for w in program.report.warnings)
+
+
+class _Writing(torch.nn.Module):
+    """Writes to all that a module can write to: parameters, buffers, tensors outside of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(9, 4, max_norm=0.5)
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("variance", torch.ones(4))
+        self.outside = [torch.zeros(4)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(self.table(x))
+        y = torch.nn.functional.batch_norm(y, self.mean, self.variance, training=True)
+        self.outside[0].add_(y.sum(0))
+        return y + self.outside[0]
+
+
+def test_what_forward_writes_to_is_as_it_was() -> None:
+    model = _Writing()
+    before = {name: x.clone() for name, x in model.state_dict().items()}
+    with pytest.warns(bridge.TrainModeWarning):
+        program = bridge.export(model, torch.arange(6), dynamic_shapes=({0: "n"},))
+    assert bridge.check(model, program, (torch.arange(3, 9),))
+    for name, x in model.state_dict().items():
+        torch.testing.assert_close(x, before[name], rtol=0, atol=0)
+    assert not model.outside[0].any()

@@ -308,6 +308,8 @@ def stft(
         real, imag = real - more[1], imag + more[0]
     whole = torch.complex(real, imag)
     whole = whole if input.dim() == 2 else whole.squeeze(0)
+    if return_complex is None:  # which eager takes from complex signals only
+        return_complex = x.is_complex()
     return whole if return_complex else torch.view_as_real(whole)
 
 

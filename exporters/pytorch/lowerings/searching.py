@@ -189,7 +189,6 @@ def bincount(
 @decomposes(torch.histc)
 def histc(input: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) -> torch.Tensor:
     x = input.reshape(-1)
-    x = x.float() if x.dtype == torch.float16 else x
     low, high = torch.as_tensor(min, dtype=x.dtype), torch.as_tensor(max, dtype=x.dtype)
     if min == max and x.shape[0] != 0:
         low, high = x.min(), x.max()
@@ -198,7 +197,7 @@ def histc(input: torch.Tensor, bins: int = 100, min: float = 0, max: float = 0) 
     place = ((x - low) * bins / (high - low)).floor().clamp(max=bins - 1)
     inside = (x >= low) & (x <= high)
     hits = (place.unsqueeze(-1) == torch.arange(bins, dtype=x.dtype)) & inside.unsqueeze(-1)
-    return hits.to(x.dtype).sum(0).to(input.dtype)
+    return hits.to(x.dtype).sum(0)
 
 
 def _edges(input: torch.Tensor, bins: Any, range: Any) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import bridge
 from tests.pytorch.lowerings.cases import check_case, f32, f64, op_cases, op_types, supported_rows
 from tests.pytorch.opinfo import OpCase, check_call
 
@@ -85,3 +86,9 @@ def test_spectrograms_of_dynamic_length() -> None:
             rtol=1e-4,
             atol=1e-4,
         )
+
+
+def test_complex_signals_have_complex_spectra() -> None:
+    x = torch.randn(2, 40, dtype=c64)
+    program = bridge.export(lambda x: torch.stft(x, 8, window=torch.ones(8)), (x,))
+    torch.testing.assert_close(program(x), torch.stft(x, 8, window=torch.ones(8)))
