@@ -19,7 +19,10 @@ import numpy as np
 
 from bridge.errors import BridgeError
 from bridge.feeds import is_torch, to_numpy
+from bridge.providers import resolve
 from bridge.quantizing.histograms import METHODS, Histogram
+from bridge.quantizing.memory import give_back
+from bridge.runtime import Settings
 from bridge.session import Session
 
 if TYPE_CHECKING:
@@ -211,10 +214,12 @@ class Calibrator:
         self.moments = frozenset(moments)
         self.resume = None if resume is None else Path(resume)
         self.progress = progress or (lambda _: None)
+        give_back(model)
         with observing(model, self.names) as renamed:
             self.outputs = renamed
-            # Further optimizations copy weights into other layouts: three times the memory.
-            self.session = Session(model, providers=providers, optimization="basic")
+            settings = Settings(resolve(providers), optimization="none", share_weights=True)
+            self.session = Session(model, settings=settings)
+        give_back(model)
         self.key = _fingerprint(model, self.names)
         self.found = Calibration({name: Histogram() for name in self.names})
         if self.resume is not None and self.resume.exists():

@@ -238,11 +238,33 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     target = Path(path)
     check_path(target)
     try:
-        return ir.load(target)
+        return _detached(ir.load(target))
     except OSError as error:
         raise ModelFileError(f"cannot read {target}: {error.strerror or error}") from error
     except Exception as error:
         raise ModelFileError(f"{target} cannot be read: {_root_cause(error)}") from error
+
+
+def _detached(model: ir.Model) -> ir.Model:
+    """The model with weights of its own.
+
+    Part of a protobuf message keeps all of it in memory, and copies its bytes whenever it is read.
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            value.const_value = _own(value.const_value)
+        for node in graph:
+            for name, given in node.attributes.items():
+                if given.type == ir.AttributeType.TENSOR and not given.is_ref():
+                    node.attributes[name] = ir.AttrTensor(name, _own(given.as_tensor()))
+    return model
+
+
+def _own(tensor: Any) -> Any:
+    message = isinstance(tensor, ir.serde.TensorProtoTensor)
+    if not message or tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:  # packed
+        return tensor
+    return ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=tensor.name)
 
 
 def parse_model(data: bytes) -> ir.Model:
@@ -255,7 +277,7 @@ def parse_model(data: bytes) -> ir.Model:
     try:
         proto = onnx.ModelProto()
         proto.ParseFromString(data)
-        return ir.from_proto(proto)
+        return _detached(ir.from_proto(proto))
     except Exception as error:
         raise ModelFileError(f"the model cannot be read: {_root_cause(error)}") from error
 

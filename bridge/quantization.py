@@ -216,13 +216,13 @@ def _session(task: _Task, model: ir.Model) -> Session:
 # One recipe
 
 
-def _one(task: _Task, recipe: Recipe) -> QuantizedProgram:
-    """Quantize by one recipe, and judge."""
+def _one(task: _Task, recipe: Recipe, *, last: bool = True) -> QuantizedProgram:
+    """Quantize by one recipe, and judge; the ``last`` one may forget the float model."""
     report = QuantizationReport(recipe.name, processor=this_processor().reason)
     if recipe.kind == "precision":
         built, builder = _shortened(task, recipe, report), None
     else:
-        builder = _calibrated(task, recipe, report)
+        builder = _calibrated(task, recipe, report, last=last)
         with _timed(report, "quantize"):
             built = builder.build()
     _describe(report, built, task, builder)
@@ -253,9 +253,11 @@ def _remedy(report: QuantizationReport, task: _Task) -> str:
     return "pass max_drop= so that the worst nodes stay in float, or gate=False for the model as it is"
 
 
-def _calibrated(task: _Task, recipe: Recipe, report: QuantizationReport) -> Builder:
+def _calibrated(task: _Task, recipe: Recipe, report: QuantizationReport, *, last: bool) -> Builder:
     with _timed(report, "prepare"):
         builder = Builder(task.source, recipe, task.keep_float)
+        if last:
+            task.source = builder.prepared
     if not recipe.calibrated:
         return builder
     if task.batches is None:
@@ -393,7 +395,7 @@ def _best(task: _Task, changes: Mapping[str, Any]) -> QuantizedProgram:
             continue  # ONNX Runtime's CPU provider has no kernels that gain from it
         task.progress(f"trying {recipe.name}")
         try:
-            found.append(_one(task, dataclasses.replace(recipe, **_fitting(changes))))
+            found.append(_one(task, dataclasses.replace(recipe, **_fitting(changes)), last=False))
         except QuantizationRejected as error:
             refused.append(error)
     if not found:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from bridge.calibration import Calibration, Calibrator, batches_of
 from bridge.quantizing.processor import this_processor
@@ -30,8 +31,6 @@ from optim_passes.scopes import scopes
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-
-    import onnx_ir as ir
 
     from bridge.quantizing.recipes import Recipe
 
@@ -79,6 +78,8 @@ class Builder:
         static = recipe.kind in ("static", "mixed")
         passes = BEFORE_STATIC if static else BEFORE_WEIGHTS
         self.prepared, _ = run(model.clone(), passes)
+        if recipe.calibrated:
+            _compute_constants(self.prepared)
         self.calibration = Calibration({})
         self.inside: dict[str, float] = {}
         self._kept = self._asked(keep_float)
@@ -297,6 +298,18 @@ class Builder:
             static=self.wanted() if kind != "dynamic" else None,
             dynamic=self._free((), recurrent_only=kind == "static"),
         )
+
+
+def _compute_constants(model: ir.Model) -> None:
+    """Compute what is derived from the given weights, which may then be forgotten."""
+    lazy = [
+        v for v in model.graph.initializers.values() if isinstance(v.const_value, ir.LazyTensor)
+    ]
+    # The largest first, whose intermediate results are large too.
+    for value in sorted(lazy, key=lambda v: -v.const_value.nbytes):  # type: ignore[union-attr]
+        tensor = value.const_value
+        if tensor is not None:
+            value.const_value = ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=value.name)
 
 
 def optimized_float(model: ir.Model) -> ir.Model:
