@@ -214,7 +214,7 @@ def _host_array(spec: TensorSpec, x: Any) -> tuple[np.ndarray[Any, Any], ir.Data
         if array.dtype != wanted and not hasattr(x, "dtype") and _fits(array, wanted):
             array = array.astype(wanted)
     if not array.flags.c_contiguous or not array.dtype.isnative:
-        array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+        array = np.asarray(array, array.dtype.newbyteorder("="), order="C")
     return array, _onnx_dtype(spec, x, array)
 
 

@@ -77,7 +77,40 @@ def locate_divergence(
     if found is None:
         tell("comparing the graph that ONNX Runtime makes of it")
         found = _locate_optimized(session, model, oracle, feed)
+    if found is None:
+        found = _misplaced_output(reference, session, model, oracle, feed)
     return found or _amplifier(Probe(model, plain), oracle, feed)
+
+
+def _misplaced_output(
+    reference: Side, session: Session, model: ir.Model, oracle: Oracle, feed: Mapping[str, Any]
+) -> Divergence | None:
+    """The first output that is another value than it should be, though every node is right."""
+    expected = reference.run(feed)
+    got = {name: to_numpy(x) for name, x in session.run(feed).items()}
+    if len(expected) != len(got):
+        return None
+    index = GraphIndex(model)
+    for (name, want), output in zip(expected.items(), model.graph.outputs, strict=True):
+        row = compare(name, want, got[str(output.name)])
+        if row.passed or output.name not in index.producer:
+            continue
+        elsewhere = {n: x for n, x in expected.items() if n != name} | dict(got)
+        instead = [n for n, x in elsewhere.items() if compare(n, x, got[str(output.name)]).passed]
+        right = [n for n, x in _of_shape(oracle, want) if compare(n, want, x).passed]
+        others = [n for n in instead if n != output.name]
+        told = "every node is right, but the graph returns the wrong value"
+        if others:
+            told += f": output {output.name!r} is what {others[0]!r} should be"
+        elif right:
+            told += f": output {output.name!r} should be what {right[-1]!r} is"
+        found = Divergence.at(index.producer[str(output.name)], str(output.name), row)
+        return dataclasses.replace(found, verdicts=(told,)) if others or right else None
+    return None
+
+
+def _of_shape(oracle: Oracle, like: np.ndarray[Any, Any]) -> list[tuple[str, Any]]:
+    return [(n, x) for n, x in oracle.values.items() if x.shape == like.shape]
 
 
 def _known(probe: Probe, oracle: Oracle) -> dict[str, Any]:
@@ -100,7 +133,7 @@ def _amplifier(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Diverge
             ratio = growth.get(str(made.name), 0.0) / max(inherited, _NOISE)
             if best is None or ratio > best[0]:
                 best = (ratio, str(made.name))
-    if best is None or not growth:
+    if best is None or growth.get(best[1], 0.0) <= _NOISE:
         return None
     ratio, value = best
     found = Divergence.at(GraphIndex(probe.model).producer[value], value, None)

@@ -125,7 +125,7 @@ class EagerSide:
             if isinstance(leaves[position], bool | int | float):
                 leaves[position] = type(leaves[position])(to_numpy(value).item())
                 continue
-            tensor = value if is_torch(value) else to_torch(np.ascontiguousarray(value))
+            tensor = value if is_torch(value) else to_torch(np.asarray(value, order="C"))
             if is_torch(leaves[position]) and leaves[position].is_complex():
                 tensor = tensor if tensor.is_complex() else _complex(tensor)
             leaves[position] = tensor

@@ -36,7 +36,8 @@ __all__ = [
 
 _F = TypeVar("_F")
 _lock = threading.RLock()
-_marks: dict[CodeType, weakref.ref[FunctionType]] = {}
+# Functions of one definition share their code, and code that is read again equals it.
+_marks: dict[CodeType, weakref.WeakSet[FunctionType]] = {}
 
 
 class Target:
@@ -71,7 +72,7 @@ def script(function: _F) -> _F:
         raise TypeError(
             f"script takes a function, a method or a module, not {type(function).__name__}"
         )
-    _marks[plain.__code__] = weakref.ref(plain)
+    _marks.setdefault(plain.__code__, weakref.WeakSet()).add(plain)
     return function
 
 
@@ -98,10 +99,10 @@ def is_marked(code: CodeType) -> bool:
 def marked() -> list[Target]:
     """Every function that is marked and alive."""
     found = []
-    for code, reference in list(_marks.items()):
-        function = reference()
-        if function is not None:
-            found.append(Target(code, [function]))
+    for code, references in list(_marks.items()):
+        functions = list(references)
+        if functions:
+            found.append(Target(code, functions))
     return found
 
 
