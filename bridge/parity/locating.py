@@ -24,6 +24,7 @@ from bridge.parity.divergence import Divergence, Reproducer
 from bridge.parity.forcing import Probe, as_type, comparable, compare_local, severity
 from bridge.parity.oracles import oracle_of
 from bridge.parity.quantized import OUTLIER, WrongScale, is_quantized, wrong_scale
+from bridge.parity.regions import suspect
 from bridge.parity.relations import relation
 from bridge.parity.stepping import step_into
 from bridge.parity.surgery import cut
@@ -98,6 +99,7 @@ def _misplaced_output(
         elsewhere = {n: x for n, x in expected.items() if n != name} | dict(got)
         instead = [n for n, x in elsewhere.items() if compare(n, x, got[str(output.name)]).passed]
         right = [n for n, x in _of_shape(oracle, want) if compare(n, want, x).passed]
+        right = [n for n in right if n != output.name]
         others = [n for n in instead if n != output.name]
         told = "every node is right, but the graph returns the wrong value"
         if others:
@@ -231,6 +233,21 @@ def _divergence(
             verdicts.append(_why_region(probe, oracle, feed, known, row))
     index = GraphIndex(probe.model)
     info = index.producer[value]
+    blamed = None
+    if not is_quantized(probe.model):
+        blamed = suspect(probe, oracle, feed, known, value)
+    if blamed is not None and blamed is not info.node:
+        found = Divergence.at(index.producer[str(blamed.outputs[0].name)], value, worst)
+        return dataclasses.replace(
+            found,
+            verdicts=(
+                *verdicts,
+                f"{value!r} is wrong; before it, this is the first node that makes numbers which "
+                f"{oracle.label} does not have",
+                *_weight_verdicts(blamed, probe.model, oracle),
+            ),
+            reproducer=_reproducer(probe, feed, known, value, expected),
+        )
     found = Divergence.at(info, value, worst)
     if not verdicts and _kernel_is_wrong(probe, feed, known, value, expected):
         verdicts.append(

@@ -62,10 +62,13 @@ def wrong_scale(
     given = {n: x for n, x in known.items() if n in probe.types and n not in names}
     found: WrongScale | None = None
     for node, (name, got) in zip(nodes, probe.values(names, feed, given), strict=True):
-        expected = _stands_for(node, oracle, known, feed)
-        if expected is None or isinstance(got, Exception) or expected.shape != got.shape:
+        if isinstance(got, Exception):
             continue
-        row = compare(name, expected.astype(got.dtype), got, _ROUNDED)
+        fitting = [x for x in _stands_for(node, oracle, known, feed) if x.shape == got.shape]
+        rows = [compare(name, x.astype(got.dtype), got, _ROUNDED) for x in fitting]
+        if not rows:
+            continue
+        row, expected = min(zip(rows, fitting, strict=True), key=lambda pair: pair[0].needed)
         if row.passed or (found is not None and found.row.needed >= row.needed):
             continue
         why = relation(expected, got) or f"it is off by {row.max_abs:.3g}"
@@ -90,19 +93,22 @@ def _from_graph(
 
 def _stands_for(
     node: ir.Node, oracle: Oracle, known: Mapping[str, Any], feed: Mapping[str, Any]
-) -> np.ndarray[Any, Any] | None:
-    """What was quantized: a value that is known, or a weight of the right graph."""
+) -> list[np.ndarray[Any, Any]]:
+    """What may have been quantized: a value that is known, or a weight of the right graph."""
     source = node.inputs[0]
     assert source is not None
     producer = source.producer()
     if producer is not None:
         if producer.op_type != "QuantizeLinear":
-            return None
-        names = (str(next(iter(reads(producer))).name), str(node.outputs[0].name))
-        values = [known.get(n, feed.get(n)) for n in names]  # an output keeps its name to the end
-        return next((np.asarray(x) for x in values if x is not None), None)
+            return []
+        output = str(node.outputs[0].name)
+        names = (str(next(iter(reads(producer))).name), output)  # outputs keep their names
+        values = [np.asarray(x) for n in names if (x := known.get(n, feed.get(n))) is not None]
+        if values:  # saturation may do the work of a Relu, by which the node is named then
+            values += [x for n, x in oracle.values.items() if output.startswith(f"{n}/")]
+        return values
     if source.const_value is None:
-        return None
+        return []
     shape = tuple(source.const_value.shape.numpy())
     name = str(source.name)
     weights = [n for n, w in oracle.weights.items() if w is not None and n in name]
@@ -110,5 +116,5 @@ def _stands_for(
     folded = [n for n, x in known.items() if n in name and x.shape == shape]
     best = max((*weights, *folded), key=len, default=None)
     if best is None:
-        return None
-    return known[best] if best in folded else np.asarray(oracle.weights[best].numpy())
+        return []
+    return [known[best] if best in folded else np.asarray(oracle.weights[best].numpy())]

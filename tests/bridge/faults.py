@@ -1,4 +1,4 @@
-"""Sixty faults planted in ten models: what a converter, a pass or a runtime may get wrong."""
+"""More than sixty faults planted in ten models: what a converter, a pass or a runtime may get wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bridge.graph_index import GraphIndex, subgraphs
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["FAULTS", "Fault"]
+__all__ = ["FAULTS", "Fault", "with_readers"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +107,19 @@ def weight(name: str, change: Callable[[np.ndarray], np.ndarray]):
     return plant
 
 
+def swapped_weights(first: str, second: str):
+    """Two initializers change places."""
+
+    def plant(model: ir.Model) -> list[str]:
+        values = [model.graph.initializers[n] for n in (first, second)]
+        arrays = [v.const_value.numpy().copy() for v in values]
+        for value, array in zip(values, reversed(arrays), strict=True):
+            value.const_value = ir.tensor(array, name=value.name)
+        return [n for v in values for n in readers(v)]
+
+    return plant
+
+
 def constant(op_type: str, index: int, change: Callable[[np.ndarray], Any], nth: int = 0):
     """Give one node another constant than it has."""
 
@@ -159,6 +172,13 @@ def readers(value: ir.Value) -> list[str]:
     return [n.name for n, _ in value.uses()]
 
 
+def with_readers(model: ir.Model, names: set[str]) -> set[str]:
+    """Nodes, and the nodes that read what they make."""
+    index = GraphIndex(model)
+    values = [v for n in names if n in index.by_name for v in index.by_name[n].node.outputs]
+    return names | {node.name for v in values for node in v.consumers()}
+
+
 def tensor_node(array: Any, name: str) -> ir.Node:
     node = ir.node("Constant", [], {"value": ir.tensor(np.asarray(array), name=name)}, name=name)
     node.outputs[0].name = name
@@ -174,6 +194,27 @@ def add_constant(amount: float):
         return [made, added]
 
     return emit
+
+
+def truncated(model, raw, node):
+    """Numbers that go through integers."""
+    whole = ir.node("Cast", [raw], {"to": 7}, name=f"{node.name}/whole")
+    return [whole, ir.node("Cast", [whole.outputs[0]], {"to": 1}, name=f"{node.name}/float")]
+
+
+def rolled(model, raw, node):
+    """A row of padding at the wrong end."""
+    axes = tensor_node(np.asarray([2]), f"{node.name}/axes")
+    ends = [tensor_node(np.asarray([n]), f"{node.name}/{n}") for n in (0, -1, 2**62)]
+    zero, minus, most = (e.outputs[0] for e in ends)
+    parts = [
+        ir.node("Slice", [raw, *span, axes.outputs[0]], name=f"{node.name}/part{n}")
+        for n, span in enumerate(((minus, most), (zero, minus)))
+    ]
+    joined = ir.node(
+        "Concat", [p.outputs[0] for p in parts], {"axis": 2}, name=f"{node.name}/joined"
+    )
+    return [axes, *ends, *parts, joined]
 
 
 def bad_iteration(number: int):
@@ -250,6 +291,7 @@ FAULTS = [
     Fault("encoder", "transposed weight", weight("out.weight", transposed)),
     Fault("encoder", "wrong head order", forgotten_transpose),
     Fault("encoder", "relu for gelu", operator("Gelu", "Relu")),
+    Fault("encoder", "queries and keys swapped", swapped_weights("query.weight", "key.weight")),
     Fault("encoder", "positions off by one", constant("Range", 0, lambda x: x + 1)),
     Fault("encoder", "scale of scores", constant("Div", 1, lambda x: x * 2)),
     Fault("encoder", "keys for values", weight("value.weight", lambda w: w[::-1])),
@@ -263,6 +305,7 @@ FAULTS = [
     Fault("decoder", "stale embedding", weight("tokens.weight", lambda w: w * 1.02)),
     Fault("decoder", "head off by one", weight("head.weight", lambda w: np.roll(w, 1, 0))),
     # A tagger
+    Fault("tagger", "directions swapped", constant("LSTM", 1, lambda w: w[::-1])),
     Fault("tagger", "one direction's gates swapped",
           constant("LSTM", 2, lambda w: np.concatenate([np.roll(w[:1], 12, 1), w[1:]]))),
     Fault("tagger", "softmax over time", attribute("LogSoftmax", "axis", 1)),
@@ -289,12 +332,14 @@ FAULTS = [
     Fault("unet", "nearest for linear", attribute("Resize", "mode", "nearest")),
     Fault("unet", "concatenated the other way", swapped("Concat", nth=-1)),
     Fault("unet", "off-by-one slice", later_slice),
+    Fault("unet", "padded on the other side", after("Resize", rolled)),
     Fault("unet", "kernel flipped", weight("up.weight", lambda w: w[..., ::-1])),
     # Half precision
     Fault("half", "float16 overflow", weight("first.weight", lambda w: w * np.float16(30000))),
     Fault("half", "wrong eps", attribute("LayerNormalization", "epsilon", 5e-1)),
     Fault("half", "offset lost", operator("Add", "Sub", nth=-1)),
     # A detector
+    Fault("detector", "boxes truncated", after("Div", truncated)),
     Fault("detector", "smallest for largest", attribute("TopK", "largest", 0)),
     Fault("detector", "boxes halved twice", constant("Div", 1, lambda x: x * 2)),
     Fault("detector", "clipped at the wrong bound", constant("Clip", 2, lambda x: x * 0.5)),

@@ -367,3 +367,112 @@ def test_faults_are_located_after_passes(name, target):
         guilty = {n for n, _ in value.uses()}
         guilty |= {c for n in guilty for v in n.outputs for c in v.consumers()}
         assert report.divergence.node in {n.name for n in guilty}, name
+
+
+class Rotary(torch.nn.Module):
+    """Attention with rotary positions, which passes fuse and lay out anew."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.q, self.k, self.v, self.o = (torch.nn.Linear(16, 16, bias=False) for _ in range(4))
+        angles = torch.arange(6.0)[:, None] / 10 ** torch.arange(4.0)
+        self.register_buffer("cos", torch.cat([angles, angles], -1).cos())
+        self.register_buffer("sin", torch.cat([angles, angles], -1).sin())
+
+    def forward(self, x):
+        q, k, v = (f(x).view(2, 6, 2, 8).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k = (h * self.cos + self.turned(h) * self.sin for h in (q, k))
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.o(y.transpose(1, 2).reshape(2, 6, 16))
+
+    def turned(self, h):
+        return torch.cat([-h[..., 4:], h[..., :4]], -1)
+
+
+@pytest.mark.parametrize(
+    ("op_type", "attribute", "value"),
+    [("RotaryEmbedding", "interleaved", 1), ("Attention", "scale", 0.9)],
+)
+def test_a_fused_node_in_another_layout_is_blamed_itself(op_type, attribute, value):
+    model, x = Rotary().eval(), torch.randn(2, 6, 16)
+    program = bridge.optimize(bridge.export(model, x, verify=False), target="cpu", verify=False)
+    node = next(n for n in program.model.graph if n.op_type == op_type)
+    node.attributes.add(ir.convenience.convert_attribute(attribute, value))
+    report = check(model, program, x)
+    assert report.divergence.node == node.name
+    assert "which eager Rotary does not have" in report.divergence.verdicts[-1]
+
+
+def test_changed_weights_are_told_from_what_feeds_them():
+    model, args, base = exported("encoder")
+    program = bridge.optimize(base, target="cpu", verify=False)
+    node = next(n for n in program.model.graph if n.name == "value/Add")
+    bias = next(v for v in node.inputs if v.const_value is not None)
+    bias.const_value = ir.tensor(bias.const_value.numpy() + 3, name=bias.name)
+    divergence = check(model, program, args).divergence
+    readers = [n.name for n, _ in bias.uses()]
+    assert divergence.node in readers
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x, n):
+        y = x * n
+        return y.sin(), y.cos()
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        (lambda o: o.reverse(), "'output.1' should be what 'output.0' is"),
+        (lambda o: o.__setitem__(0, o[0].producer().inputs[0]), "should be what 'output.0' is"),
+    ],
+    ids=["swapped", "another value"],
+)
+def test_outputs_that_are_another_value_are_told(plant, told):
+    model, args = Pair().eval(), (torch.rand(4), torch.tensor(3.0))
+    program = bridge.export(model, args, verify=False)
+    outputs = list(program.model.graph.outputs)
+    plant(outputs)
+    program.model.graph.outputs.clear()
+    program.model.graph.outputs.extend(outputs)
+    divergence = check(model, program, args).divergence
+    assert divergence.node == outputs[0].producer().name
+    assert "the graph returns the wrong value" in divergence.verdicts[0]
+    assert told in divergence.verdicts[0]
+
+
+def test_scalar_inputs_stay_scalars_when_eager_is_traced_again():
+    model, args = Pair().eval(), (torch.rand(4), torch.tensor(3.0))
+    program = bridge.export(model, args, verify=False)
+    program.model.graph.node(1).op_type = "Sinh"
+    divergence = check(model, program, args).divergence
+    assert divergence.op_type == "Sinh"
+    assert not divergence.others
+
+
+def test_a_relu_that_saturation_does_is_no_wrong_scale():
+    """Its DequantizeLinear gives what the Relu gives, not what went into it."""
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 3, 3)
+    ).eval()
+    x = torch.randn(1, 2, 8, 8)
+    program = bridge.export(model, x, verify=False)
+    graph = program.model.graph
+    relu = next(n for n in graph if n.op_type == "Relu")
+    scale, zero = (
+        ir.Value(name=name, const_value=ir.tensor(np.asarray(array), name=name))
+        for name, array in (("scale", np.float32(0.02)), ("zero", np.uint8(0)))
+    )
+    for value in (scale, zero):
+        graph.initializers.add(value)
+    name = relu.outputs[0].name
+    first = ir.node("QuantizeLinear", [relu.inputs[0], scale, zero], name=f"{name}/QuantizeLinear")
+    last = ir.node("DequantizeLinear", [first.outputs[0], scale, zero], name="last")
+    first.outputs[0].name, last.outputs[0].name = first.name, f"{name}/DequantizeLinear"
+    graph.insert_after(relu, [first, last])
+    relu.outputs[0].replace_all_uses_with(last.outputs[0])
+    graph.remove(relu, safe=True)
+    planted = quantized(program.model, "2.weight", 1.5)
+    divergence = check(model, planted, x).divergence
+    assert divergence.node == "2.weight/DequantizeLinear"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 
 import pytest
 import torch
@@ -327,3 +328,24 @@ def test_explicit_mode_refuses_what_is_not_marked():
 def test_report_names_what_was_compiled():
     program = bridge.export(nested_function, ALL[0])
     assert any("nested_function.<locals>.inner" in name for name in program.report.scripted)
+
+
+def scaled_by(factor):
+    @bridge.script
+    def scale(x):
+        if x.sum() > 0:
+            return x * factor
+        return x - factor
+
+    return scale
+
+
+def test_functions_of_one_definition_are_marked_each():
+    """They share their code: one that is gone must not take the others' marks along."""
+    first, others = scaled_by(2.0), [scaled_by(3.0)]
+    for _ in range(2):
+        program = bridge.export(first, ALL[0], examples=ALL, script="explicit", verify=False)
+        for (x,) in ALL:
+            assert torch.equal(program(x), first(x))
+        others.clear()
+        gc.collect()

@@ -1,0 +1,88 @@
+"""Which node of a region is wrong, when passes have left no value inside of it its name.
+
+What a pass fuses or moves to another layout still computes the same numbers: an inner value that
+holds the numbers of a right value, in whatever order, is right, and so is all that it comes from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bridge.parity.comparison import compare, is_floating
+from bridge.parity.forcing import comparable, local_tolerance
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import onnx_ir as ir
+
+    from bridge.parity.forcing import Probe
+    from bridge.parity.oracles import Oracle
+
+__all__ = ["suspect"]
+
+
+def suspect(
+    probe: Probe, oracle: Oracle, feed: Mapping[str, Any], known: Mapping[str, Any], value: str
+) -> ir.Node | None:
+    """The first node of the region of a wrong value that nothing vouches for.
+
+    None if the region is a single node, or nothing is known of what it should compute.
+    """
+    region = probe.region(value, known)
+    if oracle.graph is None or len(region) < 2:
+        return None
+    given = {n for n, x in known.items() if comparable(x, oracle.graph.types.get(n))}
+    between = oracle.graph.region(value, dict.fromkeys(given - {value}))
+    names = [str(v.name) for n in between for v in n.outputs]
+    right = [np.asarray(oracle.values[n]) for n in names if n in oracle.values and n != value]
+    if not right:
+        return None
+    inner = [str(v.name) for n in region[:-1] for v in n.outputs if v.name in probe.types]
+    sound = {
+        name
+        for name, got in probe.values(inner, feed, known)
+        if not isinstance(got, Exception) and any(_same_numbers(x, got) for x in right)
+    }
+    vouched = {n for name in sound for n in probe.region(name, known)}
+    left = [n for n in region if n not in vouched]
+    if not left:
+        return None
+    changed = [n for n in left if _reads_other_weights(n, oracle)]
+    if changed:
+        return changed[0]
+    origin = _origin(left[0], names)
+    return [n for n in left if _origin(n, names) == origin][-1] if origin else left[0]
+
+
+def _same_numbers(expected: np.ndarray[Any, Any], got: Any) -> bool:
+    """Whether two arrays hold the same numbers in any order."""
+    got = np.asarray(got)
+    if expected.size != got.size or not got.size or not is_floating(got.dtype):
+        return False
+    expected = expected.astype(got.dtype)
+    tolerance = local_tolerance(got.dtype)
+    a, b = (np.asarray([x.min(), x.max()]) for x in (expected, got))
+    if not compare("ends", a, b, tolerance).passed:
+        return False
+    return compare("all", np.sort(expected, None), np.sort(got, None), tolerance).passed
+
+
+def _reads_other_weights(node: ir.Node, oracle: Oracle) -> bool:
+    """Whether an initializer of a node is not what the right graph has under its name."""
+    for value in node.inputs:
+        right = None if value is None else oracle.weights.get(str(value.name))
+        if value is None or value.const_value is None or right is None:
+            continue
+        ours, theirs = value.const_value.numpy(), right.numpy()
+        if ours.shape != theirs.shape or not compare("weight", theirs, ours).passed:
+            return True
+    return False
+
+
+def _origin(node: ir.Node, names: Sequence[str]) -> str:
+    """The right value that a node helps to compute, by the name that a pass gave it."""
+    text = f"{node.name}/"
+    return max((n for n in names if text.startswith(f"{n}/")), key=len, default="")
