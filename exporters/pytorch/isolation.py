@@ -110,6 +110,10 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._made: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # to be skipped, Dynamo would have to be imported, which takes a second
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
