@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from exporters.pytorch.substitutes import substituted
 from exporters.tracing.effects import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 __all__ = ["exporting", "is_opaque", "isolated", "untouched"]
 
@@ -95,10 +95,11 @@ def untouched() -> Iterator[None]:
     finally:
         with torch.no_grad():
             for x, before in writes.copies.values():
-                x.copy_(before)
+                if not torch.equal(x, before):
+                    x.copy_(before)
 
 
-class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Writes(TorchFunctionMode):
     """Copies a storage before the first write to it, unless it was made under the mode.
 
     Attributes:
@@ -106,42 +107,52 @@ class _Writes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._made: set[int] = set()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False  # to be skipped, Dynamo would have to be imported, which takes a second
-
-    def __torch_dispatch__(
+    def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        schema = func._schema
-        written = [a.name for a in schema.arguments if a.alias_info and a.alias_info.is_write]
-        if func.overloadpacket.__name__.endswith("batch_norm"):  # they do not declare it
-            written += ["running_mean", "running_var"]
-        if written:
-            given = {**dict(zip((a.name for a in schema.arguments), args, strict=False)), **kwargs}
-            for name in written:
-                self._keep(given.get(name))
+        with torch._C.DisableTorchFunction():
+            self._keep(_written(func, args, kwargs))
         result = func(*args, **kwargs)
-        if not any(r.alias_info for r in schema.returns):
-            for x in result if isinstance(result, tuple | list) else (result,):
-                if type(x) is torch.Tensor and x.layout is torch.strided:
-                    self._made.add(x.untyped_storage()._cdata)
+        with torch._C.DisableTorchFunction():
+            given = {x.untyped_storage()._cdata for x in _strided((*args, *kwargs.values()))}
+            self._made |= {x.untyped_storage()._cdata for x in _strided(result)} - given
         return result
 
-    def _keep(self, x: Any) -> None:
-        if isinstance(x, tuple | list):
-            for item in x:
-                self._keep(item)
-        if not isinstance(x, torch.Tensor) or x.layout is not torch.strided:
-            return
-        storage = x.untyped_storage()
-        if storage._cdata not in self._made and storage._cdata not in self.copies:
-            whole = (
-                x.detach().new_empty(0).set_(storage, 0, (storage.nbytes() // x.itemsize,), (1,))
-            )
-            self.copies[storage._cdata] = (whole, whole.clone())
+    def _keep(self, written: Any) -> None:
+        for x in _strided(written):
+            storage = x.untyped_storage()
+            if storage._cdata not in self._made and storage._cdata not in self.copies:
+                elements = storage.nbytes() // x.itemsize
+                whole = x.detach().new_empty(0).set_(storage, 0, (elements,), (1,))
+                self.copies[storage._cdata] = (whole, whole.clone())
+
+
+def _strided(x: Any) -> Iterator[torch.Tensor]:
+    if isinstance(x, tuple | list):
+        for item in x:
+            yield from _strided(item)
+    elif isinstance(x, torch.Tensor) and x.layout is torch.strided:
+        yield x
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What a call writes to, with more than that where torch does not say it."""
+    if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
+        return (*args, *kwargs.values())  # whatever the schema of the user's operator says
+    name = getattr(func, "__name__", "")
+    if name in _WRITING or (name in _LIMITING and (len(args) > 3 or "max_norm" in kwargs)):
+        return (*args, *kwargs.values())
+    in_place = name.endswith("_") and not name.endswith("__")
+    return (args[:1] if in_place or name in _IN_PLACE else (), kwargs.get("out"))
+
+
+_WRITING = frozenset("batch_norm instance_norm native_batch_norm".split())  # to running statistics
+_LIMITING = frozenset("embedding embedding_bag".split())  # write to the table
+_IN_PLACE = frozenset({"__setitem__", *(f"__i{x}__" for x in (
+    "add and floordiv lshift mod mul or pow rshift sub truediv xor".split()
+))})  # fmt: skip

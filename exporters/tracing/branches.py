@@ -131,6 +131,11 @@ class _StagedIf:
                 active=[*firm, *along],
                 ghosts=along,
             )
+        except Interrupt as interrupt:
+            if firm or is_data(trace, self.condition) or type(interrupt.error) is not ScriptError:
+                raise
+            self._assume(which, "is not taken")
+            return None
         except Exception as error:
             if firm:
                 raise

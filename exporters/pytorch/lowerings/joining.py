@@ -113,9 +113,11 @@ def repeat_interleave(
         input = input.reshape(1)
     dim = dim % input.dim()
     if isinstance(repeats, torch.Tensor):
-        if repeats.numel() != 1 or repeats.dim() > 1:
+        count = repeats.shape[0] if repeats.dim() else 1
+        if hasattr(count, "record") or count != 1:
+            counts = repeats.expand(input.shape[dim])
             return input.index_select(
-                dim, torch.repeat_interleave(repeats, output_size=output_size)
+                dim, torch.repeat_interleave(counts, output_size=output_size)
             )
         repeats = repeats.item()
     shape = list(input.shape)
