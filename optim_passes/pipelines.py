@@ -29,10 +29,12 @@ from optim_passes.fusion.masks import FullMaskPass
 from optim_passes.fusion.multi_head import MultiHeadAttentionPass, PackedAttentionPass
 from optim_passes.fusion.normalization import FactoredNormPass, NormAffinePass, NormPass
 from optim_passes.fusion.packed_products import UnpackProductPass
+from optim_passes.fusion.reductions import ReductionPass
 from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
 from optim_passes.fusion.row_gather import RowGatherPass
 from optim_passes.fusion.scaling import LayerScalePass
 from optim_passes.fusion.skip_norm import SkipNormPass
+from optim_passes.fusion.small_products import GemmSumPass
 from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.opsets import RaiseOpsetPass
 from optim_passes.pipeline import Repeat
@@ -41,6 +43,7 @@ from optim_passes.simplify.casts import CastPass
 from optim_passes.simplify.constants import DeduplicateInitializersPass, LiftConstantsPass
 from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.duplicates import CommonSubexpressionPass
+from optim_passes.simplify.flags import LoopFlagPass
 from optim_passes.simplify.folding import ConstantFoldPass
 from optim_passes.simplify.hoisting import SliceHoistPass
 from optim_passes.simplify.inference import ForgetSizesPass, InferShapesPass
@@ -49,6 +52,7 @@ from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
 from optim_passes.simplify.products import EinsumPass
 from optim_passes.simplify.rearrangements import RearrangementPass, TransposeOrderPass
+from optim_passes.simplify.selection import MinMaxPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
@@ -83,6 +87,7 @@ SIMPLIFY: Passes = (
         # After folding, which finds out what conditions and trip counts are.
         KnownBranchPass(),
         UnrollPass(),
+        LoopFlagPass(),
         LoopInvariantPass(),
         SequenceToScanPass(),
         # Before RearrangementPass, which merges the transposes.
@@ -90,6 +95,7 @@ SIMPLIFY: Passes = (
         RearrangementPass(),
         EinsumPass(),
         CastPass(),
+        MinMaxPass(),
         SlicePass(),
         ConcatPass(),
         CommonSubexpressionPass(),
@@ -150,6 +156,8 @@ CPU: Passes = (
     LayerScalePass(),
     # Masks that fusions made of constants, and sizes that follow from those of an attention.
     Repeat(InferShapesPass(), ConstantFoldPass(), ShapeChainPass(), *_TIDY.passes, limit=3),
+    # Before GemmToMatMulPass, which leaves the products of loops alone.
+    GemmSumPass(),
     Repeat(
         GemmToMatMulPass(),
         ProductOrderPass(),
@@ -173,6 +181,8 @@ CPU: Passes = (
     ConvActivationPass(),
     # After all that looks for MatMul and Add.
     PlainProductPass(),
+    # After the fusions of normalisations, which look for ReduceSum and Sqrt.
+    ReductionPass(),
     # After PlainProductPass: they change signs around a FusedMatMul.
     PostNormResidualPass(),
     PreGeluBiasPass(),

@@ -10,7 +10,7 @@ import onnx_ir as ir
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["Names", "Scope", "captured", "nested", "scopes", "visible_from"]
+__all__ = ["Names", "Scope", "captured", "in_loop", "nested", "scopes", "visible_from"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -97,6 +97,16 @@ def visible_from(value: ir.Value, scope: Scope) -> bool:
     inside: Scope | None = scope
     while inside is not None:
         if value.graph is inside.body:
+            return True
+        inside = inside.outer
+    return False
+
+
+def in_loop(scope: Scope) -> bool:
+    """Whether the body runs once for each iteration of a loop."""
+    inside: Scope | None = scope
+    while inside is not None:
+        if inside.holder is not None and inside.holder.op_type in ("Loop", "Scan"):
             return True
         inside = inside.outer
     return False

@@ -14,6 +14,7 @@ import onnx_ir as ir
 
 from optim_passes.builder import MICROSOFT
 from optim_passes.rewriting import NodePass
+from optim_passes.scopes import in_loop
 from optim_passes.values import (
     attribute,
     constant,
@@ -64,6 +65,8 @@ class GemmToMatMulPass(NodePass):
             return None
         if bias is not None and constant(bias) is None:
             return None
+        if in_loop(op.scope) and _before_flattening(x) is x:
+            return None  # one node of so little work is faster than two
         if attribute(node, "transB", 0):
             weight = op.Transpose(weight, perm=[1, 0])
         wide = _before_flattening(x)

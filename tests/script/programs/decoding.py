@@ -382,7 +382,7 @@ CASES = {
         (normal(3, 64),),
         ((normal(1, 64, seed=1),), (normal(7, 64, seed=2) * 3,), (normal(2, 64, seed=3) * 9,)),
         ({0: "batch"},),
-        (normal(8, 64, seed=4),),
+        (normal(16, 64, seed=4) * 3,),  # 11 tokens
     ),
     "lstm_beam": Case(
         seeded(LSTMBeam),
@@ -396,7 +396,7 @@ CASES = {
         (_prompt(2, 5),),
         ((_prompt(1, 3, seed=1),), (_prompt(4, 9, seed=2),), (_prompt(3, 1, seed=3),)),
         ({0: "batch", 1: "length"},),
-        (_prompt(4, 16, seed=4),),
+        (_prompt(8, 16, seed=4),),  # 20 tokens,
     ),
     "gpt_beam": Case(
         seeded(GPTBeam),
