@@ -23,6 +23,7 @@ from bridge.parity.comparison import Comparison, compare
 from bridge.parity.divergence import Divergence, Reproducer
 from bridge.parity.forcing import Probe, as_type, comparable, compare_local, severity
 from bridge.parity.oracles import oracle_of
+from bridge.parity.outputs import misplaced_output
 from bridge.parity.quantized import OUTLIER, WrongScale, is_quantized, wrong_scale
 from bridge.parity.regions import suspect
 from bridge.parity.relations import relation
@@ -39,7 +40,9 @@ if TYPE_CHECKING:
     from bridge.parity.sides import Side
     from bridge.session import Session
 
-__all__ = ["Divergence", "locate_divergence"]
+__all__ = ["NOT_THE_REFERENCES", "Divergence", "locate_divergence"]
+
+NOT_THE_REFERENCES = "is not the reference's"  # after the name of a weight
 
 _CLEAR = 10.0  # times the local tolerance: certainly no rounding
 _GROWTH_POINTS = 200  # values at which the error of the whole run is measured
@@ -79,40 +82,8 @@ def locate_divergence(
         tell("comparing the graph that ONNX Runtime makes of it")
         found = _locate_optimized(session, model, oracle, feed)
     if found is None:
-        found = _misplaced_output(reference, session, model, oracle, feed)
+        found = misplaced_output(reference, session, model, oracle, feed)
     return found or _amplifier(Probe(model, plain), oracle, feed)
-
-
-def _misplaced_output(
-    reference: Side, session: Session, model: ir.Model, oracle: Oracle, feed: Mapping[str, Any]
-) -> Divergence | None:
-    """The first output that is another value than it should be, though every node is right."""
-    expected = reference.run(feed)
-    got = {name: to_numpy(x) for name, x in session.run(feed).items()}
-    if len(expected) != len(got):
-        return None
-    index = GraphIndex(model)
-    for (name, want), output in zip(expected.items(), model.graph.outputs, strict=True):
-        row = compare(name, want, got[str(output.name)])
-        if row.passed or output.name not in index.producer:
-            continue
-        elsewhere = {n: x for n, x in expected.items() if n != name} | dict(got)
-        instead = [n for n, x in elsewhere.items() if compare(n, x, got[str(output.name)]).passed]
-        right = [n for n, x in _of_shape(oracle, want) if compare(n, want, x).passed]
-        right = [n for n in right if n != output.name]
-        others = [n for n in instead if n != output.name]
-        told = "every node is right, but the graph returns the wrong value"
-        if others:
-            told += f": output {output.name!r} is what {others[0]!r} should be"
-        elif right:
-            told += f": output {output.name!r} should be what {right[-1]!r} is"
-        found = Divergence.at(index.producer[str(output.name)], str(output.name), row)
-        return dataclasses.replace(found, verdicts=(told,)) if others or right else None
-    return None
-
-
-def _of_shape(oracle: Oracle, like: np.ndarray[Any, Any]) -> list[tuple[str, Any]]:
-    return [(n, x) for n, x in oracle.values.items() if x.shape == like.shape]
 
 
 def _known(probe: Probe, oracle: Oracle) -> dict[str, Any]:
@@ -338,7 +309,7 @@ def _weight_verdicts(node: ir.Node, model: ir.Model, oracle: Oracle) -> list[str
             found.append(f"{value.name!r} has shape {list(ours.shape)}, not {list(theirs.shape)}")
         elif not compare(str(value.name), theirs, ours).passed:
             told = relation(theirs, ours)
-            found.append(f"{value.name!r} is not the reference's" + (f": {told}" if told else ""))
+            found.append(f"{value.name!r} {NOT_THE_REFERENCES}" + (f": {told}" if told else ""))
     return found
 
 

@@ -12,6 +12,7 @@ from bridge.feeds import to_numpy
 from bridge.graph_index import open_model
 from bridge.parity.checking import Tolerances, compare_outputs
 from bridge.parity.comparison import Comparison, compare
+from bridge.parity.relations import relation
 from bridge.parity.sides import EagerSide, SessionSide
 from bridge.providers import CPU, Contract, Provider
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["OPTIMIZERS", "explain"]
 
+_TOLD = 5  # weights that are named
 # What preprocessing does to pictures that are 0 to 1, or 0 to 255.
 _MEAN = np.array([0.485, 0.456, 0.406], np.float32).reshape(1, 3, 1, 1)
 _STD = np.array([0.229, 0.224, 0.225], np.float32).reshape(1, 3, 1, 1)
@@ -113,18 +115,20 @@ def _weight_verdicts(model: Any, session: Session) -> list[str]:
     from exporters.pytorch.inputs import modules_of, named_tensors
 
     initializers = open_model(session.source).graph.initializers
-    stale = []
+    stale: list[str] = []
     for name, tensor in named_tensors(modules_of(model)).items():
         held = initializers[name].const_value if name in initializers else None
         if held is None or tuple(held.shape.numpy()) != tuple(tensor.shape):
             continue
         row: Comparison = compare(name, to_numpy(tensor), held.numpy())
         if not row.passed:
-            stale.append(name)
+            told = relation(to_numpy(tensor), held.numpy()) if len(stale) < _TOLD else None
+            stale.append(f"{name} ({told})" if told else name)
     if not stale:
         return []
-    names = ", ".join(stale[:5]) + (", ..." if len(stale) > 5 else "")
-    return [f"{len(stale)} weights of the graph are not eager's: {names}"]
+    names = ", ".join(stale[:_TOLD]) + (", ..." if len(stale) > _TOLD else "")
+    kind = "weight of the graph is" if len(stale) == 1 else "weights of the graph are"
+    return [f"{len(stale)} {kind} not eager's: {names}"]
 
 
 def _session_verdicts(session: Session, agrees: Callable[..., bool]) -> list[str]:
