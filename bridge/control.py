@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from typing import TYPE_CHECKING, NoReturn
 
@@ -11,23 +10,57 @@ import onnxruntime
 from bridge.errors import BridgeError, RunCancelledError, RunError, RunTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    import contextlib
+    from collections.abc import Mapping
 
 __all__ = ["Closed", "RunControl"]
 
 
 class _Run:
-    """One run that can be stopped."""
+    """One run that can be stopped: a context in which errors tell why it ended."""
 
-    __slots__ = ("options", "reason")
+    __slots__ = ("config", "options", "reason", "running", "timeout", "timer")
 
-    def __init__(self) -> None:
+    def __init__(
+        self, running: set[_Run], config: Mapping[str, str] | None, timeout: float | None
+    ) -> None:
         self.options = onnxruntime.RunOptions()
         self.reason: str | None = None
+        self.running = running
+        self.config = config
+        self.timeout = timeout
+        self.timer: threading.Timer | None = None
 
     def stop(self, reason: str) -> None:
         self.reason = reason
         self.options.terminate = True
+
+    def __enter__(self) -> onnxruntime.RunOptions:
+        if self.config:
+            for key, value in self.config.items():
+                try:
+                    self.options.add_run_config_entry(key, str(value))
+                except RuntimeError as error:
+                    raise RunError(f"run config entry {key!r}: {error}") from error
+        if self.timeout is not None:
+            self.timer = threading.Timer(self.timeout, self.stop, ("timeout",))
+            self.timer.daemon = True
+            self.timer.start()
+        self.running.add(self)
+        return self.options
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self.running.discard(self)
+        if self.timer is not None:
+            self.timer.cancel()
+        if error is None or isinstance(error, BridgeError) or not isinstance(error, Exception):
+            return
+        if self.reason == "timeout":
+            raise RunTimeoutError(f"the run took longer than {self.timeout:g} s") from error
+        if self.reason is not None:
+            raise RunCancelledError("the run was cancelled") from error
+        text = str(error).removeprefix("[ONNXRuntimeError] : ")
+        raise RunError(f"ONNX Runtime failed: {text}") from error
 
 
 class Closed:
@@ -48,41 +81,18 @@ class RunControl:
         self._config = dict(config or {})
         self._running: set[_Run] = set()
 
-    @contextlib.contextmanager
     def controlled(
         self, run_config: Mapping[str, str] | None = None, timeout: float | None = None
-    ) -> Iterator[onnxruntime.RunOptions]:
+    ) -> contextlib.AbstractContextManager[onnxruntime.RunOptions]:
         """Options for a run that :meth:`cancel` and a timer can stop.
 
-        Raises:
-            RunTimeoutError: The run took longer than ``timeout``.
-            RunCancelledError: :meth:`cancel` was called.
-            RunError: The run failed.
+        The context raises :class:`~bridge.errors.RunTimeoutError` if the run took longer than
+        ``timeout``, :class:`~bridge.errors.RunCancelledError` if :meth:`cancel` was called, and
+        :class:`~bridge.errors.RunError` if it failed.
         """
-        run = _Run()
-        timer = None
-        if timeout is not None:
-            timer = threading.Timer(float(timeout), run.stop, ("timeout",))
-            timer.daemon = True
-            timer.start()
-        self._running.add(run)
-        try:
-            for key, value in {**self._config, **(run_config or {})}.items():
-                run.options.add_run_config_entry(key, str(value))
-            yield run.options
-        except BridgeError:
-            raise
-        except Exception as error:
-            if run.reason == "timeout":
-                raise RunTimeoutError(f"the run took longer than {timeout:g} s") from error
-            if run.reason is not None:
-                raise RunCancelledError("the run was cancelled") from error
-            text = str(error).removeprefix("[ONNXRuntimeError] : ")
-            raise RunError(f"ONNX Runtime failed: {text}") from error
-        finally:
-            self._running.discard(run)
-            if timer is not None:
-                timer.cancel()
+        # a context made of a generator would take a microsecond more
+        config = {**self._config, **run_config} if run_config else self._config
+        return _Run(self._running, config, None if timeout is None else float(timeout))
 
     def cancel(self) -> int:
         """Stop every run that is under way, in whatever thread; returns how many there were."""

@@ -129,6 +129,11 @@ class DeviceRuns:
         self._device = device
         self._place = ort_device(device)
         self._shapes: dict[Any, dict[str, list[int] | None]] = {}
+        self._like = {
+            name: torch.empty(0, dtype=slot.dtype, device=device)
+            for name, slot in self._outputs.items()
+        }
+        self._stream_of = torch.accelerator.current_stream if device.type == "cuda" else None
 
     def run(
         self, feed: Mapping[str, Any], names: Sequence[str], options: onnxruntime.RunOptions
@@ -143,18 +148,12 @@ class DeviceRuns:
         key: list[Any] = []
         for slot in self._inputs:
             x = feed[slot.name]
-            here = x.__class__ in _PLAIN and x.dtype is slot.dtype and x.device == self._device
-            if not (here and x.is_contiguous()):
-                x = prepared(slot.spec, x)
-                held.append(x)
-            key.append(x.shape)
-            if x.device.type == "cpu":
-                value, array = host_value(slot.spec, x)
-                held.append(array)
-                binding.bind_ortvalue_input(slot.name, value)
+            plain = x.__class__ in _PLAIN and x.dtype is slot.dtype
+            if plain and x.device == self._device and x.is_contiguous():
+                key.append(x.shape)
+                binding.bind_input(slot.name, self._place, slot.code, x.shape, x.data_ptr())
             else:
-                place = self._place if x.device == self._device else ort_device(x.device)
-                binding.bind_input(slot.name, place, slot.code, x.shape, x.data_ptr())
+                key.append(self._bind_other(binding, slot, x, held))
         shapes = self._output_shapes(tuple(key))
         results: list[torch.Tensor | None] = []
         for name in names:
@@ -163,11 +162,11 @@ class DeviceRuns:
                 binding.bind_output(name, self._place)
                 results.append(None)
                 continue
-            y = torch.empty(shape, dtype=slot.dtype, device=self._device)
+            y = self._like[name].new_empty(shape)  # takes less than torch.empty
             binding.bind_output(name, self._place, slot.code, shape, y.data_ptr())
             results.append(y)
-        if self._device.type == "cuda":  # torch may still be writing the inputs
-            torch.cuda.current_stream(self._device).synchronize()
+        if self._stream_of is not None:  # torch may still be writing the inputs
+            self._stream_of(self._device.index).synchronize()
         self._runtime.run_with_iobinding(binding, options)  # returns when the device is done
         bound = [y for y in results if y is not None]
         if len(bound) == len(results):
@@ -177,6 +176,19 @@ class DeviceRuns:
             taken(found[i], self._outputs[name].spec) if y is None else y
             for i, (name, y) in enumerate(zip(names, results, strict=True))
         ]
+
+    def _bind_other(self, binding: Any, slot: _Slot, x: Any, held: list[Any]) -> Any:
+        """Bind what is not a contiguous tensor on the device; returns its shape."""
+        x = prepared(slot.spec, x)
+        held.append(x)
+        if x.device.type == "cpu":
+            value, array = host_value(slot.spec, x)
+            held.append(array)
+            binding.bind_ortvalue_input(slot.name, value)
+        else:
+            place = ort_device(x.device)
+            binding.bind_input(slot.name, place, slot.code, x.shape, x.data_ptr())
+        return x.shape
 
     def _output_shapes(self, key: tuple[Any, ...]) -> dict[str, list[int] | None]:
         """The shape of each output for input shapes; None where only the run will tell."""

@@ -16,6 +16,7 @@ import torch
 from onnx_ir.tensor_adapters import from_torch_dtype
 
 import bridge
+from bridge.device import DeviceRuns
 from bridge.errors import RunCancelledError, RunTimeoutError
 from tests.bridge.graphs import SCALE, SLOW, graph_bytes
 
@@ -405,3 +406,28 @@ def test_a_closed_session_says_so():
     for run in (session.run, lambda feed: session.run_async(feed).result()):
         with pytest.raises(bridge.RunError, match="the session is closed"):
             run(feed)
+
+
+def test_tensors_on_the_device_are_bound_where_they_lie():
+    """The way of CUDA tensors, with the CPU as the device."""
+    text = """g(float[N, 4] x, float[4] w) => (float[N, 4] y, int64[2, M] places) {
+        y = Mul(x, w)
+        places = NonZero(y)
+    }"""
+    session = bridge.load(graph_bytes(text))
+    runs = DeviceRuns(session.runtime, session.inputs, session.outputs, torch.device("cpu"))
+    x, w = torch.rand(3, 4), torch.arange(4.0)
+    for feed in (
+        {"x": x, "w": w},
+        {"x": x.t().contiguous().t(), "w": w.numpy()},
+        {"x": x.clone().requires_grad_(), "w": [0.0, 1.0, 2.0, 3.0]},
+        {"x": x[:0], "w": w},
+    ):
+        with session.control.controlled() as options:
+            y, places = runs.run(feed, ["y", "places"], options)
+        want = torch.as_tensor(feed["x"]).detach() * w
+        assert torch.equal(y, want)
+        assert torch.equal(places, want.nonzero().t())
+    for wrong in ({"x": x.double(), "w": w}, {"x": x, "w": w[:2]}, {"x": x[0], "w": w}):
+        with pytest.raises(bridge.FeedError), session.control.controlled() as options:
+            runs.run(wrong, ["y"], options)

@@ -14,7 +14,6 @@ import torch
 
 import bridge
 from bridge.doctor import diagnose
-from tests.benchmarks.session_overhead import overhead
 from tests.bridge.graphs import SCALE, SLOW, graph_bytes
 from tests.gpu.decoder import SMALL, Decoder, empty_cache, links
 from tests.gpu.machine import ON_GPU, PROVIDERS
@@ -103,13 +102,6 @@ def test_what_torch_still_computes_is_waited_for():
         x = (a @ a @ a @ a)[0]
         y = session.run({"x": x})["y"]
         close(y, -x)
-
-
-def test_overhead_beside_onnx_runtime_is_below_30_microseconds(say):
-    measured = overhead("cuda")
-    say(", ".join(f"{k} {1e6 * v:.1f} us" for k, v in measured.items()))
-    assert measured["run, torch"] - measured["onnxruntime"] < 30e-6
-    assert measured["call, torch"] - measured["onnxruntime"] < 30e-6
 
 
 def test_threads_share_a_session(mlp, say):
