@@ -212,12 +212,18 @@ def _is(a: Any, b: Any) -> Any:
 
 
 def _holds_numbers(a: Any, b: Any) -> bool:
-    """Whether two tuples, sizes of tensors perhaps, are compared number by number."""
-    if not (isinstance(a, tuple) and isinstance(b, tuple) and recorded() is not None):
+    """Whether two tuples or two lists, sizes of tensors perhaps, are compared number by number."""
+    trace = recorded()
+    alike = any(isinstance(a, kind) and isinstance(b, kind) for kind in (tuple, list))
+    if not alike or trace is None:
         return False
+
+    def is_number(x: Any) -> bool:
+        return isinstance(x, int | float) or (trace.frontend.is_array(x) and x.ndim == 0)
+
     items = (*a, *b)
-    return all(isinstance(x, int | float) for x in items) and any(
-        isinstance(x, TracedScalar) for x in items
+    return all(map(is_number, items)) and any(
+        isinstance(x, TracedScalar) or trace.record(x) is not None for x in items
     )
 
 

@@ -1,0 +1,62 @@
+"""Comparisons of lists and tuples of sizes, and branches that no size of an example takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import bridge
+
+
+def outer_product(x: torch.Tensor) -> torch.Tensor:
+    kept = x[x > 0]
+    most = x.argmax()
+    product = kept.view(-1, 1) * x[None]
+    assert list(product.size()) == [kept.shape[0], x.shape[0]]
+    assert (most, product.shape[1]) == (x.argmax(), x.shape[0])
+    if [kept.shape[0]] == [x.shape[0]]:
+        product = product * 2
+    return product
+
+
+def test_lists_of_sizes_are_compared_number_by_number() -> None:
+    x = torch.tensor([1.0, -2.0, 3.0])
+    program = bridge.export(outer_product, x, dynamic_shapes={"x": {0: "n"}})
+    for x in (torch.tensor([3.0, 1.0]), torch.tensor([-1.0, 2.0, 4.0, -1.0]), -torch.ones(2)):
+        torch.testing.assert_close(program(x), outer_product(x))
+
+
+@bridge.script
+def single_row_first(x: torch.Tensor) -> torch.Tensor:
+    if x.shape[0] == 1:
+        if x.sum() > 100:
+            return x.reshape(1, 4) * 2
+        return -x.reshape(1, 4)
+    return x + 1
+
+
+def test_branches_in_a_branch_for_a_size_that_no_example_has() -> None:
+    x = torch.randn(3, 4)
+    program = bridge.export(single_row_first, x, dynamic_shapes={"x": {0: "n"}}, verify=False)
+    assert any("x.shape[0] == 1" in a for a in program.report.assumptions)
+    torch.testing.assert_close(program(torch.ones(5, 4)), torch.full((5, 4), 2.0))
+
+
+def test_sizes_that_a_branch_waits_for_are_tried() -> None:
+    x = torch.randn(3, 4)
+    program = bridge.export(single_row_first, x, dynamic_shapes={"x": {0: "n"}})
+    for x in (torch.ones(1, 4), torch.full((1, 4), 99.0), torch.ones(2, 4)):
+        torch.testing.assert_close(program(x), single_row_first(x))
+
+
+def repeat_kept(x: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+    kept = n[n >= 0]
+    return torch.repeat_interleave(x[: kept.shape[0]], kept, dim=0)
+
+
+@pytest.mark.parametrize("counts", [[2, 0, 3], [1, -1, 1], [-1, 4, -1], [-1, -1, -1]])
+def test_repeats_of_a_length_that_is_data(counts: list[int]) -> None:
+    x = torch.arange(6.0).reshape(3, 2)
+    program = bridge.export(repeat_kept, (x, torch.tensor([1, 2, -1])))
+    n = torch.tensor(counts)
+    torch.testing.assert_close(program(x, n), repeat_kept(x, n))
