@@ -29,6 +29,7 @@ from optim_passes.fusion.masks import FullMaskPass
 from optim_passes.fusion.multi_head import MultiHeadAttentionPass, PackedAttentionPass
 from optim_passes.fusion.normalization import FactoredNormPass, NormAffinePass, NormPass
 from optim_passes.fusion.packed_products import UnpackProductPass
+from optim_passes.fusion.parallel_convolutions import ParallelConvPass
 from optim_passes.fusion.reductions import ReductionPass
 from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
 from optim_passes.fusion.row_gather import RowGatherPass
@@ -121,8 +122,8 @@ _STANDARD_FUSIONS: Passes = (
     # After AttentionFusionPass: it removes what was repeated for it.
     SharedHeadsPass(),
     RotaryPass(),
-    BatchNormPass(),
-    LayerScalePass(),
+    # Each leaves what another one takes: a scaled branch, a sum of branches that is normalised.
+    Repeat(BatchNormPass(), LayerScalePass(), ParallelConvPass()),
     # What fusions made of constants, such as masks.
     ConstantFoldPass(),
     _TIDY,
@@ -152,8 +153,8 @@ CPU: Passes = (
     FullMaskPass(),
     SharedHeadsPass(),
     RotaryPass(),
-    BatchNormPass(),
-    LayerScalePass(),
+    # Each leaves what another one takes: a scaled branch, a sum of branches that is normalised.
+    Repeat(BatchNormPass(), LayerScalePass(), ParallelConvPass()),
     # Masks that fusions made of constants, and sizes that follow from those of an attention.
     Repeat(InferShapesPass(), ConstantFoldPass(), ShapeChainPass(), *_TIDY.passes, limit=3),
     # Before GemmToMatMulPass, which leaves the products of loops alone.
@@ -189,7 +190,8 @@ CPU: Passes = (
     ConstantFoldPass(large=True),
     DeadCodePass(),
     DeduplicateInitializersPass(),
-    ForgetSizesPass(),
+    # Last: what looks for values of one shape knows them by these names.
+    ForgetSizesPass(names=True),
 )
 
 CUDA: Passes = (
@@ -202,8 +204,8 @@ CUDA: Passes = (
     FullMaskPass(),
     SharedHeadsPass(),
     RotaryPass(),
-    BatchNormPass(),
-    LayerScalePass(),
+    # Each leaves what another one takes: a scaled branch, a sum of branches that is normalised.
+    Repeat(BatchNormPass(), LayerScalePass(), ParallelConvPass()),
     ConstantFoldPass(),
     # Between AttentionFusionPass and MultiHeadAttentionPass: AttentionHeadsPass looks for Attention.
     Repeat(GemmToMatMulPass(), ProductOrderPass(), AttentionHeadsPass(), *_TIDY.passes),

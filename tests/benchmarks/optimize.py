@@ -1,6 +1,6 @@
 """Optimised models beside the incumbent's exports, ``torch.compile`` and eager, on the CPU.
 
-Each model runs in a process of its own for each number of threads. In each round every contestant
+Each model runs in processes of its own for each number of threads. In each round every contestant
 runs for a moment, one after the other, and another one begins; a ratio is the median over the
 rounds. ``--keep FILE`` has a line of JSON for each model that is done, and a later run goes on
 from there.
@@ -9,6 +9,7 @@ from there.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import math
 import os
@@ -24,7 +25,7 @@ from typing import Any
 
 from tests import torchvision_shim
 
-ROUNDS = 21
+ROUNDS = 22
 MOMENT = 0.05  # seconds a contestant runs in each round
 THREADS = (1, 4)
 # Operators that do the arithmetic of a model: what is left to optimise is the rest.
@@ -185,58 +186,77 @@ def after_onnxslim(source: str, path: str, _: str) -> None:
     onnx.save(onnxslim.slim(onnx.load(source)), path)
 
 
+def write_models(name: str, folder: str, wanted: tuple[str, ...]) -> None:
+    """A file for each contestant that runs on ONNX Runtime, or one that says what went wrong."""
+    model, args = seeded(name)
+    kind = MODELS[name][1]
+    base = os.path.join(folder, "torch.onnx.onnx")
+    incumbent(model, args, base)
+    for contestant in wanted:
+        path = os.path.join(folder, f"{contestant}.onnx")
+        try:
+            if contestant == "bridge":
+                optimised(model, args, path)
+            elif contestant == "onnxslim":
+                after_onnxslim(base, path, kind)
+            elif contestant == "ort.transformers":
+                after_ort_transformers(base, path, kind)
+        except Exception as failure:
+            Path(folder, f"{contestant}.txt").write_text(told(failure))
+
+
+def told(failure: Exception) -> str:
+    """The start of an error: a contestant that fails is a row of the table."""
+    return f"{type(failure).__name__}: {failure}"[:200]
+
+
+def on_runtime(path: str, args: tuple[Any, ...], threads: int) -> Callable[[], Any]:
+    """What runs a file on ONNX Runtime once."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    feed = {i.name: x.numpy() for i, x in zip(session.get_inputs(), args, strict=True)}
+    return lambda: session.run(None, feed)[0]
+
+
 def callables(
     name: str, threads: int, folder: str, wanted: tuple[str, ...]
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """What runs each contestant once, and what went wrong with those that cannot run."""
     import numpy as np
-    import onnxruntime
     import torch
 
     torch.set_num_threads(threads)
     model, args = seeded(name)
-    kind = MODELS[name][1]
     with torch.no_grad():
         expected = model(*args).numpy()
-    scale = np.abs(expected).max()
+
+    def in_torch(called: Any) -> Any:
+        with torch.inference_mode():
+            return called(*args).numpy()
+
     runs: dict[str, Any] = {}
     wrong: dict[str, str] = {}
-    base = os.path.join(folder, "torch.onnx.onnx")
     for contestant in wanted:
-        path = os.path.join(folder, f"{contestant}.onnx")
+        failed = Path(folder, f"{contestant}.txt")
+        if failed.exists():
+            wrong[contestant] = failed.read_text()
+            continue
         try:
             if contestant in ("eager", "torch.compile"):
                 called = model if contestant == "eager" else torch.compile(model)
-
-                def run(called: Any = called) -> Any:
-                    with torch.inference_mode():
-                        return called(*args).numpy()
+                run: Any = functools.partial(in_torch, called)
             else:
-                if contestant == "bridge":
-                    optimised(model, args, path)
-                elif contestant == "torch.onnx":
-                    incumbent(model, args, path)
-                else:
-                    after = after_onnxslim if contestant == "onnxslim" else after_ort_transformers
-                    after(base, path, kind)
-                options = onnxruntime.SessionOptions()
-                options.intra_op_num_threads = threads
-                options.log_severity_level = 3
-                session = onnxruntime.InferenceSession(
-                    path, options, providers=["CPUExecutionProvider"]
-                )
-                names = [v.name for v in session.get_inputs()]
-                feed = {n: x.numpy() for n, x in zip(names, args, strict=True)}
-
-                def run(session: Any = session, feed: Any = feed) -> Any:
-                    return session.run(None, feed)[0]
-
-            error = np.abs(run() - expected).max() / scale
+                run = on_runtime(os.path.join(folder, f"{contestant}.onnx"), args, threads)
+            error = np.abs(run() - expected).max() / np.abs(expected).max()
             if error > 1e-3:
                 wrong[contestant] = f"relative error {error:.1e}"
             runs[contestant] = run
-        except Exception as failure:  # a contestant that fails is a row of the table
-            wrong[contestant] = f"{type(failure).__name__}: {failure}"[:200]
+        except Exception as failure:
+            wrong[contestant] = told(failure)
     return runs, wrong
 
 
@@ -248,43 +268,55 @@ def arithmetic_share(path: str, threads: int) -> float:
     return sum(times.get(op, 0.0) for op in ARITHMETIC) / sum(times.values())
 
 
-def one(name: str, threads: int, wanted: tuple[str, ...], rounds: int) -> None:
+def one(name: str, threads: int, folder: str, wanted: tuple[str, ...], rounds: int) -> None:
     """Run in a process of its own; print milliseconds by round as JSON."""
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
-        runs, wrong = callables(name, threads, folder, wanted)
-        counts = {}
-        for contestant, run in runs.items():
-            for _ in range(3):
-                started = time.perf_counter()
-                run()
-            counts[contestant] = max(1, math.ceil(MOMENT / (time.perf_counter() - started)))
-        times: dict[str, list[float]] = {c: [] for c in runs}
-        for first in range(rounds):
-            for i in range(len(runs)):
-                contestant = list(runs)[(first + i) % len(runs)]
-                started = time.perf_counter()
-                for _ in range(counts[contestant]):
-                    runs[contestant]()
-                took = time.perf_counter() - started
-                times[contestant].append(took / counts[contestant] * 1e3)
-        path = os.path.join(folder, "bridge.onnx")
-        share = arithmetic_share(path, threads) if "bridge" in runs else None
+    runs, wrong = callables(name, threads, folder, wanted)
+    counts = {}
+    for contestant, run in runs.items():
+        for _ in range(3):
+            started = time.perf_counter()
+            run()
+        counts[contestant] = max(1, math.ceil(MOMENT / (time.perf_counter() - started)))
+    times: dict[str, list[float]] = {c: [] for c in runs}
+    for first in range(rounds):
+        for i in range(len(runs)):
+            contestant = list(runs)[(first + i) % len(runs)]
+            started = time.perf_counter()
+            for _ in range(counts[contestant]):
+                runs[contestant]()
+            took = time.perf_counter() - started
+            times[contestant].append(took / counts[contestant] * 1e3)
+    path = os.path.join(folder, "bridge.onnx")
+    share = arithmetic_share(path, threads) if "bridge" in runs else None
     figures = {"name": name, "threads": threads, "times": times, "wrong": wrong, "share": share}
     print(json.dumps(figures))
 
 
 def measure(name: str, threads: int, wanted: tuple[str, ...], rounds: int) -> dict[str, Any]:
-    """Figures of one process."""
-    command = [sys.executable, "-m", "tests.benchmarks.optimize", "--one", name, str(threads),
-               "--contestants", *wanted, "--rounds", str(rounds)]  # fmt: skip
+    """Figures of two processes: where a process puts weights is worth a few percent.
+
+    The contestants start in one order in the first, and in the other in the second. Exporters run
+    in a process of their own.
+    """
+    module = [sys.executable, "-m", "tests.benchmarks.optimize"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    lines = [line for line in found.stdout.splitlines() if line.startswith("{")]
-    if not lines:
-        raise SystemExit(found.stderr[-2000:])
-    result: dict[str, Any] = json.loads(lines[-1])
-    return result
+    found: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for order in ((), wanted, wanted[::-1]):
+            what = ["--one", name, str(threads)] if order else ["--write", name]
+            command = [*module, *what, "--folder", folder, "--rounds", str(-(-rounds // 2))]
+            command += ["--contestants", *(order or wanted)]
+            done = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=environment
+            )
+            if done.returncode:
+                raise SystemExit(done.stderr[-2000:])
+            found += [json.loads(x) for x in done.stdout.splitlines() if x.startswith('{"name"')]
+    first, second = found
+    for contestant, times in second["times"].items():
+        first["times"].setdefault(contestant, []).extend(times)
+    return first
 
 
 def kept(keep: Path | None) -> dict[tuple[str, int], dict[str, Any]]:
@@ -367,14 +399,20 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*")
     parser.add_argument("--one", nargs=2)
+    parser.add_argument("--write")
+    parser.add_argument("--folder")
     parser.add_argument("--contestants", nargs="+", default=list(CONTESTANTS))
     parser.add_argument("--threads", nargs="+", type=int, default=list(THREADS))
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--keep", type=Path)
     options = parser.parse_args()
     chosen = tuple(options.contestants)
-    if options.one:
-        one(options.one[0], int(options.one[1]), chosen, options.rounds)
+    if options.write:
+        warnings.simplefilter("ignore")
+        write_models(options.write, options.folder, chosen)
+    elif options.one:
+        name, count = options.one
+        one(name, int(count), options.folder, chosen, options.rounds)
     else:
         main(
             tuple(options.names) or tuple(MODELS), tuple(options.threads), chosen,

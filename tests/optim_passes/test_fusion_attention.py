@@ -68,6 +68,41 @@ def test_three_dims_are_one_batch():
     assert counts["Attention"] == 1
 
 
+GROUPED = "float[B,2,3,5,4] q, float[B,2,3,6,4] k, float[B,2,3,6,4] v"
+
+
+@pytest.mark.parametrize("mask", ["5,6", "1,3,5,6", "1,1,3,5,6", "1,2,1,5,6", "1,2,3,5,6"])
+def test_five_dims_are_a_batch_of_groups(mask):
+    model = parse(
+        f"g ({GROUPED}, float[{mask}] m) => (y) {{ t = Transpose<perm=[0,1,2,4,3]>(k) "
+        "a = MatMul(q, t) s = Add(a, m) w = Softmax<axis=-1>(s) y = MatMul(w, v) }",
+        opset=23,
+    )
+    counts, _ = optimise(model, AttentionFusionPass(), rtol=1e-4)
+    assert counts["Attention"] == 1
+    assert "Softmax" not in counts
+
+
+@pytest.mark.parametrize(
+    ("types", "scores", "reason"),
+    [
+        ("float[1] m", "s = MatMul(q, t)", "sizes beside five dims vary"),
+        ("bool[1,2,1,5,6] m", "a = MatMul(q, t) s = Where(m, a, low)", "its mask has rank 5"),
+        ("float[B,1,1,5,6] m", "a = MatMul(q, t) s = Add(a, m)", "the mask has a batch of its own"),
+    ],
+)  # fmt: skip
+def test_five_dims_are_refused(types, scores, reason):
+    grouped = GROUPED.replace("5,4", "S,4") if "vary" in reason else GROUPED
+    model = parse(
+        f"g ({grouped}, {types}) => (y) <float low = {{-1e30}}> {{ t = Transpose<perm=[0,1,2,4,3]>(k) "
+        f"{scores} w = Softmax<axis=-1>(s) y = MatMul(w, v) }}",
+        opset=23,
+    )
+    counts, report = optimise(model, AttentionFusionPass(), rtol=1e-4)
+    assert "Attention" not in counts
+    assert reason in reasons(report)
+
+
 def test_causal_mask_becomes_an_attribute():
     mask = np.where(np.tri(5, dtype=bool), 0, -np.inf).astype(np.float32)
     types = "float[B,3,5,4] q, float[B,3,5,4] k, float[B,3,5,4] v, float[5,5] m"

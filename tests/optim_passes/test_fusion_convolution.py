@@ -4,10 +4,12 @@ import pytest
 from optim_passes.fusion.batch_norm import BatchNormPass
 from optim_passes.fusion.convolution import ConvActivationPass
 from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
+from optim_passes.fusion.parallel_convolutions import ParallelConvPass
 from optim_passes.fusion.scaling import LayerScalePass
+from optim_passes.pipelines import CPU
 from optim_passes.simplify.inference import InferShapesPass
 from optim_passes.simplify.noops import NoOpPass
-from tests.optim_passes.running import optimise, parse, reasons
+from tests.optim_passes.running import ops, optimise, parse, reasons
 
 RNG = np.random.default_rng(0)
 
@@ -254,3 +256,101 @@ def test_scale_and_shift_of_channels_become_one_node():
     )
     counts, _ = optimise(model, NoOpPass(), ChannelAffinePass(), rtol=1e-4, atol=1e-5)
     assert counts == {"BatchNormalization": 1}
+
+
+BRANCHES = {
+    "w": (6, 6, 3, 3), "one": (6, 6, 1, 1), "deep": (6, 1, 3, 3), "deep1": (6, 1, 1, 1),
+    "deep5": (6, 1, 5, 5), "half": (6, 3, 3, 3), "wide": (6, 6, 1, 3), "high": (6, 6, 3, 1),
+    "b": (6,), "c": (6,),
+}  # fmt: skip
+
+
+def branches(nodes):
+    """Branches over one image of six channels."""
+    types = ", ".join(f"float[{','.join(map(str, s))}] {n}" for n, s in BRANCHES.items())
+    return parse(
+        f"g (float[N,6,H,W] x, {types}, {STATISTICS.format(6)}) => (y) {{ {nodes} }}",
+        **{name: weights(*shape) for name, shape in BRANCHES.items()},
+        **statistics(6),
+    )
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "p = Conv<pads=[1,1,1,1]>(x, w, b) q = Conv(x, one, c) y = Add(p, q)",
+        "p = Conv<pads=[1,1,1,1]>(x, w) q = Conv(x, one, c) y = Sub(q, p)",
+        "p = Conv<pads=[1,1,1,1],strides=[2,2]>(x, w, b) q = Conv<strides=[2,2]>(x, one) y = Add(q, p)",
+        "p = Conv<pads=[1,1,1,1]>(x, w, b) q = BatchNormalization(x, s, o, m, v) y = Add(p, q)",
+        "p = Conv<pads=[1,1,1,1],group=2>(x, half) q = BatchNormalization(x, s, o, m, v) y = Add(q, p)",
+        "p = Conv<pads=[1,1,1,1],group=6>(x, deep) q = Conv<group=6>(x, deep1, b) r = Add(p, q) "
+        "y = Sub(r, x)",
+        "p = Conv<pads=[2,2,2,2],group=6>(x, deep5) q = Conv<pads=[1,1,1,1],group=6>(x, deep, c) "
+        "y = Sub(p, q)",
+        "p = Conv<pads=[2,0,0,2]>(x, w) q = Conv(x, one) y = Add(p, q)",
+        "p = Conv<pads=[0,1,0,1]>(x, wide) y = Add(p, p)",
+    ],
+)  # fmt: skip
+def test_convolutions_of_one_image_become_one(nodes):
+    passes = (InferShapesPass(), ParallelConvPass())
+    counts, _ = optimise(branches(nodes), *passes, rtol=1e-4, atol=1e-5)
+    assert counts == {"Conv": 1}
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "p = Conv<pads=[1,1,1,1]>(x, w) z = Relu(x) q = Conv(z, one) y = Add(p, q)",
+        "p = Conv<pads=[1,1,1,1]>(x, w) q = Conv(x, one) r = Relu(q) t = Add(p, q) y = Add(t, r)",
+        "p = Conv<pads=[2,2,2,2],dilations=[2,2]>(x, w) q = Conv(x, one) y = Add(p, q)",
+        "p = Conv<pads=[1,1,1,1],group=6>(x, deep) q = Conv(x, one) y = Add(p, q)",
+        "p = Conv<pads=[0,1,0,1]>(x, wide) q = Conv<pads=[1,0,1,0]>(x, high) y = Add(p, q)",
+        "p = Conv<pads=[1,1,1,1]>(x, w) y = Add(p, x)",
+        'p = Conv<auto_pad="SAME_UPPER">(x, w) q = Conv(x, one) y = Add(p, q)',
+    ],
+)
+def test_other_branches_stay_apart(nodes):
+    model = branches(nodes)
+    before = ops(model)
+    counts, _ = optimise(model, InferShapesPass(), ParallelConvPass(), rtol=1e-4, atol=1e-5)
+    assert counts == before
+
+
+def test_a_network_of_branches_becomes_a_chain():
+    block = (
+        "a{0} = Conv<pads=[1,1,1,1]>({1}, w) b{0} = BatchNormalization(a{0}, s, o, m, v) "
+        "c{0} = Conv({1}, one) d{0} = BatchNormalization(c{0}, o, s, m, v) "
+        "e{0} = BatchNormalization({1}, s, o, m, v) f{0} = Add(b{0}, d{0}) g{0} = Add(f{0}, e{0}) "
+    )
+    model = branches(
+        block.format(0, "x") + "r = Relu(g0) " + block.format(1, "r") + "y = Relu(g1)"
+    )
+    counts, _ = optimise(model, *CPU, rtol=1e-3, atol=1e-4)
+    assert counts == {"microsoft.FusedConv": 2}
+
+
+@pytest.mark.parametrize("product", ["MatMul(x, w)", "MatMul(x, t)"])
+def test_batch_norm_goes_through_the_rows_that_a_product_was_flattened_to(product):
+    model = parse(
+        f"g (float[N,S,3] x, float[3,4] w, float[4,3] u, {STATISTICS.format(4)}, int64[2] flat) "
+        f"=> (y) {{ t = Transpose<perm=[1,0]>(u) a = {product} r = Reshape(a, flat) "
+        "y = BatchNormalization(r, s, o, m, v) }",
+        w=weights(3, 4),
+        u=weights(4, 3),
+        flat=np.asarray([-1, 4]),
+        **statistics(4),
+    )
+    counts, _ = optimise(model, InferShapesPass(), BatchNormPass(), rtol=1e-4, atol=1e-5)
+    assert "BatchNormalization" not in counts
+
+
+def test_batch_norm_of_other_columns_than_the_product_s_is_left():
+    model = parse(
+        f"g (float[N,2,2] x, float[2,2] w, {STATISTICS.format(4)}, int64[2] flat) => (y) "
+        "{ a = MatMul(x, w) r = Reshape(a, flat) y = BatchNormalization(r, s, o, m, v) }",
+        w=weights(2, 2),
+        flat=np.asarray([-1, 4]),
+        **statistics(4),
+    )
+    counts, _ = optimise(model, InferShapesPass(), BatchNormPass())
+    assert counts["BatchNormalization"] == 1

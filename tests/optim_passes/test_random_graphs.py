@@ -183,6 +183,25 @@ class Graph:
             y = self.node("Add", y, self.pick(lambda s: s == shape)[0])
         self.add(self.node(self.one_of("Relu", "Sigmoid", "Identity"), y), shape)
 
+    def grow_branches(self):
+        x, shape = self.pick(lambda s: len(s) == 4 and s[2] >= 3 and s[3] >= 3)
+        channels = shape[1]
+        group = self.one_of(1, channels)
+        width = channels // group
+        y = self.node("Conv", x, self.weight(channels, width, 3, 3), pads=[1] * 4, group=group)
+        kind = self.one_of("conv", "norm", "same")
+        if kind == "conv":
+            other = self.node("Conv", x, self.weight(channels, width, 1, 1), group=group)
+        elif kind == "norm":
+            stats = [self.weight(channels) for _ in range(3)]
+            variance = np.abs(self.rng.standard_normal(channels)) + 0.5
+            other = self.node("BatchNormalization", x, *stats, variance)
+        else:
+            other = x
+        if self.draw(st.booleans()):
+            self.add(y, shape)
+        self.add(self.node(self.one_of("Add", "Sub"), *self.one_of((y, other), (other, y))), shape)
+
     def grow_attention(self):
         x, shape = self.pick(lambda s: len(s) == 3 and s[2] % 2 == 0)
         width = shape[2]

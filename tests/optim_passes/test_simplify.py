@@ -202,6 +202,15 @@ def test_sizes_that_nothing_is_known_of_are_followed():
     assert not any("_size" in name for name in names)
 
 
+def test_only_the_interface_keeps_the_names_of_sizes():
+    model = parse("g (float[N,4] x) => (float[N,4] y) { a = Relu(x) y = Exp(a) }")
+    ForgetSizesPass(names=True)(model)
+    a, y = (n.outputs[0].shape.dims for n in model.graph)
+    assert [a[0].value, a[1]] == [None, 4]
+    assert [y[0].value, y[1]] == ["N", 4]
+    assert model.graph.inputs[0].shape[0].value == "N"
+
+
 def test_nodes_of_wrong_types_are_left_to_the_runtime():
     text = (
         HEADER.format(opset=20)
