@@ -164,17 +164,19 @@ def _joined(
         total = weight.astype(np.float64) * signs[0]
         if other is not None:
             total[place] += signs[1] * other.numpy()
-        else:
+        elif inner.scale is not None:
             rows = np.arange(total.shape[0])
             width = total.shape[0] // groups
             center = (rows, rows % width, *(np.full_like(rows, o) for o in offset))
             total[center] += signs[1] * inner.scale
         return total
 
-    shifts = [
-        s * b.shift for s, b in zip(signs, (outer, inner), strict=True) if b.shift is not None
-    ]
-    bias = None if not shifts else np.sum(shifts, axis=0).astype(tensor.dtype.numpy())
+    bias = None
+    for sign, shift in zip(signs, (outer.shift, inner.shift), strict=True):
+        if shift is not None:
+            bias = sign * shift.astype(np.float64) + (0.0 if bias is None else bias)
+    if bias is not None:
+        bias = bias.astype(tensor.dtype.numpy())
     made: ir.Value = op.node(
         "Conv", outer.x, op.constant(derived(added, tensor)), bias, like=node.outputs[0],
         attributes_of=outer.conv,
