@@ -1,66 +1,166 @@
-"""Kernels that end the process on empty inputs are kept from them.
+"""Recurrent nodes on empty batches, on which ONNX Runtime's kernels end the process.
 
-ONNX Runtime's recurrent kernels call ``std::terminate`` when the batch has no rows (seen up to
-1.32 on the CPU), which no caller can catch. Eager code takes such batches, and so does parity
-checking, so a session asks here before it runs on anything empty.
+The LSTM and GRU kernels call ``std::terminate`` when the batch has no rows (seen up to 1.32 on the
+CPU), which no caller can catch. Eager code takes such batches, and so does parity checking. So runs
+on empty inputs go to a twin of the model in which every such node stands in the branch of an If that
+is taken when there is something to compute; models whose inner values may become empty run as that
+twin from the start.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bridge.errors import RunError
-from bridge.graph_index import GraphIndex, open_model
+import numpy as np
+import onnx_ir as ir
+
+from bridge.graph_index import GraphIndex
+from bridge.parity.surgery import reads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import onnxruntime
 
     from bridge.graph_index import NodeInfo
-    from bridge.session import Session
 
-__all__ = ["EmptyBatchGuard"]
+__all__ = ["guarded", "is_recurrent", "may_become_empty"]
 
 _ENDS_THE_PROCESS = ("LSTM", "GRU")
+_HIDDEN_STATES = 5  # the first input that holds one; the outputs from 1 on are their last values
+# What may have no rows although everything that it was made of has.
+_MAY_EMPTY = frozenset((
+    "Compress", "ConstantOfShape", "Expand", "If", "Loop", "NonMaxSuppression", "NonZero", "Range",
+    "Scan", "SequenceAt", "Slice", "Split", "StringSplit", "Tile", "TopK", "Unique",
+))  # fmt: skip
 
 
-class EmptyBatchGuard:
-    """Looks ahead, for runs on inputs of which some are empty.
+def is_recurrent(runtime: onnxruntime.InferenceSession) -> bool:
+    """Whether a session runs a node that an empty batch may end the process in."""
+    try:
+        parts = runtime.get_provider_graph_assignment_info()
+        return any(n.op_type in _ENDS_THE_PROCESS for part in parts for n in part.get_nodes())
+    except Exception:  # it was not asked to note them, or is too old for that
+        return True
 
-    Args:
-        session: The session that is to run.
+
+def _recurrent(model: ir.Model) -> list[NodeInfo]:
+    return [i for i in GraphIndex(model).nodes if i.node.op_type in _ENDS_THE_PROCESS]
+
+
+def may_become_empty(model: ir.Model) -> bool:
+    """Whether a recurrent node may get an empty batch though no input of the model is empty."""
+    return any(info.around or _depends_on_data(info.node) for info in _recurrent(model))
+
+
+def _depends_on_data(node: ir.Node) -> bool:
+    first = node.inputs[0]
+    pending = [None if first is None else first.producer()]
+    seen: set[ir.Node] = set()
+    while pending:
+        maker = pending.pop()
+        if maker is None or maker in seen:
+            continue
+        if maker.op_type in _MAY_EMPTY and not _keeps_rows(maker):
+            return True
+        seen.add(maker)
+        pending += [v.producer() for v in reads(maker)]
+    return False
+
+
+def _keeps_rows(node: ir.Node) -> bool:
+    """Whether a node's sizes are constants, which nobody exports as zero; a Slice's end is not."""
+    sizes = [v for v in node.inputs[1:] if v is not None]
+    return node.op_type != "Slice" and bool(sizes) and all(v.const_value for v in sizes)
+
+
+def guarded(model: ir.Model) -> ir.Model | None:
+    """The model with its recurrent nodes in branches that are taken when there is any input.
+
+    None if it has none.
     """
+    model = model.clone()
+    nodes = [info.node for info in _recurrent(model)]
+    for node in nodes:
+        _guard(model, node)
+    return model if nodes else None
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._model = open_model(session.source)
-        nodes = GraphIndex(self._model).nodes
-        self._nodes = [i for i in nodes if i.node.op_type in _ENDS_THE_PROCESS]
 
-    def require_safe(self, feed: Mapping[str, Any]) -> None:
-        """See that no recurrent node gets an empty batch.
+def _guard(model: ir.Model, node: ir.Node) -> None:
+    graph, x = node.graph, node.inputs[0]
+    assert isinstance(graph, ir.Graph)
+    assert x is not None
+    name = node.name or str(node.outputs[0].name)
+    weights = next((v.const_value for v in node.inputs[1:3] if v and v.const_value), None)
+    element = x.dtype or (ir.DataType.FLOAT if weights is None else weights.dtype)
+    outputs = list(node.outputs)
+    inner = ir.Node(
+        node.domain, node.op_type, list(node.inputs), list(node.attributes.values()),
+        num_outputs=len(outputs), name=node.name,
+    )  # fmt: skip
+    inner.metadata_props.update(node.metadata_props)
+    for number, value in enumerate(inner.outputs):
+        value.name, value.type = f"{name}/computed{number}", ir.TensorType(element)
+    kept = [i for i, v in enumerate(outputs) if v.name]
+    otherwise = ir.Graph(
+        [], [inner.outputs[i] for i in kept], nodes=[inner], name=f"{name}/computed"
+    )
+    then = _nothing(node, element, name, kept)
+    size = _node("Size", [x], f"{name}/size")
+    zero = _constant(np.asarray(0, np.int64), f"{name}/zero")
+    equal = _node("Equal", [size.outputs[0], zero.outputs[0]], f"{name}/empty")
+    branches = [ir.AttrGraph("then_branch", then), ir.AttrGraph("else_branch", otherwise)]
+    chosen = ir.Node(
+        "", "If", [equal.outputs[0]], branches, name=f"{name}/unless_empty", num_outputs=len(kept)
+    )
+    graph.insert_before(node, [size, zero, equal, chosen])
+    for new, i in zip(chosen.outputs, kept, strict=True):
+        old = outputs[i]
+        new.type, new.shape = old.type, old.shape
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+        new.name, old.name = old.name, f"{name}/replaced{i}"
+    graph.remove(node, safe=True)
 
-        Raises:
-            RunError: One would.
-        """
-        for (
-            info
-        ) in self._nodes:  # in graph order: what comes before one is safe when it is reached
-            if self._is_empty(info, feed):
-                raise RunError(
-                    f"{info} would get an empty batch, on which ONNX Runtime's {info.node.op_type} "
-                    "kernel ends the whole process",
-                    hint="leave empty batches out before calling the model",
-                )
 
-    def _is_empty(self, info: NodeInfo, feed: Mapping[str, Any]) -> bool:
-        value = info.node.inputs[0]
-        if info.around or value is None:
-            return True  # what a body gets is not known before it runs
-        name = str(value.name)
-        if name in feed:
-            return 0 in feed[name].shape
-        from bridge.parity.forcing import Probe
+def _nothing(node: ir.Node, element: ir.DataType, name: str, kept: list[int]) -> ir.Graph:
+    """What a recurrent node makes of nothing: no steps or no rows, and the states it began with."""
+    x = node.inputs[0]
+    directions = 2 if node.attributes.get_string("direction", "forward") == "bidirectional" else 1
+    hidden = node.attributes.get_int("hidden_size", 0)
+    shape = _node("Shape", [x], f"{name}/shape")
+    zero = _constant(np.zeros(1, element.numpy()), f"{name}/nothing")
+    sizes = {n: _constant(np.asarray([v]), f"{name}/{n}") for n, v in
+             {"first": 0, "second": 1, "directions": directions, "hidden": hidden}.items()}  # fmt: skip
+    steps, rows = (
+        _node("Gather", [shape.outputs[0], sizes[n].outputs[0]], f"{name}/{n}_size")
+        for n in ("first", "second")
+    )
+    nodes = [shape, zero, *sizes.values(), steps, rows]
+    results: list[ir.Value] = []
+    for i in kept:
+        given = node.inputs[_HIDDEN_STATES + i - 1] if i and _has_input(node, i) else None
+        if given is not None:
+            made = _node("Identity", [given], f"{name}/none{i}")
+        else:
+            parts = [*([] if i else [steps]), sizes["directions"], rows, sizes["hidden"]]
+            wanted = _node("Concat", [n.outputs[0] for n in parts], f"{name}/wanted{i}", axis=0)
+            nodes.append(wanted)
+            made = _node("Expand", [zero.outputs[0], wanted.outputs[0]], f"{name}/none{i}")
+        nodes.append(made)
+        made.outputs[0].type = ir.TensorType(element)
+        results.append(made.outputs[0])
+    return ir.Graph([], results, nodes=nodes, name=f"{name}/nothing")
 
-        probe = Probe(self._model, self._session.settings_for_parts())
-        found = dict(probe.values([name], feed)).get(name)
-        return isinstance(found, Exception) or 0 in getattr(found, "shape", (0,))
+
+def _has_input(node: ir.Node, output: int) -> bool:
+    place = _HIDDEN_STATES + output - 1
+    return len(node.inputs) > place and node.inputs[place] is not None
+
+
+def _node(op_type: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> ir.Node:
+    """A node whose output is called as it is: names must be new in the graphs around it, too."""
+    node = ir.node(op_type, inputs, attributes, name=name)
+    node.outputs[0].name = name
+    return node
+
+
+def _constant(array: np.ndarray[Any, Any], name: str) -> ir.Node:
+    return _node("Constant", [], name, value=ir.tensor(array, name=name))

@@ -15,7 +15,7 @@ from bridge.cache import cache_folder
 from bridge.contracts import require_nodes
 from bridge.control import Closed, RunControl
 from bridge.decoding import BoundSession
-from bridge.empty_batches import EmptyBatchGuard
+from bridge.empty_batches import guarded, is_recurrent, may_become_empty
 from bridge.errors import FeedError, ProviderError
 from bridge.feeds import (
     OrtValue,
@@ -31,6 +31,7 @@ from bridge.feeds import (
     to_torch,
     value_to_numpy,
 )
+from bridge.graph_index import open_model
 from bridge.parity.inputs import generate_runnable
 from bridge.profiling import Placement, Profile, profile, unmeasured_placement
 from bridge.providers import CUDA_PROVIDERS, resolve
@@ -111,6 +112,9 @@ class Session:
         )
         self.source: ir.Model | bytes | str | os.PathLike[str] = _graph_of(model)
         self._made: Any = Runtime(self.source, self.settings, options)
+        if is_recurrent(self._made.session) and may_become_empty(open_model(self.source)):
+            twin = guarded(open_model(self.source))
+            self._made = self._made if twin is None else Runtime(twin, self.settings, options)
         self.graph_refusal = self._made.graph_refusal
         self.runtime: Any = self._made.session
         self.inputs, self._overridable, self.outputs = declared_values(self.runtime)
@@ -131,7 +135,7 @@ class Session:
         self._device_runs: DeviceRuns | None = None
         self.measured: dict[str, float] = {}
         self._placement: Placement | None = None
-        self._empty_batches: EmptyBatchGuard | None = None
+        self._when_empty: Any = None
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self.signature = _signature_of(model, self.runtime)
@@ -229,9 +233,10 @@ class Session:
         for spec in inputs:
             values[spec.name], arrays[spec.name] = host_value(spec, feed[spec.name])
         check_shapes(inputs, arrays)
+        runtime = self.runtime
         if any(0 in x.shape for x in arrays.values()):
-            self._require_safe_when_empty(arrays)
-        found = run_values(self.runtime, values, names, options)
+            runtime = self._runtime_when_empty()
+        found = run_values(runtime, values, names, options)
         types = self._output_types
         results = [value_to_numpy(found[i], types.get(n)) for i, n in enumerate(names)]
         if self._passed_on:
@@ -241,10 +246,13 @@ class Session:
             ]
         return results
 
-    def _require_safe_when_empty(self, arrays: Mapping[str, Any]) -> None:
-        if self._empty_batches is None:
-            self._empty_batches = EmptyBatchGuard(self)
-        self._empty_batches.require_safe(arrays)
+    def _runtime_when_empty(self) -> onnxruntime.InferenceSession:
+        """What runs on inputs of which some are empty; see :mod:`bridge.empty_batches`."""
+        if self._when_empty is None:
+            twin = guarded(open_model(self.source)) if is_recurrent(self.runtime) else None
+            settings = dataclasses.replace(self.settings, cache=None, optimized_path=None)
+            self._when_empty = self._made if twin is None else Runtime(twin, settings)
+        return self._when_empty.session
 
     def _run_tensors(
         self,
@@ -375,7 +383,7 @@ class Session:
         if self._pool is not None:
             self._pool.shutdown(cancel_futures=True)
             self._pool = None
-        self._device_runs = self._buckets = None
+        self._device_runs = self._buckets = self._when_empty = None
         self._made = self.runtime = Closed()
 
     def __enter__(self) -> Session:

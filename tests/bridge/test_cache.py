@@ -76,8 +76,9 @@ def test_everything_that_matters_is_part_of_the_key(folder, tmp_path, monkeypatc
         for _ in range(2):
             bridge.load(path, cache=folder, **options)
         assert len(entries(folder)) == number
-    program.model.graph.initializers["head.bias"].const_value = ir.tensor(np.ones(10, np.float32))
-    bridge.Session(program, cache=folder)
+    model = program.model.clone()  # other tests share the program
+    model.graph.initializers["head.bias"].const_value = ir.tensor(np.ones(10, np.float32))
+    bridge.Session(model, cache=folder)
     assert len(entries(folder)) == 5
     monkeypatch.setattr(onnxruntime, "__version__", "99")
     bridge.load(path, cache=folder)

@@ -431,3 +431,59 @@ def test_tensors_on_the_device_are_bound_where_they_lie():
     for wrong in ({"x": x.double(), "w": w}, {"x": x, "w": w[:2]}, {"x": x[0], "w": w}):
         with pytest.raises(bridge.FeedError), session.control.controlled() as options:
             runs.run(wrong, ["y"], options)
+
+
+# Recurrent nodes on nothing, on which ONNX Runtime's kernels end the process
+
+RECURRENT = """g(float[T, B, 2] x, bool[B] keep, float[1, B, 3] h0) => (float[T, 1, K, 3] y, float[1, K, 3] h)
+<float[1, 3, 2] ones = {1, 1, 1, 1, 1, 1}> {
+    w = Concat <axis = 1> (ones, ones, ones%s)
+    square = Concat <axis = 2> (ones, ones)
+    narrow = Constant <value_ints = [3]> ()
+    start = Constant <value_ints = [0]> ()
+    axis = Constant <value_ints = [2]> ()
+    cut = Slice (square, start, narrow, axis)
+    r = Concat <axis = 1> (cut, cut, cut%s)
+    %s
+    y, h = %s <hidden_size = 3> (%s, w, r, , , %s)
+}"""
+PICKED = "z = Compress <axis = 1> (x, keep)\n k = Compress <axis = 1> (h0, keep)"
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["given", "made inside"])
+@pytest.mark.parametrize("kind", ["LSTM", "GRU"])
+def test_recurrent_nodes_take_empty_batches(kind, inside):
+    more = [", ones", ", cut"] if kind == "LSTM" else ["", ""]
+    names = ("z", "k") if inside else ("x", "h0")
+    text = RECURRENT % (*more, PICKED if inside else "unused = Identity(keep)", kind, *names)
+    session = bridge.load(graph_bytes(text))
+    rng = np.random.default_rng(0)
+    x, h0 = (rng.standard_normal(s).astype(np.float32) for s in ((4, 5, 2), (1, 5, 3)))
+    whole = session.run({"x": x, "keep": np.ones(5, bool), "h0": h0})
+    for count in (5, 2, 0):
+        keep = np.arange(5) < count
+        if inside:
+            found = session.run({"x": x, "keep": keep, "h0": h0})
+        else:
+            found = session.run({"x": x[:, keep], "keep": keep[keep], "h0": h0[:, keep]})
+        np.testing.assert_allclose(found["y"], whole["y"][:, :, keep], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["h"], whole["h"][:, keep], rtol=1e-5, atol=1e-6)
+    nothing = session.run({"x": x[:0], "keep": np.ones(5, bool), "h0": h0})
+    assert nothing["y"].shape == (0, 1, 5, 3)
+    np.testing.assert_array_equal(nothing["h"], h0)
+
+
+def test_recurrent_modules_take_what_a_mask_leaves():
+    class Tagger(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.lstm = torch.nn.LSTM(3, 4, 2, batch_first=True, bidirectional=True)
+
+        def forward(self, x, keep):
+            return self.lstm(x[keep])
+
+    model, x, keep = Tagger().eval(), torch.randn(3, 6, 3), torch.tensor([True, False, True])
+    program = bridge.export(model, (x, keep), verify=False)
+    for mask in (keep, ~keep, keep & ~keep):
+        assert bridge.check(model, program, (x, mask)).passed
