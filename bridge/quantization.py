@@ -226,6 +226,9 @@ def _one(task: _Task, recipe: Recipe, *, last: bool = True) -> QuantizedProgram:
         with _timed(report, "quantize"):
             built = builder.build()
     _describe(report, built, task, builder)
+    if builder is not None and _is_unchanged(report):
+        reasons = ", ".join(sorted(set(report.kept_float.values())))
+        report.warnings.append(f"nothing was quantized{': ' * bool(reasons)}{reasons}")
     if task.before is not None:
         with _timed(report, "measure"):
             session = _session(task, built.model)
@@ -243,6 +246,10 @@ def _one(task: _Task, recipe: Recipe, *, last: bool = True) -> QuantizedProgram:
                 told = f"{report.recipe}: {problem}"
                 raise QuantizationRejected(told, report, hint=_remedy(report, task))
     return QuantizedProgram(built.model, task.signature, report)
+
+
+def _is_unchanged(report: QuantizationReport) -> bool:
+    return not report.quantized and report.size[1] >= 0.99 * report.size[0]
 
 
 def _remedy(report: QuantizationReport, task: _Task) -> str:
@@ -395,7 +402,12 @@ def _best(task: _Task, changes: Mapping[str, Any]) -> QuantizedProgram:
             continue  # ONNX Runtime's CPU provider has no kernels that gain from it
         task.progress(f"trying {recipe.name}")
         try:
-            found.append(_one(task, dataclasses.replace(recipe, **_fitting(changes)), last=False))
+            made = _one(task, dataclasses.replace(recipe, **_fitting(changes)), last=False)
+            if _is_unchanged(made.quantization):
+                report = made.quantization
+                report.rejected = report.warnings[0]
+                raise QuantizationRejected(report.rejected, report)
+            found.append(made)
         except QuantizationRejected as error:
             refused.append(error)
     if not found:

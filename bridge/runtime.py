@@ -45,6 +45,9 @@ _APART = {
     "session.optimized_model_external_initializers_file_name": WEIGHTS,
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
+# Merges a Transpose that is no swap of the last two axes into a float16 product on the CPU, and the
+# next optimizer then crashes the process (version 1.32).
+_UNSAFE_FOR_HALVES = "MatmulTransposeFusion"
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what is an error is raised as one
 
 if hasattr(onnxruntime, "disable_telemetry_events"):
@@ -137,6 +140,9 @@ class Runtime:
         settings: Settings,
         options: onnxruntime.SessionOptions | None = None,
     ) -> None:
+        if isinstance(model, ir.Model) and _multiplies_halves(model):
+            without = (*settings.disabled_optimizers, _UNSAFE_FOR_HALVES)
+            settings = dataclasses.replace(settings, disabled_optimizers=without)
         self.settings = settings
         contract = settings.contract
         contract.require_available()
@@ -264,6 +270,15 @@ class Runtime:
         path = Path(self._folder.name) / "model.onnx"
         save_model(model, path, external_data=True)
         return str(path)
+
+
+def _multiplies_halves(model: ir.Model) -> bool:
+    """Whether there are products of float16."""
+    half = ir.DataType.FLOAT16
+    return any(
+        n.op_type == "MatMul" and any(v is not None and v.dtype == half for v in n.inputs)
+        for n in model.graph.all_nodes()
+    )
 
 
 def _add_by_devices(options: onnxruntime.SessionOptions, contract: Contract) -> None:

@@ -81,12 +81,14 @@ class DynamicQuantizationPass(Pass):
             elif is_op(node, "Conv", "ConvTranspose", "RNN") and self.wanted(node):
                 reason = "ONNX Runtime has no fast kernel that makes integers of its input"
                 self.refuse(outcome, node, reason, None)
-        for x, nodes in readers.items():
-            self._products(x, nodes, scope, names)
+        for nodes in readers.values():
+            self._products(nodes, scope, names)
             outcome.rewrites += len(nodes)
 
-    def _products(self, x: ir.Value, nodes: list[ir.Node], scope: Scope, names: Names) -> None:
+    def _products(self, nodes: list[ir.Node], scope: Scope, names: Names) -> None:
         shared = None
+        x = nodes[0].inputs[0]  # a product before it may have been replaced
+        assert x is not None
         if len(nodes) > 1:
             op = Builder(scope, names, [nodes[0]])
             shared = op.node("DynamicQuantizeLinear", x, outputs=3)

@@ -54,7 +54,8 @@ class StaticOptions:
 
     Attributes:
         activation: dtype of activations: uint8, or int8.
-        symmetric: Whether the zero point of activations is the middle of their integers.
+        symmetric: Whether the zero point of activations is the middle of their integers; where
+            Relu and its like bound them, it is not.
         per_channel: Whether each output channel has a scale of its own.
         weight_most: The integer that the largest weight becomes: 127, or 63 where the CPU adds
             two products in 16 bits.
@@ -169,7 +170,9 @@ class StaticQuantizationPass(Pass):
         if high is not None:
             least, most = min(least, high), min(most, high)
         options = self.options
-        return affine_of_range(least, most, options.activation, symmetric=options.symmetric)
+        # An activation vanishes because rounding saturates at its bounds: they have to be the ends.
+        symmetric = options.symmetric and low is None and high is None
+        return affine_of_range(least, most, options.activation, symmetric=symmetric)
 
 
 def _values_of(result: Result) -> tuple[ir.Value | None, ...]:

@@ -255,6 +255,17 @@ def test_products_of_one_value_share_its_integers():
     assert found == {"DynamicQuantizeLinear": 1, "microsoft.MatMulIntegerToFloat": 2}
 
 
+def test_products_of_products_are_quantized():
+    model = parse(
+        "g (float[N, 32] x, float[32, 32] a) => (float[N, 32] z, float[N, 32] u) "
+        "{ y = MatMul(x, a) z = MatMul(y, a) u = MatMul(y, a) }",
+        a=weights(32, 32),
+    )
+    found, _ = optimise(model, DynamicQuantizationPass(), rtol=0.3, atol=0.3)
+    assert found["microsoft.DynamicQuantizeMatMul"] == 1
+    assert found["microsoft.MatMulIntegerToFloat"] == 2
+
+
 @pytest.mark.parametrize("directions", [1, 2])
 def test_lstms_are_quantized_and_small_grus_say_why_not(directions):
     way = "bidirectional" if directions == 2 else "forward"

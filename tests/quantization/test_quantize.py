@@ -105,6 +105,17 @@ def test_auto_that_finds_nothing_says_why_for_each_recipe(net, monkeypatch):
         assert f"{recipe}: slower than float" in str(caught.value)
 
 
+def test_auto_takes_no_recipe_that_changes_nothing():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
+    x = torch.randn(1, 3, 8, 8)
+    program = bridge.export(model, (x,), verify=False)
+    with pytest.raises(bridge.QuantizationRejected, match="int8-dynamic: nothing was quantized"):
+        bridge.quantize(program, calibration=[x])
+    made = bridge.quantize(program, "int8-dynamic", gate=False)
+    assert made.quantization.warnings[0].startswith("nothing was quantized: ONNX Runtime has no")
+
+
 def test_dynamic_leaves_convolutions_alone(net):
     _, program, _ = net
     made = bridge.quantize(program, "int8-dynamic", gate=False)
@@ -177,6 +188,32 @@ def test_half_precision_comes_from_the_precision_pass(net):
     made = bridge.quantize(program, "fp16", calibration=batches, gate=False)
     assert made.quantization.size[1] < 0.6 * made.quantization.size[0]
     assert float((made(batches[0]) - program(batches[0])).abs().max()) < 1e-2
+
+
+@pytest.mark.parametrize("activation", [torch.nn.ReLU(), torch.nn.ReLU6(), torch.nn.Hardswish()])
+def test_symmetric_activations_cost_a_bit_at_most(activation):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(32, 32, 3), activation, torch.nn.Conv2d(32, 32, 3)
+    ).eval()
+    batches = [torch.randn(1, 32, 12, 12) for _ in range(3)]
+    program = bridge.export(model, (batches[0],), verify=False)
+    options = {"calibration": batches, "max_drop": 1.0, "metric": lambda _: 0.0, "gate": False}
+    found = [
+        bridge.quantize(program, "int8-static", symmetric=s, **options).quantization.accuracy.snr
+        for s in (False, True)
+    ]
+    assert found[1] > found[0] - 7
+
+
+def test_half_precision_of_attention_does_not_crash_the_runtime():
+    torch.manual_seed(0)
+    model = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    x = torch.randn(2, 7, 32)
+    program = bridge.export(model, (x,), verify=False)
+    made = bridge.quantize(program, "fp16", calibration=[x], gate=False)
+    with torch.no_grad():
+        assert float((made(x) - model(x)).abs().max()) < 0.02
 
 
 def test_cpus_that_saturate_get_smaller_weights(net, monkeypatch):
