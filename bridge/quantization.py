@@ -226,7 +226,7 @@ def _one(task: _Task, recipe: Recipe, *, last: bool = True) -> QuantizedProgram:
         with _timed(report, "quantize"):
             built = builder.build()
     _describe(report, built, task, builder)
-    if builder is not None and _is_unchanged(report):
+    if builder is not None and not report.quantized:
         reasons = ", ".join(sorted(set(report.kept_float.values())))
         report.warnings.append(f"nothing was quantized{': ' * bool(reasons)}{reasons}")
     if task.before is not None:
@@ -246,10 +246,6 @@ def _one(task: _Task, recipe: Recipe, *, last: bool = True) -> QuantizedProgram:
                 told = f"{report.recipe}: {problem}"
                 raise QuantizationRejected(told, report, hint=_remedy(report, task))
     return QuantizedProgram(built.model, task.signature, report)
-
-
-def _is_unchanged(report: QuantizationReport) -> bool:
-    return not report.quantized and report.size[1] >= 0.99 * report.size[0]
 
 
 def _remedy(report: QuantizationReport, task: _Task) -> str:
@@ -402,12 +398,7 @@ def _best(task: _Task, changes: Mapping[str, Any]) -> QuantizedProgram:
             continue  # ONNX Runtime's CPU provider has no kernels that gain from it
         task.progress(f"trying {recipe.name}")
         try:
-            made = _one(task, dataclasses.replace(recipe, **_fitting(changes)), last=False)
-            if _is_unchanged(made.quantization):
-                report = made.quantization
-                report.rejected = report.warnings[0]
-                raise QuantizationRejected(report.rejected, report)
-            found.append(made)
+            found.append(_changed(task, dataclasses.replace(recipe, **_fitting(changes))))
         except QuantizationRejected as error:
             refused.append(error)
     if not found:
@@ -423,6 +414,16 @@ def _best(task: _Task, changes: Mapping[str, Any]) -> QuantizedProgram:
     chosen = front[0]
     chosen.front = tuple(p.quantization for p in front)
     return chosen
+
+
+def _changed(task: _Task, recipe: Recipe) -> QuantizedProgram:
+    """Quantize by one recipe of several; to change nothing is no way to be the best."""
+    made = _one(task, recipe, last=False)
+    report = made.quantization
+    if not report.quantized:
+        report.rejected = report.warnings[0]
+        raise QuantizationRejected(report.rejected, report)
+    return made
 
 
 def _fitting(changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bridge.commands.targets import find_function
 from bridge.commands.terminal import FAILED, PASSED, add_report_options
 from bridge.errors import FeedError
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """  bridge quantize model.onnx int8.onnx --recipe int8-static --calibration batches/
   bridge quantize model.onnx int8.onnx --calibration batches.npz --max-drop 0.01 --html report.html
+  bridge quantize model.onnx int8.onnx --calibration batches/ --metric task.py:accuracy --max-drop 0.01
   bridge quantize llm.onnx int4.onnx --recipe int4-weights --set block_size=64 --no-gate
   bridge quantize model.onnx int8.onnx --calibration batches/ --set method=entropy --resume state.npz
 """
@@ -39,6 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-drop", type=float, metavar="X",
         help="the most that may be lost: of top-1 agreement with the float model, or of amplitude",
+    )  # fmt: skip
+    parser.add_argument(
+        "--metric", metavar="FILE.py:FUNCTION",
+        help="takes a session, returns a number of which more is better; --max-drop is of that",
     )  # fmt: skip
     parser.add_argument(
         "--keep-float", action="append", default=[], metavar="NAME",
@@ -69,6 +75,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
             calibration=options.calibration,
             evaluation=options.evaluation,
             max_drop=options.max_drop,
+            metric=None if options.metric is None else find_function(options.metric),
             keep_float=options.keep_float,
             gate=not options.no_gate,
             resume=options.resume,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import argparse
     from types import ModuleType
 
-__all__ = ["Target", "add_target_options", "find_target", "is_eager_name"]
+__all__ = ["Target", "add_target_options", "find_function", "find_target", "is_eager_name"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,6 +53,21 @@ def add_target_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="let --weights run the code in a pickle: only for files that you trust",
     )
+
+
+def find_function(text: str) -> Any:
+    """The function that ``package.module:name`` or ``file.py:name`` stands for.
+
+    Raises:
+        TargetError: There is no such thing, or it cannot be called.
+    """
+    place, _, name = text.rpartition(":")
+    found = _attribute(_import(place), name, place) if place else None
+    if not callable(found):
+        raise TargetError(
+            f"{text!r} is no function", hint="name it package.module:function or file.py:function"
+        )
+    return found
 
 
 def find_target(text: str, options: argparse.Namespace) -> Target:

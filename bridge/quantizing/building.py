@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.calibration import Calibration, Calibrator, batches_of
+from bridge.quantizing.forms import quantizable
 from bridge.quantizing.processor import this_processor
 from bridge.session import Session
 from optim_passes.pipeline import run
@@ -27,6 +28,7 @@ from optim_passes.quantization.static import (
 )
 from optim_passes.quantization.weight_only import WeightOptions, WeightQuantizationPass
 from optim_passes.scopes import scopes
+from optim_passes.values import constant
 
 if TYPE_CHECKING:
     import os
@@ -77,7 +79,7 @@ class Builder:
         self.recipe = recipe
         static = recipe.kind in ("static", "mixed")
         passes = BEFORE_STATIC if static else BEFORE_WEIGHTS
-        self.prepared, _ = run(model.clone(), passes)
+        self.prepared, _ = run(quantizable(model), passes)
         if recipe.calibrated:
             _compute_constants(self.prepared)
         self.calibration = Calibration({})
@@ -267,9 +269,16 @@ class Builder:
             model, report = run(model, further)
             reasons |= {r.node: r.reason for r in report.refusals}
         counted = quantized_nodes(model)
+        for op_type, count in quantized_nodes(self.prepared).items():
+            counted[op_type] -= count  # the model had them before
         model, _ = run(model, FINISH)
         names = {n.name for n in self.prepared.graph.all_nodes()}
-        return Built(model, tensors, counted, {k: v for k, v in reasons.items() if k in names})
+        return Built(
+            model,
+            tensors,
+            dict((+counted).most_common()),
+            {k: v for k, v in reasons.items() if k in names},
+        )
 
     def _weight_pass(self, keep: Collection[str] = ()) -> WeightQuantizationPass:
         recipe = self.recipe
@@ -318,7 +327,7 @@ def optimized_float(model: ir.Model) -> ir.Model:
     return made
 
 
-def quantized_nodes(model: ir.Model) -> dict[str, int]:
+def quantized_nodes(model: ir.Model) -> collections.Counter[str]:
     """Nodes that compute in integers, by operator; those between DequantizeLinear count by name."""
     counts: collections.Counter[str] = collections.Counter()
     for node in model.graph.all_nodes():
@@ -328,9 +337,16 @@ def quantized_nodes(model: ir.Model) -> dict[str, int]:
             counts[node.op_type] += 1
         elif node.op_type in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"):
             continue
+        elif node.op_type == "Gather" and _is_table_of_integers(node):
+            counts["Gather"] += 1
         elif node.inputs and _dequantized(node.inputs[0]) and not _is_float_reader(node):
             counts[node.op_type] += 1
-    return dict(counts.most_common())
+    return counts
+
+
+def _is_table_of_integers(node: ir.Node) -> bool:
+    table = constant(node.inputs[0])
+    return table is not None and table.dtype == ir.DataType.INT8
 
 
 def _dequantized(value: ir.Value | None) -> bool:

@@ -107,7 +107,7 @@ def output_accuracy(
 
 def _snr(expected: Sequence[Any], got: Sequence[Any]) -> float:
     signal = noise = 0.0
-    for a, b in zip(expected, got, strict=True):
+    for a, b in zip(_numbers(expected), _numbers(got), strict=True):
         wide = np.asarray(a, np.float64)
         if not np.isfinite(wide).all():  # alike in both, or compare() would have told
             keep = np.isfinite(wide)
@@ -117,6 +117,12 @@ def _snr(expected: Sequence[Any], got: Sequence[Any]) -> float:
     if noise == 0:
         return _MOST
     return max(-_MOST, min(_MOST, 10 * math.log10(max(signal, 1e-300) / noise)))
+
+
+def _numbers(values: Sequence[Any]) -> list[Any]:
+    """Arrays of numbers: what a sequence holds, and no texts, which are compared as they are."""
+    arrays = [np.asarray(x) for v in values for x in (v if isinstance(v, list) else [v])]
+    return [a for a in arrays if a.dtype.kind in "biufc"]
 
 
 def side_by_side(

@@ -272,6 +272,11 @@ def test_the_command_line_does_the_same(net, tmp_path, capsys):
     assert code == 1
     assert "rejected: top-1 agreement lost" in captured.out
     assert "QuantizationRejected" in captured.err
+    (tmp_path / "task.py").write_text("def score(run):\n    return 0.25\n")
+    metric = ["--metric", f"{tmp_path / 'task.py'}:score", "--format", "json"]
+    assert main([*common, "--recipe", "int8-static", "--no-gate", *metric]) == 0
+    assert json.loads(capsys.readouterr().out)["float_metric"] == 0.25
+    assert main([*common, "--metric", f"{tmp_path / 'task.py'}:missing"]) == 2
     assert main([*common, "--set", "method"]) == 2
 
 
