@@ -356,7 +356,7 @@ def _rescued(
                 low = middle
             else:
                 good = better
-    if good is None:
+    if good is None or not good[1].quantized:  # the float model is not what was asked for
         _measure_accuracy(report, session, task)
         return built, session
     _, built, session, report.accuracy = good

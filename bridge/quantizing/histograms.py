@@ -233,8 +233,10 @@ def _entropy(h: Histogram) -> tuple[float, float]:
     magnitudes = h.counts[_SIDE:] + h.counts[:_SIDE][::-1]
     magnitudes[0] = magnitudes[1]  # zeros lose nothing, and after Relu there are many
     last = int(np.flatnonzero(magnitudes)[-1]) + 1 if magnitudes.any() else 0
-    # Of the integers, those that the side with the larger numbers gets.
-    levels = int(_LEVELS * max(-h.low, h.high) / (max(h.high, 0.0) - min(h.low, 0.0)))
+    # Of the integers, those that the side with the larger numbers gets; outliers do not count.
+    low, high = _percentile(h)
+    low, high = min(low, 0.0), max(high, 0.0)
+    levels = int(_LEVELS * max(-low, high) / (high - low))
     if last <= levels:
         return h.low, h.high
     best, chosen = np.inf, last

@@ -316,16 +316,46 @@ def test_four_bit_weights_are_rescued_by_the_layer_that_breaks():
     assert rough.quantization.quantized == {"MatMulNBits": 3}
 
 
+class Recurrent(torch.nn.Module):
+    """An LSTM some of whose weights vanish within a step of the largest."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(16, 32, batch_first=True)
+        self.head = torch.nn.Linear(32, 8)
+        with torch.no_grad():
+            self.lstm.weight_hh_l0[:, 0] *= 300
+            self.lstm.weight_ih_l0[:, 0] *= 300
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0])
+
+
 @pytest.mark.parametrize("recipe", ["int8-dynamic", "int8-static"])
 def test_a_budget_can_leave_an_lstm_in_float(recipe):
     torch.manual_seed(0)
-    model = torch.nn.LSTM(16, 32, batch_first=True)
+    model = Recurrent().eval()
+    batches = [torch.randn(4, 12, 16) for _ in range(3)]
+    program = bridge.export(model, (batches[0],), verify=False)
     with torch.no_grad():
-        model.weight_hh_l0[:, 0] *= 60
-        model.weight_ih_l0[:, 0] *= 60
-    batches = [torch.randn(4, 12, 16) * 2 for _ in range(3)]
-    program = bridge.export(model.eval(), (batches[0],), verify=False)
-    options = {"calibration": batches, "gate": False}
-    report = bridge.quantize(program, recipe, max_drop=1e-3, **options).quantization
-    assert len(report.kept_float) == 1
+        want = model(batches[0])
+
+    def metric(run):
+        return -float((run(batches[0]) - want).norm() / want.norm())
+
+    options = {"calibration": batches, "metric": metric, "gate": False}
+    rough = bridge.quantize(program, recipe, **options).quantization
+    report = bridge.quantize(program, recipe, max_drop=0.03, **options).quantization
+    assert rough.drop > 0.03 >= report.drop
+    assert [n.split("/")[0] for n in report.kept_float] == ["lstm"]
     assert "DynamicQuantizeLSTM" not in report.quantized
+
+
+def test_a_budget_that_only_float_holds_is_not_held():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Tanh(), torch.nn.Linear(64, 9))
+    batches = [torch.randn(32, 64) for _ in range(2)]
+    program = bridge.export(model.eval(), (batches[0],), verify=False)
+    options = {"calibration": batches, "metric": lambda run: -float(len(run.source.graph))}
+    with pytest.raises(bridge.QuantizationRejected, match="most damage comes from"):
+        bridge.quantize(program, "int4-weights", max_drop=-100.0, **options)
