@@ -304,6 +304,12 @@ def test_torch_settings_are_as_before():
     assert not any(m.training for m in model.modules())
 
 
+def test_a_verification_that_takes_too_long_leaves_gradients_enabled(monkeypatch):
+    monkeypatch.setattr("bridge.verification._SECONDS", -1e9)
+    bridge.export(nn.Linear(4, 4).eval(), X, dynamic_shapes=({0: "n"},))
+    assert torch.is_grad_enabled()
+
+
 def test_libraries_are_told_that_they_are_exported():
     seen = []
 
