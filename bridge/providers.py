@@ -217,7 +217,15 @@ def _provider(item: Any, options: Mapping[str, Mapping[str, Any]]) -> Provider:
             raise ProviderError(f"option {pair.strip()!r} of {item!r} has no value")
         given[key.strip()] = value.strip()
     given = {**_DEFAULTS.get(name, {}), **options.get(name, {}), **given}
-    share = float(matched["share"] or 0)
+    try:
+        share = float(matched["share"] or 0)
+    except ValueError:
+        share = float("inf")
+    if share > 1:
+        raise ProviderError(
+            f"{matched['share']} of {item!r} is no share of the nodes",
+            hint='write a number up to 1: "cuda>=0.95"',
+        )
     return Provider(name, {k: _option(v) for k, v in given.items()}, share)
 
 

@@ -75,6 +75,9 @@ def locate_divergence(
     model = open_model(session.source)
     tell("computing what every value should be")
     oracle = oracle_of(reference, model, feed)
+    if not any(str(v.name) in oracle.values for n in model.graph for v in n.outputs):
+        outputs = dict(zip(session.output_names, reference.run(feed).values(), strict=False))
+        oracle = dataclasses.replace(oracle, values={**oracle.values, **outputs})
     plain = session.settings_for_parts()
     tell("comparing every node on right inputs")
     found = locate_in(Probe(model, plain), oracle, feed)
@@ -106,7 +109,7 @@ def _amplifier(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Diverge
             ratio = growth.get(str(made.name), 0.0) / max(inherited, _NOISE)
             if best is None or ratio > best[0]:
                 best = (ratio, str(made.name))
-    if best is None or growth.get(best[1], 0.0) <= _NOISE:
+    if best is None or not any(growth.values()):
         return None
     ratio, value = best
     found = Divergence.at(GraphIndex(probe.model).producer[value], value, None)

@@ -9,14 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from bridge.parity.comparison import compare, is_floating
 from bridge.parity.forcing import comparable, local_tolerance
+from bridge.parity.surgery import reads
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-
-    import onnx_ir as ir
 
     from bridge.parity.forcing import Probe
     from bridge.parity.oracles import Oracle
@@ -36,6 +36,8 @@ def suspect(
         return None
     given = {n for n, x in known.items() if comparable(x, oracle.graph.types.get(n))}
     between = oracle.graph.region(value, dict.fromkeys(given - {value}))
+    if value not in oracle.graph.types:  # a graph by somebody else, with names of its own
+        between = list(oracle.graph.model.graph)
     names = [str(v.name) for n in between for v in n.outputs]
     right = [np.asarray(oracle.values[n]) for n in names if n in oracle.values and n != value]
     if not right:
@@ -47,7 +49,8 @@ def suspect(
         if not isinstance(got, Exception) and any(_same_numbers(x, got) for x in right)
     }
     vouched = {n for name in sound for n in probe.region(name, known)}
-    left = [n for n in region if n not in vouched]
+    vouched |= _of_weights_alone(probe, region)
+    left = [n for n in region if n not in vouched and _is_approximate(probe, n)]
     if not left:
         return None
     changed = [n for n in left if _reads_other_weights(n, oracle)]
@@ -55,6 +58,23 @@ def suspect(
         return changed[0]
     origin = _origin(left[0], names)
     return [n for n in left if _origin(n, names) == origin][-1] if origin else left[0]
+
+
+def _is_approximate(probe: Probe, node: ir.Node) -> bool:
+    """Whether a node makes anything but shapes, indices and masks."""
+    kinds = [probe.types.get(str(v.name)) for v in node.outputs if v.name]
+    return any(not isinstance(k, ir.TensorType) or k.dtype.is_floating_point() for k in kinds)
+
+
+def _of_weights_alone(probe: Probe, region: Sequence[ir.Node]) -> set[ir.Node]:
+    """Nodes that only weights and shapes reach: eager code computes these elsewhere, or not at all."""
+    inputs = {v for v in probe.model.graph.inputs if not v.is_initializer()}
+    found: set[ir.Node] = set()
+    for node in region:
+        makers = [v.producer() for v in reads(node)]
+        if not inputs.intersection(reads(node)) and all(m is None or m in found for m in makers):
+            found.add(node)
+    return found
 
 
 def _same_numbers(expected: np.ndarray[Any, Any], got: Any) -> bool:

@@ -476,3 +476,30 @@ def test_a_relu_that_saturation_does_is_no_wrong_scale():
     planted = quantized(program.model, "2.weight", 1.5)
     divergence = check(model, planted, x).divergence
     assert divergence.node == "2.weight/DequantizeLinear"
+
+
+@pytest.mark.parametrize("op_type", ["Sin", "Exp", "Tanh"])
+def test_a_graph_with_names_of_its_own_is_located_in_by_its_numbers(op_type):
+    """As other exporters make it: nothing but the outputs is known, and these by their order."""
+    text = """g(float[N, 4] input) => (float[M, 4] last) <float[4] w = {1, -2, 3, 0.5}> {
+        half = Constant <value_float = 0.5> ()
+        scale = Mul(w, half)
+        v1 = Mul(input, scale)
+        v2 = Sin(v1)
+        v3 = Exp(v2)
+        v4 = Tanh(input)
+        v5 = Add(v3, v4)
+        last = Neg(v5)
+    }"""
+
+    def model(x):
+        w = torch.tensor([0.5, -1, 1.5, 0.25])
+        return -((x * w).sin().exp() + x.tanh())
+
+    x = torch.randn(3, 4)
+    assert check(model, bridge.Session(graph(text)), x).passed
+    planted = graph(text)
+    node = next(n for n in planted.graph if n.op_type == op_type)
+    node.op_type = "Atan"
+    divergence = check(model, bridge.Session(planted), x).divergence
+    assert divergence.op_type == "Atan"

@@ -63,6 +63,8 @@ def test_options_devices_and_shares_are_understood():
         ("cdua", 'did you mean "cuda"?'),
         ("cuda(device_id)", "has no value"),
         ("cuda(", "is no provider"),
+        ("cuda>=2", "is no share"),
+        ("cuda>=0.9.5", "is no share"),
         ("", "no provider was asked for"),
     ],
 )
