@@ -247,6 +247,15 @@ def test_chance_is_told():
     assert any("not deterministic" in v for v in report.verdicts)
 
 
+def test_another_way_in_an_export_is_told():
+    def told(x):
+        return x + 1 if torch.compiler.is_exporting() else x - 1
+
+    program = bridge.export(told, torch.ones(3))
+    report = bridge.check(told, program, torch.ones(3))
+    assert "is_exporting() tells it of an export" in report.verdicts[0]
+
+
 def test_float64_judges_disputes():
     """Summing in another order differs from eager, which is no better."""
     text = "g(float[1, 4096] x) => (float[1, 1] y) <int64[1] axes = {1}> {y = ReduceSum(x, axes)}"
