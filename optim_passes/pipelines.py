@@ -16,7 +16,7 @@ from optim_passes.fusion.bias_residual import (
     SkipLayerNormPass,
 )
 from optim_passes.fusion.convolution import ConvActivationPass
-from optim_passes.fusion.gelu import GeluPass, HardSwishPass
+from optim_passes.fusion.gelu import GeluPass, HardSwishPass, QuickGeluPass
 from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
 from optim_passes.fusion.linear import (
     GemmToMatMulPass,
@@ -145,6 +145,7 @@ CPU: Passes = (
     # Before the fusions: Attention, RMSNormalization and RotaryEmbedding are opset 23.
     RaiseOpsetPass(23),
     GeluPass(contrib=True),
+    QuickGeluPass(),
     HardSwishPass(),
     FactoredNormPass(),
     NormPass(),
@@ -197,6 +198,7 @@ CPU: Passes = (
 CUDA: Passes = (
     *SIMPLIFY,
     GeluPass(contrib=True),
+    QuickGeluPass(),
     FactoredNormPass(),
     NormPass(),
     NormAffinePass(),

@@ -38,12 +38,16 @@ _FILL = -1e4  # scores at or below this contribute nothing to a softmax
 
 @dataclasses.dataclass(slots=True)
 class _Scores:
-    """What goes into the softmax: ``scale * query @ key.T + masks``."""
+    """What goes into the softmax: ``scale * query @ key.T + masks``.
+
+    A mask has the number of heads beside it if it came where a product of three dims had its
+    batch and heads apart.
+    """
 
     product: ir.Node
     scale: float = 1.0
-    added: list[ir.Value] = dataclasses.field(default_factory=list)
-    allowed: list[tuple[ir.Value, bool]] = dataclasses.field(default_factory=list)
+    added: list[tuple[ir.Value, int | None]] = dataclasses.field(default_factory=list)
+    allowed: list[tuple[ir.Value, bool, int | None]] = dataclasses.field(default_factory=list)
     path: list[ir.Node] = dataclasses.field(default_factory=list)
 
 
@@ -73,13 +77,14 @@ class AttentionFusionPass(NodePass):
         if size is None or norm_axis(attribute(softmax, "axis", -1), size) != size - 1:
             return None
         scores = _scores(softmax.inputs[0])
-        if scores is None:
+        size = None if scores is None else rank(scores.product.outputs[0])
+        if scores is None or size is None or size != rank(node.outputs[0]):
             return None
         require(op.opset >= 23 or self.contrib, f"opset {op.opset} has no Attention")
         require(size in (3, 4, 5), f"the scores have rank {size}", softmax)
         require(value.dtype in _DTYPES, "the dtype has no kernel", value)
-        inside = [weights, *(n.outputs[0] for n in scores.path)]
-        for inner in inside if not guarded else inside[1:]:
+        inside = [weights, softmax.outputs[0], *(n.outputs[0] for n in scores.path)]
+        for inner in inside if not guarded else inside[2:]:
             alone = inner is not None and only_consumer(inner) is not None
             require(alone, "the attention weights have another use", inner)
         query, scale = _unscaled(scores.product.inputs[0], scores.scale)
@@ -91,8 +96,8 @@ class AttentionFusionPass(NodePass):
         if size == 3:  # one batch of all the heads
             operands = [op.Unsqueeze(x, [0]) for x in operands]
         if size == 5:
-            require(all(rank(c) != 5 for c, _ in scores.allowed), "its mask has rank 5", node)
-            batches = [(dims(m) or ())[0] for m in scores.added if rank(m) == 5]
+            require(all(rank(c) != 5 for c, *_ in scores.allowed), "its mask has rank 5", node)
+            batches = [(dims(m) or ())[0] for m, _ in scores.added if rank(m) == 5]
             require(all(n == 1 for n in batches), "the mask has a batch of its own", node)
             apart = [-1, *_inner_sizes(query)[:3], _inner_sizes(value)[-1]]
             operands = [op.Reshape(x, [-1, *_inner_sizes(x)[1:]]) for x in operands]
@@ -117,7 +122,7 @@ def _require_one_batch(operands: list[ir.Value], scores: _Scores, size: int) -> 
     for x in operands:
         require(rank(x) == size, f"an operand has rank {rank(x)} beside scores of {size}", x)
     shapes = [dims(x) or () for x in operands]
-    masks = [*scores.added, *(condition for condition, _ in scores.allowed)]
+    masks = [mask for mask, _ in scores.added] + [mask for mask, _, _ in scores.allowed]
     shapes += [dims(m) or () for m in masks if rank(m) == size]
     for axis in range(size - 2):
         ones = [shape[axis] == 1 for shape in shapes]
@@ -136,9 +141,11 @@ def _inner_sizes(value: ir.Value) -> list[int]:
 
 def _softmax(weights: ir.Value | None) -> tuple[ir.Node | None, bool]:
     """The softmax that attention weights come from, and whether its NaNs are replaced by 0."""
-    node = producer(weights, "Softmax", "Where")
+    node = producer(weights, "Softmax", "Where", "Reshape")
     if node is None or node.op_type == "Softmax":
         return node, False
+    if node.op_type == "Reshape":
+        return (producer(node.inputs[0], "Softmax"), False) if _regroups(node) else (None, False)
     condition, zero, kept = node.inputs
     is_nan = producer(condition, "IsNaN")
     if is_nan is None or scalar(zero) != 0 or is_nan.inputs[0] is not kept:
@@ -152,7 +159,7 @@ def _scores(value: ir.Value | None) -> _Scores | None:
     if node is None:
         return None
     if node.op_type == "Reshape":
-        return _windows(node)
+        return _windows(node) or _regrouped(node)
     if node.op_type == "MatMul":
         return _Scores(node, path=[node])
     if node.op_type in ("Mul", "Div"):
@@ -169,11 +176,38 @@ def _scores(value: ir.Value | None) -> _Scores | None:
         return _where(node)
     for x, mask in (list(node.inputs), list(node.inputs)[::-1]):
         scores = _scores(x)
-        if scores is not None and mask is not None:
-            scores.added.append(mask)
-            scores.path.append(node)
-            return scores
+        if scores is None or mask is None:
+            continue
+        scores.added.append((mask, _heads_apart(x, mask, scores)))
+        scores.path.append(node)
+        return scores
     return None
+
+
+def _heads_apart(x: ir.Value | None, mask: ir.Value, scores: _Scores) -> int | None:
+    """The number of heads if ``x`` has four dims, and the product three that come from these."""
+    if rank(x) == rank(scores.product.outputs[0]) or rank(x) == 5 or (rank(mask) or 0) < 3:
+        return None
+    heads = (dims(x) or (None, None))[1]
+    require(rank(mask) == 4 and isinstance(heads, int), "heads and their masks vary", mask)
+    return heads  # type: ignore[return-value]  # just seen
+
+
+def _regroups(node: ir.Node) -> bool:
+    """Whether a Reshape takes the batch and the heads apart, or puts them together."""
+    before, after = dims(node.inputs[0]), dims(node.outputs[0])
+    if before is None or after is None or {len(before), len(after)} != {3, 4}:
+        return False
+    return all(map(same_dim, before[-2:], after[-2:]))
+
+
+def _regrouped(node: ir.Node) -> _Scores | None:
+    """Scores whose batch and heads are apart, or together again."""
+    scores = _scores(node.inputs[0]) if _regroups(node) else None
+    if scores is None or rank(scores.product.outputs[0]) != 3:
+        return None
+    scores.path.append(node)
+    return scores
 
 
 def _windows(node: ir.Node) -> _Scores | None:
@@ -195,7 +229,7 @@ def _windows(node: ir.Node) -> _Scores | None:
             continue
         scores = _scores(apart.inputs[0])
         if scores is not None:
-            scores.added.append(mask)
+            scores.added.append((mask, None))
             scores.path += [apart, add, node]
             return scores
     return None
@@ -207,7 +241,7 @@ def _where(node: ir.Node) -> _Scores | None:
         number = scalar(fill)
         scores = None if number is None or number > _FILL else _scores(x)
         if scores is not None and condition is not None:
-            scores.allowed.append((condition, allowed))
+            scores.allowed.append((condition, allowed, _heads_apart(x, condition, scores)))
             scores.path.append(node)
             return scores
     return None
@@ -254,12 +288,16 @@ def _mask(
     values. So masks are kept off the lowest number.
     """
     query, key, _ = operands
-    masks = []
-    for condition, allowed in scores.allowed:
+    given = []
+    for condition, allowed, heads in scores.allowed:
         low = op.number(_lowest(query.dtype), query)
         zero = op.number(0, query)
-        masks.append(op.Where(condition, *((zero, low) if allowed else (low, zero))))
-    masks += [_for_each_image(m, query, op) if rank(m) == 5 else m for m in scores.added]
+        given.append((op.Where(condition, *((zero, low) if allowed else (low, zero))), heads))
+    masks = []
+    for mask, heads in (*given, *scores.added):
+        if heads is not None:
+            mask = _for_each_head(mask, heads, query, op)
+        masks.append(_for_each_image(mask, query, op) if rank(mask) == 5 else mask)
     if not masks:
         return None, False
     if len(masks) == 1 and _is_causal(masks[0], query, key):
@@ -290,6 +328,21 @@ def _for_each_image(mask: ir.Value, query: ir.Value, op: Builder) -> ir.Value:
     ones = np.asarray([1, 1, 1], np.int64)
     tiled: ir.Value = op.Tile(single, op.Concat(images, ones, axis=0))
     return tiled
+
+
+def _for_each_head(mask: ir.Value, heads: int, query: ir.Value, op: Builder) -> ir.Value:
+    """A mask ``[batch, heads, queries, keys]`` as ``[batch * heads, queries, keys]``."""
+    shape = dims(mask) or ()
+    if shape[0] == shape[1] == 1:
+        single: ir.Value = op.Squeeze(mask, [0])
+        return single
+    require(op.opset >= 15, f"opset {op.opset} cannot take the mask apart", mask)
+    batch = op.Div(op.Shape(query, start=1, end=2), np.asarray([heads], np.int64))
+    wide = op.Expand(mask, op.Concat(batch, np.asarray([heads, 1, 1], np.int64), axis=0))
+    sizes = op.Concat(np.asarray([-1], np.int64), op.Shape(mask, start=2), axis=0)
+    grouped: ir.Value = op.Reshape(wide, sizes)
+    grouped.shape = ir.Shape([None, shape[2], shape[3]])
+    return grouped
 
 
 def _above_lowest(

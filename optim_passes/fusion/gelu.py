@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["GeluPass", "HardSwishPass", "QuickGeluPass"]
 
+_QUICK = 1.702  # x * sigmoid(1.702 x) is close to GELU
 _CLOSE = 1e-3  # exporters round the constants to float16 or to a few digits
 
 
@@ -173,9 +174,18 @@ def _is_power(value: ir.Value, x: ir.Value, exponent: int, number: float) -> boo
 
 
 class QuickGeluPass(NodePass):
-    """``x * sigmoid(a * x)`` becomes ``com.microsoft.QuickGelu``; ``a`` is 1 for SiLU."""
+    """``x * sigmoid(a * x)`` becomes ``com.microsoft.QuickGelu``; ``a`` is 1 for SiLU.
+
+    Args:
+        silu: Whether to take any ``a``, and not that of the approximation of GELU only. ONNX Runtime
+            does so by itself, where it does not rather join the Sigmoid with a Conv.
+    """
 
     op_types: ClassVar[frozenset[str]] = frozenset({"Mul"})
+
+    def __init__(self, *, silu: bool = False) -> None:
+        super().__init__()
+        self.silu = silu
 
     def rewrite(self, node: ir.Node, op: Builder) -> Any:
         """The one operator."""
@@ -194,6 +204,8 @@ class QuickGeluPass(NodePass):
                 if inner.without(x) != []:
                     continue
                 alpha = inner.number
+            if not self.silu and not _near(alpha, _QUICK):
+                continue
             require(only_consumer(gate) is not None, "the gate has another use", gate)
             return op.ms("QuickGelu", x, alpha=float(alpha), like=node.outputs[0])
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optim_passes.fusion.convolution import ConvActivationPass
+from optim_passes.fusion.gelu import QuickGeluPass
 from optim_passes.fusion.linear import PlainProductPass, PostNormResidualPass
 from optim_passes.pipelines import CPU
 from optim_passes.quantization.channels import ChannelPaddingPass
@@ -28,7 +29,9 @@ __all__ = ["BEFORE", "BEFORE_STATIC", "BEFORE_WEIGHTS", "FINISH"]
 Passes = tuple["ir.passes.PassBase | Repeat", ...]
 
 # ONNX Runtime finds integers around Conv and MatMul, not around what these passes make of them.
-_AFTER = (ConvActivationPass, ForgetSizesPass, PlainProductPass, PostNormResidualPass)
+_AFTER = (
+    ConvActivationPass, ForgetSizesPass, PlainProductPass, PostNormResidualPass, QuickGeluPass,
+)  # fmt: skip
 
 BEFORE: Passes = (
     PlainOperatorsPass(),
@@ -48,6 +51,7 @@ BEFORE_WEIGHTS: Passes = (*BEFORE, NegatedResidualPass(), DeadCodePass())
 FINISH: Passes = (
     DeadCodePass(),
     PoolFirstPass(),
+    QuickGeluPass(),
     # What stayed in floating point.
     ConvActivationPass(),
     PlainProductPass(),

@@ -68,6 +68,39 @@ def test_three_dims_are_one_batch():
     assert counts["Attention"] == 1
 
 
+@pytest.mark.parametrize("mask", ["B,1,S,M", "1,1,S,M", "B,3,S,M", "1,3,1,M", "B,1,1,M", "S,M"])
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        # As BART and its kin wrote it before there was scaled_dot_product_attention.
+        "a = MatMul(q, t) b = Reshape(a, apart) s = Add(b, m) e = Reshape(s, joined) "
+        "w = Softmax<axis=-1>(e) y = MatMul(w, v)",
+        "a = MatMul(q, t) b = Reshape(a, apart) n = Greater(m, r) s = Where(n, low, b) "
+        "e = Reshape(s, joined) w = Softmax<axis=-1>(e) y = MatMul(w, v)",
+        # As BLOOM does.
+        "a = MatMul(q, t) d = Mul(a, r) b = Reshape(d, apart) s = Add(b, m) "
+        "w = Softmax<axis=-1>(s) e = Reshape(w, joined) y = MatMul(e, v)",
+    ],
+)
+def test_heads_may_be_put_apart_for_a_mask(nodes, mask):
+    types = "float[6,S,4] q, float[6,M,4] k, float[6,M,4] v, int64[2] pair, int64[1] six"
+    model = parse(
+        f"g ({types}, float[{mask}] m) => (y) <float r = {{0.5}}, float low = {{-1e9}}> {{ "
+        "t = Transpose<perm=[0,2,1]>(k) "
+        "qs = Shape<start=1,end=2>(q) ks = Shape<start=1,end=2>(k) "
+        "apart = Concat<axis=0>(pair, qs, ks) joined = Concat<axis=0>(six, qs, ks) "
+        f"{nodes} }}",
+        opset=23,
+        pair=np.asarray([-1, 3]),
+        six=np.asarray([6]),
+    )
+    sizes = [{"B": 2, "S": 5, "M": 4}, {"B": 2, "S": 1, "M": 7}]
+    passes = (InferShapesPass(), AttentionFusionPass(), DeadCodePass())
+    counts, _ = optimise(model, *passes, rtol=1e-4, sizes=sizes)
+    assert counts["Attention"] == 1
+    assert "Softmax" not in counts
+
+
 GROUPED = "float[B,2,3,5,4] q, float[B,2,3,6,4] k, float[B,2,3,6,4] v"
 
 

@@ -122,8 +122,15 @@ def test_gelu_is_found_in_a_loop():
     ],
 )
 def test_gate_by_sigmoid_becomes_quick_gelu(nodes):
-    counts, _ = optimise(model_of(nodes), QuickGeluPass(), rtol=1e-4, atol=1e-5)
+    counts, _ = optimise(model_of(nodes), QuickGeluPass(silu=True), rtol=1e-4, atol=1e-5)
     assert counts == {"microsoft.QuickGelu": 1}
+
+
+def test_only_the_gate_that_is_nearly_gelu_is_taken_unless_asked_for():
+    text = "g (float[N] x) => (y) <float a = {{{0}}}> {{ m = Mul(x, a) s = Sigmoid(m) y = Mul(s, x) }}"
+    for number, taken in ((1.702, True), (1.7, False), (1, False)):
+        counts, _ = optimise(parse(text.format(number)), QuickGeluPass(), rtol=1e-4, atol=1e-5)
+        assert ("microsoft.QuickGelu" in counts) == taken
 
 
 @pytest.mark.parametrize(
