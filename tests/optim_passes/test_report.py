@@ -101,6 +101,15 @@ def test_batch_norms_and_activations_are_expected_to_vanish():
     assert found["activation after Conv"].achieved == found["activation after Conv"].expected == 1
 
 
+def test_a_group_norm_in_the_form_that_is_fastest_is_no_miss():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.GroupNorm(2, 4), nn.SiLU())
+    found, program = rows(model, torch.randn(1, 3, 9, 9))
+    assert "InstanceNormalization" in program.report.op_counts[1]
+    assert (found["group norm"].expected, found["group norm"].achieved) == (1, 1)
+    assert not found["group norm"].misses
+    assert "batch norm" not in found
+
+
 def test_bodies_are_counted_once_and_functions_as_often_as_they_are_called():
     proto = onnx.parser.parse_model("""<ir_version: 10, opset_import: ["": 20, "test": 1]>
 g (float[N] x, bool c) => (float[N] y) {
