@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from bridge.errors import BridgeError
 from bridge.feeds import is_torch, to_numpy
+from bridge.files import require_folder
 from bridge.providers import resolve
 from bridge.quantizing.histograms import METHODS, Histogram
 from bridge.quantizing.memory import give_back
@@ -26,7 +27,7 @@ from bridge.runtime import Settings
 from bridge.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     import onnx_ir as ir
 
@@ -213,6 +214,8 @@ class Calibrator:
         self.channels = dict(channels or {})
         self.moments = frozenset(moments)
         self.resume = None if resume is None else Path(resume)
+        if self.resume is not None:
+            require_folder(self.resume)
         self.progress = progress or (lambda _: None)
         give_back(model)
         with observing(model, self.names) as renamed:
@@ -358,9 +361,24 @@ def batches_of(source: Any, target: Session | Program) -> Iterator[Feed]:
         yield _feed(batch, session)
 
 
+def stream_of(source: Any) -> Iterator[Any]:
+    """The batches of an iterable as they come.
+
+    Raises:
+        CalibrationError: It is none.
+    """
+    # What has __getitem__ only, such as a Dataset, is iterable too.
+    if not isinstance(source, Iterable) and not hasattr(source, "__getitem__"):
+        raise CalibrationError(
+            f"calibration is {source!r}, which holds no batches",
+            hint="give a list or another iterable of them, or the path of a folder",
+        )
+    return iter(source)
+
+
 def _read(source: Any) -> Iterator[Any]:
     if not isinstance(source, str | os.PathLike):
-        yield from source
+        yield from stream_of(source)
         return
     path = Path(source)
     files = (

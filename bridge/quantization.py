@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from bridge.calibration import CalibrationError, batches_of
+from bridge.calibration import CalibrationError, batches_of, stream_of
 from bridge.files import load_model
 from bridge.half_precision import halved
 from bridge.parity.inputs import generate
@@ -87,7 +87,7 @@ def quantize(
     max_drop: float | None = None,
     metric: Callable[[Session], float] | None = None,
     gate: bool = True,
-    keep_float: Collection[str] = (),
+    keep_float: str | Collection[str] = (),
     resume: str | os.PathLike[str] | None = None,
     progress: Callable[[str], None] | None = None,
     **changes: Any,
@@ -133,7 +133,7 @@ def quantize(
         max_drop,
         metric,
         gate,
-        keep_float,
+        [keep_float] if isinstance(keep_float, str) else keep_float,
         resume,
         progress or (lambda _: None),
     )
@@ -176,7 +176,7 @@ def _prepare(task: _Task, evaluation: Iterable[Any] | None, *, needed: bool) -> 
         task.evaluation = list(itertools.islice(batches_of(evaluation, inputs), _EVALUATED))
     elif task.batches is not None:
         if not isinstance(task.batches, str | os.PathLike):
-            stream = iter(task.batches)
+            stream = stream_of(task.batches)
             first = list(itertools.islice(stream, _EVALUATED))
             task.batches = first if len(first) < _EVALUATED else _Rest(first, stream, task.batches)
             task.evaluation = list(batches_of(first, inputs))
@@ -188,7 +188,17 @@ def _prepare(task: _Task, evaluation: Iterable[Any] | None, *, needed: bool) -> 
     if wanted and task.before is not None:
         task.expected = [task.before.run(f) for f in task.evaluation]
         if task.metric is not None:
-            task.float_metric = float(task.metric(task.before))
+            task.float_metric = _measured(task.metric, task.before)
+
+
+def _measured(metric: Callable[[Session], float], session: Session) -> float:
+    found: Any = metric(session)
+    try:
+        return float(found)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(
+            f"metric returned a {type(found).__name__}", hint="return one number, more is better"
+        ) from error
 
 
 class _Rest:
@@ -312,7 +322,7 @@ def _measure_accuracy(report: QuantizationReport, session: Session, task: _Task)
     got = [session.run(f) for f in task.evaluation]
     found = output_accuracy(task.expected, got)
     if task.metric is not None:
-        found = dataclasses.replace(found, metric=float(task.metric(session)))
+        found = dataclasses.replace(found, metric=_measured(task.metric, session))
         report.float_metric = task.float_metric
     report.accuracy = found
 

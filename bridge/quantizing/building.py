@@ -136,8 +136,11 @@ class Builder:
     ) -> Callable[[ir.Node], bool]:
         """Whether a node may be quantized as its inputs come; LSTM and GRU have no static form."""
         kept = {*self._kept, *keep}
+        mixed = self.recipe.kind == "mixed"
 
         def decide(node: ir.Node) -> bool:
+            if mixed and node.op_type in CONVOLUTIONS:
+                return False  # it has a static form, or else a reason that is known
             return (node.op_type in RECURRENT or not recurrent_only) and node.name not in kept
 
         return decide

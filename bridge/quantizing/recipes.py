@@ -61,7 +61,7 @@ class Recipe:
         """Check what cannot be checked by types."""
         if self.kind == "weights" and self.bits not in (4, 8):
             raise RecipeError(
-                f"weights of {self.bits} bits have no kernel", hint="bits are 4 or 8"
+                f"weights of {self.bits!r} bits have no kernel", hint="bits are 4 or 8"
             )
         if self.block_size not in (None, 16, 32, 64, 128, 256):
             raise RecipeError(

@@ -105,6 +105,15 @@ def test_auto_that_finds_nothing_says_why_for_each_recipe(net, monkeypatch):
         assert f"{recipe}: slower than float" in str(caught.value)
 
 
+@pytest.mark.parametrize("recipe", ["int8-static", "int8-mixed"])
+def test_what_is_in_integers_is_not_said_to_be_in_float(net, recipe):
+    _, program, batches = net
+    made = bridge.quantize(program, recipe, calibration=batches, gate=False)
+    report = made.quantization
+    assert not report.kept_float
+    assert report.quantized["Conv"] == 3
+
+
 def test_auto_takes_no_recipe_that_changes_nothing():
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
@@ -133,6 +142,19 @@ def test_named_nodes_and_modules_stay_in_float(net):
     assert "asked to stay in float" in made.quantization.kept_float.values()
     with pytest.raises(bridge.RecipeError, match="'nothing'"):
         bridge.quantize(program, "int8-static", calibration=batches, keep_float=["nothing"])
+
+
+def test_what_cannot_be_used_is_said_before_the_work(net, tmp_path):
+    _, program, batches = net
+    options = {"calibration": batches, "gate": False}
+    with pytest.raises(bridge.CalibrationError, match="calibration is 5, which holds no batches"):
+        bridge.quantize(program, "int8-static", calibration=5)
+    with pytest.raises(bridge.RecipeError, match="metric returned a NoneType"):
+        bridge.quantize(program, "int8-static", metric=lambda _: None, **options)
+    with pytest.raises(bridge.ModelFileError, match="is no folder"):
+        bridge.quantize(program, "int8-static", resume=tmp_path / "no" / "state.npz", **options)
+    kept = bridge.quantize(program, "int8-static", keep_float="2", **options).quantization
+    assert len(kept.kept_float) == 1
 
 
 def test_a_generator_is_read_once_and_whole(net):
