@@ -117,8 +117,11 @@ class Signature:
         if whole and all(map(is_array, args)):
             return list(args)
         nested = self._bind(args, kwargs)
-        leaves, _ = flatten(nested, is_array)
+        leaves, tree = flatten(nested, is_array)
         expected = list(self.inputs.paths())
+        given = list(tree.paths())
+        if given != expected:
+            leaves = _in_order(leaves, given, expected)
         if len(leaves) != len(expected):
             raise FeedError(
                 f"the arguments hold {len(leaves)} tensors and numbers, at the export there were "
@@ -191,6 +194,28 @@ def flatten_unsigned(
             f"{len(leaves) + len(kwargs)} inputs given, the model takes {', '.join(names)}"
         )
     return leaves + [kwargs[n] for n in rest]
+
+
+def _in_order(
+    leaves: list[Any], given: Sequence[tuple[Any, ...]], expected: Sequence[tuple[Any, ...]]
+) -> list[Any]:
+    """Leaves in the order of the export; a dict's keys may come in another one.
+
+    Raises:
+        FeedError: A key is none that the export had.
+    """
+    if set(given) == set(expected):
+        by_path = dict(zip(given, leaves, strict=True))
+        return [by_path[p] for p in expected]
+    for ours, theirs in zip(given, expected, strict=False):
+        named = [(a, b) for a, b in zip(ours, theirs, strict=False) if a != b]
+        if len(given) == len(expected) and any(isinstance(a, str) == isinstance(b, str)
+                                               for a, b in named):  # fmt: skip
+            raise FeedError(
+                f"the arguments hold {'.'.join(map(str, ours))!r}, at the export there was "
+                f"{'.'.join(map(str, theirs))!r}"
+            )
+    return leaves
 
 
 def _joined(pairs: Any) -> Any:

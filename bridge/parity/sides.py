@@ -210,6 +210,9 @@ def _input_positions(session: Session, arguments: Arguments) -> list[int]:
     signature = session.signature
     count = len(session.input_names)
     if signature is not None and max(signature.input_leaves, default=-1) < len(arguments.leaves):
+        given, exported = list(arguments.tree.paths()), list(signature.inputs.paths())
+        if given != exported and set(given) == set(exported):  # a dict's keys in another order
+            return [given.index(exported[i]) for i in signature.input_leaves]
         return list(signature.input_leaves)
     positions = [i for i, x in enumerate(arguments.leaves) if is_torch(x)]
     if len(positions) != count:

@@ -281,6 +281,20 @@ def test_threads_share_a_session_for_a_minute(scale):
 # Eager arguments
 
 
+def test_a_dict_is_taken_by_its_keys():
+    def model(values):
+        return values["a"] - values["b"]
+
+    a, b = torch.ones(2), torch.zeros(2)
+    program = bridge.export(model, ({"a": a, "b": b},), verify=False)
+    session = program.session()
+    for call in (session, program):
+        assert torch.equal(call({"b": b, "a": a}), a)
+    with pytest.raises(bridge.FeedError, match=r"hold 'values.c', at the export there was"):
+        session({"a": a, "c": b})
+    assert bridge.check(model, program, ({"b": b, "a": a},)).passed
+
+
 def test_frozen_arguments_cannot_change():
     program = bridge.export(lambda x, flip=False: -x if flip else x + 0, (torch.ones(2), True))
     session = program.session()
