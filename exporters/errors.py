@@ -24,6 +24,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from types import CodeType
+
     from exporters.tracing.source import Source
 
 __all__ = [
@@ -61,6 +63,7 @@ class ExportError(Exception):
         self.hint = hint
         self.target: object = None  # the function whose compilation would help
         self.optional: object = None  # its code, if the trace can go on without that
+        self.callers: tuple[CodeType, ...] = ()  # user code on the stack, the innermost first
 
     def __str__(self) -> str:
         parts = [self.message]

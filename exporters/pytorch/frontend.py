@@ -213,6 +213,11 @@ def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | N
     target = target_of(error.source.code)
     scripting = attempt.scripting
     if scripting is not None and error.source.code in scripting.settled:
+        # What varies may have been frozen before it was handed to this function.
+        for code in error.callers if scripting.automatic else ():
+            if code not in scripting.settled:
+                error.target, error.optional = target_of(code), code
+                return error
         if isinstance(error, WorldError):
             return error
         if isinstance(error, SpecialisationError) and KEEP_IN_TORCH in (error.hint or ""):

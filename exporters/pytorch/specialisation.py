@@ -21,6 +21,7 @@ from exporters.errors import SpecialisationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import CodeType
 
     from exporters.tracing.source import Source, SourceFinder
 
@@ -44,6 +45,7 @@ class Call:
     function: str
     source: Source | None
     results: tuple[torch.Tensor, ...]
+    callers: tuple[CodeType, ...] = ()
 
 
 def tensors_of(x: Any) -> tuple[torch.Tensor, ...]:
@@ -78,9 +80,8 @@ class EagerLog(TorchFunctionMode):
         found = tensors_of(result)
         if found:
             source, _ = self._finder.find()
-            self.calls.append(
-                Call(name_of(func), source, tuple(t.detach().clone() for t in found))
-            )
+            copies = tuple(t.detach().clone() for t in found)
+            self.calls.append(Call(name_of(func), source, copies, self._finder.callers()))
         return result
 
 
@@ -110,17 +111,28 @@ def _scale(x: torch.Tensor) -> float:
 def first_difference(traced: Sequence[Call], eager: Sequence[Call]) -> SpecialisationError | None:
     """The error that names the first call in which eager code departs from the trace."""
     for ours, theirs in zip(traced, eager, strict=False):
-        if (ours.function, _line(ours.source)) != (theirs.function, _line(theirs.source)):
-            return _control_flow(ours.source, theirs.source)
-        for a, b in zip(ours.results, theirs.results, strict=False):
-            if ours.function in _UNINITIALISED and a.shape == b.shape and a.dtype == b.dtype:
-                continue  # whatever was in memory
-            if differs(a, b):
-                return _frozen_value(ours, a, b)
+        error = _difference(ours, theirs)
+        if error is not None:
+            error.callers = theirs.callers
+            return error
     if len(traced) != len(eager):
         longer = traced if len(traced) > len(eager) else eager
-        here = longer[min(len(traced), len(eager))].source
-        return _control_flow(here if longer is traced else None, here if longer is eager else None)
+        here = longer[min(len(traced), len(eager))]
+        sides = (here.source, None) if longer is traced else (None, here.source)
+        error = _control_flow(*sides)
+        error.callers = here.callers
+        return error
+    return None
+
+
+def _difference(ours: Call, theirs: Call) -> SpecialisationError | None:
+    if (ours.function, _line(ours.source)) != (theirs.function, _line(theirs.source)):
+        return _control_flow(ours.source, theirs.source)
+    for a, b in zip(ours.results, theirs.results, strict=False):
+        if ours.function in _UNINITIALISED and a.shape == b.shape and a.dtype == b.dtype:
+            continue  # whatever was in memory
+        if differs(a, b):
+            return _frozen_value(ours, a, b)
     return None
 
 

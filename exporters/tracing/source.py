@@ -160,3 +160,16 @@ class SourceFinder:
         chosen = user or library
         source = None if chosen is None else _position(chosen.f_code, chosen.f_lasti)
         return source, path or ""
+
+    def callers(self) -> tuple[CodeType, ...]:
+        """The code of the user's functions on the stack, the innermost first."""
+        found: dict[CodeType, None] = {}
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None:
+            kind = self._classify(frame.f_code)
+            if kind == "entry":
+                break
+            if kind == "user":
+                found[frame.f_code] = None
+            frame = frame.f_back
+        return tuple(found)

@@ -1,4 +1,4 @@
-"""Comparisons of lists and tuples of sizes, and branches that no size of an example takes."""
+"""Lists of sizes and their comparison; branches that wait for a size; repeats of a length that is data."""
 
 from __future__ import annotations
 
@@ -60,3 +60,21 @@ def test_repeats_of_a_length_that_is_data(counts: list[int]) -> None:
     program = bridge.export(repeat_kept, (x, torch.tensor([1, 2, -1])))
     n = torch.tensor(counts)
     torch.testing.assert_close(program(x, n), repeat_kept(x, n))
+
+
+def count_of(items: list[int], others: list[int] | None = None) -> torch.Tensor:
+    return torch.arange(len(items if others is None else others) + items[-1])
+
+
+def made_by_the_caller(x: torch.Tensor) -> torch.Tensor:
+    places = list(range(x.shape[0]))
+    return count_of(places).sum() + count_of(places, [-1] + places[1:-1][::2]) + x.sum()
+
+
+def test_lists_that_the_caller_made_of_sizes_are_followed() -> None:
+    x = torch.randn(6)
+    program = bridge.export(made_by_the_caller, x, dynamic_shapes={"x": {0: "n"}})
+    assert len(program.report.scripted) == 2
+    for n in (3, 9, 20):
+        x = torch.randn(n)
+        torch.testing.assert_close(program(x), made_by_the_caller(x))
