@@ -367,6 +367,8 @@ def _explain(
         report.divergence = locate_divergence(
             trial.reference, session, trial.feed, tolerance, progress=tell
         )
+        if report.divergence is None and not report.verdicts:
+            report.verdicts.append("no node of the graph is found to be wrong by itself")
         if report.divergence is not None:
             known = "\n".join(report.verdicts)
             report.verdicts += [
