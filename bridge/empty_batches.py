@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["guarded", "is_recurrent", "may_become_empty"]
 
 _ENDS_THE_PROCESS = ("LSTM", "GRU")
+_GUARD = "/unless_empty"  # after the name of a recurrent node: the If around it
 _HIDDEN_STATES = 5  # the first input that holds one; the outputs from 1 on are their last values
 # What may have no rows although everything that it was made of has.
 _MAY_EMPTY = frozenset((
@@ -43,7 +44,9 @@ def is_recurrent(runtime: onnxruntime.InferenceSession) -> bool:
 
 
 def _recurrent(model: ir.Model) -> list[NodeInfo]:
-    return [i for i in GraphIndex(model).nodes if i.node.op_type in _ENDS_THE_PROCESS]
+    """The nodes that are not guarded yet."""
+    nodes = [i for i in GraphIndex(model).nodes if i.node.op_type in _ENDS_THE_PROCESS]
+    return [i for i in nodes if not (i.around and str(i.around[-1].name).endswith(_GUARD))]
 
 
 def may_become_empty(model: ir.Model) -> bool:
@@ -109,7 +112,7 @@ def _guard(model: ir.Model, node: ir.Node) -> None:
     equal = _node("Equal", [size.outputs[0], zero.outputs[0]], f"{name}/empty")
     branches = [ir.AttrGraph("then_branch", then), ir.AttrGraph("else_branch", otherwise)]
     chosen = ir.Node(
-        "", "If", [equal.outputs[0]], branches, name=f"{name}/unless_empty", num_outputs=len(kept)
+        "", "If", [equal.outputs[0]], branches, name=f"{name}{_GUARD}", num_outputs=len(kept)
     )
     graph.insert_before(node, [size, zero, equal, chosen])
     for new, i in zip(chosen.outputs, kept, strict=True):
