@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import itertools
 import math
 from typing import TYPE_CHECKING
 
@@ -58,6 +59,10 @@ def _has_effect(node: ast.AST) -> bool:
             if isinstance(f, ast.Attribute) and not isinstance(f.value, ast.Constant):
                 return True
     return False
+
+
+def _is_starred(node: ast.expr) -> bool:
+    return isinstance(node, ast.Starred)
 
 
 class ExpressionConverter(ast.NodeTransformer):
@@ -205,6 +210,29 @@ class ExpressionConverter(ast.NodeTransformer):
         return ast.fix_missing_locations(
             ast.copy_location(ast.Call(converted, args, keywords), node)
         )
+
+    # Displays
+
+    def visit_List(self, node: ast.List) -> ast.expr:
+        """``[a, *b]``."""
+        return self._display(node)
+
+    def visit_Tuple(self, node: ast.Tuple) -> ast.expr:
+        """``(a, *b)``."""
+        return self._display(node)
+
+    def _display(self, node: ast.List | ast.Tuple) -> ast.expr:
+        self.generic_visit(node)
+        if not (isinstance(node.ctx, ast.Load) and any(map(_is_starred, node.elts))):
+            return node
+        parts: list[ast.expr] = []
+        for is_starred, group in itertools.groupby(node.elts, _is_starred):
+            if is_starred:
+                parts += [e.value for e in group if isinstance(e, ast.Starred)]
+            else:
+                parts.append(ast.List(list(group), ast.Load()))
+        kind = "tuple" if isinstance(node, ast.Tuple) else "list"
+        return staged_call("display", ast.Constant(kind), *parts, at=node)
 
     # Comprehensions
 

@@ -33,7 +33,7 @@ from exporters.tracing.trace import Trace
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["call"]
+__all__ = ["call", "display"]
 
 
 def _number(trace: Trace, x: Any) -> Any:
@@ -287,3 +287,18 @@ def call(function: Any) -> Any:
         return _BUILTINS.get(function, function)
     except TypeError:  # not hashable
         return function
+
+
+def display(kind: str, *parts: Any) -> Any:
+    """``[a, *b]``; with a run-time number of items a tuple is a list, too.
+
+    Args:
+        kind: ``"list"`` or ``"tuple"``.
+        parts: Lists of the items between stars, and what is behind a star.
+    """
+    lists = [call(list)(p) for p in parts]
+    staged = next((p for p in lists if isinstance(p, StagedList)), None)
+    if staged is not None:
+        return staged.joined(*lists)
+    items = [x for p in lists for x in p]
+    return items if kind == "list" else tuple(items)

@@ -78,3 +78,17 @@ def test_lists_that_the_caller_made_of_sizes_are_followed() -> None:
     for n in (3, 9, 20):
         x = torch.randn(n)
         torch.testing.assert_close(program(x), made_by_the_caller(x))
+
+
+def stars(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, int]:
+    rows = [row * 2 for row in x]
+    places = [-1, *list(range(x.shape[0]))[1:], 7]
+    return torch.stack([x[0], *rows, *rows]), torch.stack((x[0] + 1, *rows)), len(places)
+
+
+def test_stars_in_displays_are_followed() -> None:
+    program = bridge.export(stars, torch.randn(3, 2), dynamic_shapes={"x": {0: "n"}})
+    for n in (1, 2, 7):
+        x = torch.randn(n, 2)
+        for ours, theirs in zip(program(x), stars(x), strict=True):
+            torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs))
