@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from bridge.errors import ModelFileError
+from bridge.large_files import load_apart
 from bridge.untrusted import check_bytes, check_path
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["load_model", "parse_model", "proto_without", "require_folder", "save_model"]
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
+_LARGE_FILE = 64 * 2**20  # bytes from which weights are read one by one
 _STREAMED = 1024  # bytes from which an initializer is written straight from its memory
 
 # Protobuf wire format: tag = field number << 3 | 2 for a length-delimited field.
@@ -238,7 +240,8 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
     target = Path(path)
     check_path(target)
     try:
-        return _detached(ir.load(target))
+        large = target.stat().st_size >= _LARGE_FILE
+        return _detached(load_apart(target) if large else ir.load(target))
     except OSError as error:
         raise ModelFileError(f"cannot read {target}: {error.strerror or error}") from error
     except Exception as error:
