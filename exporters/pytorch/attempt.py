@@ -94,6 +94,7 @@ class TracedModel:
             next ones.
         random: Whether the graph draws random numbers.
         drawn: Random number generators outside of torch that forward draws from.
+        compiling: Whether the model saw ``torch.compiler.is_compiling()``.
         training: Paths of modules that are in train mode.
         scripted: Functions that were compiled without being marked.
         targets: All functions that were compiled.
@@ -119,10 +120,12 @@ class TracedModel:
     targets: list[Target]
     seconds: dict[str, float]
     drawn: list[str] = dataclasses.field(default_factory=list)
+    compiling: bool = False
 
     def eager(self, leaves: Sequence[Any]) -> list[Any]:
         """Every leaf of the eager result; the model and the arguments stay as they were."""
-        return flatten(run_eager(self.callable, self.arguments, leaves), is_leaf)[0]
+        with isolation.compiling(told=self.compiling):
+            return flatten(run_eager(self.callable, self.arguments, leaves), is_leaf)[0]
 
     def eager_outputs(self, leaves: Sequence[Any]) -> list[Any]:
         """The leaves of the eager result that are graph outputs."""

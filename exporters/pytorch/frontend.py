@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from exporters.errors import (
     UntraceableError,
     WorldError,
 )
+from exporters.pytorch import isolation
 from exporters.pytorch.attempt import Attempt, TracedModel, World
 from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.inputs import (
@@ -38,6 +40,7 @@ from exporters.pytorch.specialisation import (
 )
 from exporters.pytorch.torchscript import torchscript_traces
 from exporters.script import compiled, nested_codes, target_behind, target_of
+from exporters.tracing.trace import Assumption
 from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
 
 if TYPE_CHECKING:
@@ -127,16 +130,16 @@ def trace(
             hint="leave dynamic_shapes out: the dims that differ between examples are dynamic",
         )
     others = [bind(model, *split_example(e)) for e in given]
-    scripting = Scripting(automatic=script == "auto", targets=targets)
+    targets = list(targets)
     options: dict[str, Any] = {
         "opset": opset,
         "output_names": output_names,
         "unroll_limit": unroll_limit,
-        "scripting": scripting,
         "keep": keep,
     }
 
     def once() -> TracedModel:
+        scripting: Scripting = options["scripting"]
         if others:
             symbols, worlds = _infer_symbols(arguments, others)
             attempt = Attempt(model, arguments, symbols, worlds, **options)
@@ -152,13 +155,37 @@ def trace(
             _check_worlds(attempt, traced, scripted=bool(scripting.targets))
         return traced
 
-    traced = scripting.run(once)
-    if state == "io" and traced.mutated:
-        options["state"] = traced.mutated
+    def scripted() -> TracedModel:
+        scripting = Scripting(automatic=script == "auto", targets=targets)
+        options.update(scripting=scripting, state=[])
         traced = scripting.run(once)
-    traced.scripted.extend(scripting.chosen)
-    traced.targets.extend(scripting.targets.values())
-    return traced
+        if state == "io" and traced.mutated:
+            options["state"] = traced.mutated
+            traced = scripting.run(once)
+        traced.scripted.extend(scripting.chosen)
+        traced.targets.extend(scripting.targets.values())
+        return traced
+
+    return _told_of_compiling_if_need_be(scripted)
+
+
+def _told_of_compiling_if_need_be(trace: Callable[[], TracedModel]) -> TracedModel:
+    """The trace of a model that thinks itself eager, or else compiled.
+
+    What libraries do for a compiler avoids branches on data, and makes larger graphs: transformers
+    5.23 then writes the masks of packed sequences that no input has.
+    """
+    isolation.asked_of_compiling()
+    try:
+        return trace()
+    except ExportError:
+        if not isolation.asked_of_compiling():
+            raise
+        with isolation.compiling(), contextlib.suppress(ExportError):
+            traced = dataclasses.replace(trace(), compiling=True)
+            traced.assumptions.append(Assumption("torch.compiler.is_compiling()", True, None))
+            return traced
+        raise
 
 
 def _declared_symbols(arguments: Arguments, dynamic_shapes: Any) -> list[Symbol]:
@@ -239,7 +266,7 @@ def explain(
     """Where the trace froze something that is otherwise for the given inputs; None if nowhere."""
     worlds = [traced.worlds[0], World(list(leaves), [], dict(sizes))]
     opset = traced.model.opset_imports[""]
-    with compiled(traced.targets) as made:
+    with isolation.compiling(told=traced.compiling), compiled(traced.targets) as made:
         scripting = Scripting(automatic=False)
         scripting.settled |= {c for code in made.values() for c in nested_codes(code)}
         attempt = Attempt(

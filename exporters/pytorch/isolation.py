@@ -17,7 +17,7 @@ from exporters.tracing.effects import Snapshot
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["exporting", "is_opaque", "isolated", "untouched"]
+__all__ = ["asked_of_compiling", "compiling", "exporting", "is_opaque", "isolated", "untouched"]
 
 
 def is_opaque(x: Any) -> bool:
@@ -31,13 +31,45 @@ _flag_before = False
 _stand_ins = contextlib.ExitStack()
 
 
+class _Thread(threading.local):
+    """What this thread tells libraries of a compilation, and whether they asked."""
+
+    compiling = False
+    asked = False
+
+
+_thread = _Thread()
+
+
+@contextlib.contextmanager
+def compiling(*, told: bool = True) -> Iterator[None]:
+    """Let ``torch.compiler.is_compiling()`` be true in exports of this thread."""
+    before, _thread.compiling = _thread.compiling, told
+    try:
+        yield
+    finally:
+        _thread.compiling = before
+
+
+def asked_of_compiling() -> bool:
+    """Whether ``torch.compiler.is_compiling()`` was called in an export since this was asked last."""
+    asked, _thread.asked = _thread.asked, False
+    return asked
+
+
+_is_compiling = torch.compiler.is_compiling
+
+
+def _told_of_compiling() -> bool:
+    _thread.asked = True
+    return _thread.compiling or _is_compiling()
+
+
 @contextlib.contextmanager
 def exporting() -> Iterator[None]:
     """Torch knows of an export while any thread is inside: ``torch.compiler.is_exporting()``.
 
-    ``torch.compiler.is_compiling()`` stays false: what libraries leave to that answer is what a
-    compiler without data-dependent control flow needs, and its graphs are larger (transformers 5.23
-    then writes the masks of packed sequences that no input has).
+    ``torch.compiler.is_compiling()`` is what :func:`compiling` says.
     """
     global _exporting, _flag_before
     with _lock:
@@ -45,6 +77,7 @@ def exporting() -> Iterator[None]:
             _flag_before = torch.compiler._is_exporting_flag
             torch.compiler._is_exporting_flag = True
             _stand_ins.enter_context(substituted())
+            torch.compiler.is_compiling = _told_of_compiling
         _exporting += 1
     try:
         yield
@@ -53,6 +86,7 @@ def exporting() -> Iterator[None]:
             _exporting -= 1
             if _exporting == 0:
                 torch.compiler._is_exporting_flag = _flag_before
+                torch.compiler.is_compiling = _is_compiling
                 _stand_ins.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -63,3 +64,31 @@ def test_attention_takes_a_truth_value_that_is_known_after_all():
         for rows in (1, 4, 9):
             x = torch.randn(rows, 4)
             torch.testing.assert_close(program(x), model(x))
+
+
+def _count_of_kinds(x):
+    seen = {}
+    for v in x:
+        seen[int(v)] = seen.get(int(v), 0) + 1  # a dict by data: no graph has one
+    return torch.tensor(len(seen))
+
+
+def test_a_model_that_cannot_be_traced_as_eager_code_is_traced_as_compiled_code():
+    def kinds(x):
+        if torch.compiler.is_compiling():
+            return (x.sort().values.diff() != 0).sum() + 1
+        return _count_of_kinds(x)
+
+    x = torch.tensor([1, 2, 1, 3])
+    program = bridge.export(kinds, x)
+    assert "torch.compiler.is_compiling() is always True" in program.report.assumptions
+    torch.testing.assert_close(program(x), kinds(x))
+    assert not torch.compiler.is_compiling()
+
+
+def test_a_model_that_cannot_be_traced_either_way_is_refused_as_eager_code():
+    def kinds(x):
+        return _count_of_kinds(x) + torch.compiler.is_compiling() * x.sort().values.numpy().max()
+
+    with pytest.raises(bridge.ScriptError, match="which keys this dict has"):
+        bridge.export(kinds, torch.tensor([1, 2, 1, 3]))
