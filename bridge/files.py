@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 from pathlib import Path
@@ -218,7 +219,8 @@ def _save_external(model: ir.Model, target: Path) -> None:
 
 def _data_file_of(target: Path) -> Path | None:
     """The data file that the model at ``target`` refers to, if it is one that we named."""
-    if not target.exists():
+    beside = target.parent.glob(f"{glob.escape(target.name)}.*")
+    if not target.exists() or not any(beside):
         return None
     try:
         model = onnx.load(target, load_external_data=False)

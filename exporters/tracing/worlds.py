@@ -45,17 +45,17 @@ def candidate_sizes(symbol: Symbol) -> Iterator[int]:
     """Other sizes for a dim, the most telling first.
 
     A size must not only differ from the example's: its halves, quarters and so on must differ too,
-    or else ``n // 2`` would look constant. So a small dim is about doubled, a large one about
-    halved (to a multiple of the same power of two, since eager code often asks for one). Never 1,
-    which broadcasts.
+    or else ``n // 2`` would look constant. So a small dim is about doubled, of a large one about a
+    third is taken (a multiple of the same power of two, since eager code often asks for one; less
+    than half, since eager code runs on it). Never 1, which broadcasts.
     """
     n = symbol.size
     step = 1
     while n % (step * 2) == 0 and step < 32:
         step *= 2
     if n >= 64:
-        near = max(1, n // 2 // step)
-        wanted = [k * step for k in (near, near - 1, near + 1, near - 2)]
+        near = max(1, n // 3 // step)
+        wanted = [k * step for k in (near, near + 1, near - 1, near + 2)]
         wanted += [2 * n, n // 2 + 1, n + step, n - step, n + 1, n - 1]
     else:
         wanted = [2 * n + 1, 2 * n, 3 * n, 2 * n + 3, 4 * n, 5 * n, 2 * n + 2, n + 2, n + 3]
