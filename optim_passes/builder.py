@@ -40,8 +40,13 @@ class Builder:
         self.nodes: list[ir.Node] = []
         self.initializers: list[ir.Value] = []
         self._names = names
+        self._origins = origins
         self._base = origins[0].name or origins[0].op_type
         self._metadata = merged_metadata(origins)
+
+    def within(self, scope: Scope) -> Builder:
+        """A builder for another body."""
+        return Builder(scope, self._names, self._origins)
 
     def __getattr__(self, op_type: str) -> Any:
         if not op_type[:1].isupper():

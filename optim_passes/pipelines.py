@@ -57,6 +57,7 @@ from optim_passes.simplify.selection import MinMaxPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
+from optim_passes.simplify.tables import LoopTablePass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -90,6 +91,8 @@ SIMPLIFY: Passes = (
         UnrollPass(),
         LoopFlagPass(),
         LoopInvariantPass(),
+        # After LoopInvariantPass, which takes what tables are made of out of the loop.
+        LoopTablePass(),
         SequenceToScanPass(),
         # Before RearrangementPass, which merges the transposes.
         TransposeOrderPass(),

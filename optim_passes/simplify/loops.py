@@ -11,7 +11,7 @@ from optim_passes.copying import copy_nodes
 from optim_passes.purity import is_total
 from optim_passes.rewriting import Outcome, Pass, commit
 from optim_passes.scopes import Names, visible_from
-from optim_passes.values import constant, scalar
+from optim_passes.values import attribute, constant, dims, producer, same_dim, scalar
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -38,7 +38,9 @@ class LoopInvariantPass(Pass):
             outcome.rewrites += _release_invariants(scope.holder, scope.body)
         for node in list(scope.body):
             operands = [v for v in node.inputs if v is not None]
-            if not is_total(node) or any(v.is_graph_output() for v in node.outputs):
+            if not (is_total(node) or _is_row(node, scope)) or any(
+                v.is_graph_output() for v in node.outputs
+            ):
                 continue
             if not operands or not all(visible_from(v, scope.outer) for v in operands):
                 continue
@@ -47,6 +49,29 @@ class LoopInvariantPass(Pass):
             scope.body.remove(node)
             scope.outer.body.insert_before(scope.holder, node)
             outcome.rewrites += 1
+
+
+def _is_row(node: ir.Node, scope: Scope) -> bool:
+    """Whether a Gather takes ``x[i]``, where ``i`` counts the rows of ``x`` in a loop around."""
+    if node.op_type != "Gather" or node.domain or attribute(node, "axis", 0) != 0:
+        return False
+    x, index = node.inputs
+    around: Scope | None = scope
+    while around is not None and (index is None or index.graph is not around.body):
+        around = around.outer
+    holder = None if around is None else around.holder
+    if (
+        around is None
+        or holder is None
+        or holder.op_type != "Loop"
+        or index is not around.body.inputs[0]
+    ):
+        return False
+    squeeze = producer(holder.inputs[0], "Squeeze", "Reshape")
+    shape = producer(squeeze.inputs[0], "Shape") if squeeze is not None else None
+    size, rows = dims(x), dims(shape.inputs[0]) if shape is not None else None
+    start = attribute(shape, "start", 0) if shape is not None else 0
+    return bool(size and rows and start < len(rows) and same_dim(size[0], rows[start]))
 
 
 def _release_invariants(node: ir.Node, body: ir.Graph) -> int:
