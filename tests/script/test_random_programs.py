@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 
+import bridge
 from tests.script.generator import programs
 from tests.script.harness import T, agree, assert_same
 
@@ -35,12 +36,15 @@ def function_of(source):
     return namespace["program"]
 
 
-def _check(source):
+def _check(source, *, optimised=False):
     function = function_of(source)
     program = agree(function, INPUTS[:3], rtol=1e-4, atol=1e-4, unroll_limit=2)
-    if program.report.assumptions:  # a size decided, and the report says so
-        return
-    for inputs in INPUTS[3:]:
+    seen = (
+        INPUTS[:3] if program.report.assumptions else INPUTS
+    )  # a size decided: the report says so
+    if optimised:
+        program = bridge.optimize(program, target="cpu", verify=False)
+    for inputs in seen if optimised else seen[3:]:
         expected = function(*copy.deepcopy(inputs))
         assert_same(program(*inputs), expected, rtol=1e-4, atol=1e-4, inputs=inputs)
 
@@ -66,3 +70,16 @@ def test_random_programs_agree(source):
 @given(programs(size=16))
 def test_longer_random_programs_agree(source):
     _check(source)
+
+
+@settings(
+    max_examples=COUNT // 3,
+    deadline=None,
+    database=None,
+    derandomize=COUNT == 60,
+    phases=[Phase.explicit, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+@given(programs())
+def test_random_programs_agree_when_optimised(source):
+    _check(source, optimised=True)
