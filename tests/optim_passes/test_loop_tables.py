@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from optim_passes.simplify.dead_code import DeadCodePass
+from optim_passes.simplify.inference import InferShapesPass
 from optim_passes.simplify.loops import LoopInvariantPass
 from optim_passes.simplify.tables import LoopTablePass
 from tests.optim_passes.running import ops, optimise, parse
@@ -52,7 +54,9 @@ WRITE = """a, q = If (skip) <then_branch = th () => (int64 a1, int64[K] q1) {
                 a2 = Add(s, one)
             }>"""
 APPEND = """q = If (skip) <then_branch = th () => (int64[K] q1) { q1 = Identity(l) },
-                else_branch = el () => (int64[K] q2) { u = Unsqueeze(v, axis) q2 = Concat <axis=0> (l, u) }>"""
+                else_branch = el () => (int64[K] q2) {
+                u = Unsqueeze(v, axis) q2 = Concat <axis=0> (l, u)
+            }>"""
 
 
 def test_a_loop_that_writes_what_it_keeps_disappears():
@@ -62,7 +66,7 @@ def test_a_loop_that_writes_what_it_keeps_disappears():
             TAKE + WRITE, outputs="int64 count, int64 last, int64[K] kept",
         )
     )  # fmt: skip
-    optimise(model, LoopTablePass(), feeds=WORDS)
+    optimise(model, InferShapesPass(), LoopTablePass(), DeadCodePass(), feeds=WORDS)
     assert "Loop" not in ops(model)
 
 
@@ -73,7 +77,7 @@ def test_a_loop_that_appends_what_it_keeps_disappears():
             outputs="int64 last, int64[L] kept",
         )
     )  # fmt: skip
-    optimise(model, LoopTablePass(), feeds=WORDS)
+    optimise(model, InferShapesPass(), LoopTablePass(), DeadCodePass(), feeds=WORDS)
     assert "Loop" not in ops(model)
 
 
@@ -85,7 +89,7 @@ def test_sums_and_scans_of_numbers_are_tables():
             outputs="int64 total, int64[L] ys, int64[L] zs",
         )
     )  # fmt: skip
-    optimise(model, LoopTablePass(), feeds=WORDS)
+    optimise(model, InferShapesPass(), LoopTablePass(), DeadCodePass(), feeds=WORDS)
     counts = ops(model)
     assert "Loop" not in counts
     assert counts["CumSum"] == 1
@@ -105,7 +109,7 @@ def test_elements_that_depend_on_each_other_stay_in_the_loop(lines):
     model = parse(
         counted(["int64[K] r"], "bool d, int64[K] q", lines, outputs="int64[K] kept"),
     )
-    optimise(model, LoopTablePass(), feeds=WORDS)
+    optimise(model, InferShapesPass(), LoopTablePass(), DeadCodePass(), feeds=WORDS)
     assert ops(model)["Loop"] == 1
 
 
@@ -117,7 +121,7 @@ def test_a_loop_with_a_condition_stays():
             "Constant <value_int=5> ()",
         ).replace("d = Identity(c)", "")
     )  # fmt: skip
-    optimise(model, LoopTablePass(), feeds=WORDS)
+    optimise(model, InferShapesPass(), LoopTablePass(), DeadCodePass(), feeds=WORDS)
     assert ops(model)["Loop"] == 1
 
 
@@ -131,7 +135,7 @@ def test_what_does_not_depend_on_the_state_leaves_the_loop():
             outputs="int64[K] kept",
         )
     )  # fmt: skip
-    optimise(model, LoopTablePass(), feeds=WORDS)
+    optimise(model, InferShapesPass(), LoopTablePass(), DeadCodePass(), feeds=WORDS)
     body = next(n for n in model.graph if n.op_type == "Loop").attributes["body"].as_graph()
     assert sorted(n.op_type for n in body) == [
         "Add", "Gather", "Identity", "ReduceMax", "ScatterND", "Unsqueeze",
