@@ -62,21 +62,19 @@ def shorten(file: str) -> str:
 
 
 @functools.cache
-def _position(code: CodeType, instruction: int) -> Source:
+def _span(code: CodeType, instruction: int) -> tuple[int, int | None, int | None]:
+    """Line, column and the column of the end; equal code of another file has the same ones."""
     positions = list(code.co_positions())
     index = instruction // 2
     line, end_line, column, end_column = (
         positions[index] if 0 <= index < len(positions) else (None, None, None, None)
     )
-    one_line = line == end_line
-    return Source(
-        file=code.co_filename,
-        line=line or code.co_firstlineno,
-        function=code.co_qualname,
-        column=column,
-        end_column=end_column if one_line else None,
-        code=code,
-    )
+    return line or code.co_firstlineno, column, end_column if line == end_line else None
+
+
+def _position(code: CodeType, instruction: int) -> Source:
+    line, column, end_column = _span(code, instruction)
+    return Source(code.co_filename, line, code.co_qualname, column, end_column, code)
 
 
 class SourceFinder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import linecache
 
 import pytest
 import torch
@@ -349,3 +350,17 @@ def test_functions_of_one_definition_are_marked_each():
             assert torch.equal(program(x), first(x))
         others.clear()
         gc.collect()
+
+
+def test_code_that_is_run_again_is_another_function():
+    text = "def f(x):\n    for i in range(x.shape[0]):\n        x = x * i\n    return x\n"
+    for number in range(2):  # as a cell of a notebook is
+        name = f"<cell {number}>"
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+        namespace = {}
+        exec(compile(text, name, "exec"), namespace)
+        function = namespace.pop("f")
+        program = bridge.export(function, torch.ones(3), dynamic_shapes={"x": {0: "n"}})
+        assert name in program.report.scripted[0]
+        torch.testing.assert_close(program(torch.ones(5)), function(torch.ones(5)))
+        del function, program
