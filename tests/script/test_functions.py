@@ -353,7 +353,7 @@ def test_functions_of_one_definition_are_marked_each():
 
 
 def test_code_that_is_run_again_is_another_function():
-    text = "def f(x):\n    for i in range(x.shape[0]):\n        x = x * i\n    return x\n"
+    text = "def f(x):\n    for i in range(x.shape[0]):\n        x = x + i\n    return x\n"
     for number in range(2):  # as a cell of a notebook is
         name = f"<cell {number}>"
         linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
