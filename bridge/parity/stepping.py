@@ -114,6 +114,8 @@ def _step_loop(
     locate_in: Callable[..., Divergence | None],
 ) -> Divergence | None:
     ours, theirs = _body(node, "body", probe, outer), _body(right, "body", oracle_probe, outer)
+    if len(ours.own) != len(theirs.own) or len(ours.outputs) != len(theirs.outputs):
+        return None  # a pass took carried values out of one of them
     values = [None if v is None else outer(str(v.name)) for v in right.inputs]
     count = _ITERATIONS if values[0] is None else int(np.asarray(values[0]).item())
     condition: Any = True if len(values) < 2 or values[1] is None else values[1]

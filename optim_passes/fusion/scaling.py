@@ -77,7 +77,7 @@ def _through(y: ir.Value, number: Array, op: Builder, *, adds: bool) -> ir.Value
         return None if inner is None else op.Transpose(inner, perm=perm)
     if node.op_type == "Conv":
         return _convolution(node, number, op, adds=adds)
-    if adds or number.size not in (1, number.shape[-1]):
+    if adds or not number.ndim or number.size not in (1, number.shape[-1]):
         return None
     return _linear(node, number.reshape(-1), op)
 

@@ -173,6 +173,16 @@ def test_scale_of_rows_stays():
     assert counts == {"MatMul": 1, "Mul": 1}
 
 
+def test_scale_of_a_number_stays():
+    model = parse(
+        "g (float[4] x, float[4] w, float two) => (y) { a = MatMul(x, w) y = Mul(a, two) }",
+        w=weights(4),
+        two=np.float32(2),
+    )
+    counts, _ = optimise(model, LayerScalePass())
+    assert counts == {"MatMul": 1, "Mul": 1}
+
+
 ACTIVATIONS = (
     "Relu(a)",
     "Sigmoid(a)",
