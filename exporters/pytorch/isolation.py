@@ -170,19 +170,32 @@ def _strided(x: Any) -> Iterator[torch.Tensor]:
     if isinstance(x, tuple | list):
         for item in x:
             yield from _strided(item)
-    elif isinstance(x, torch.Tensor) and x.layout is torch.strided:
+    elif isinstance(x, torch.Tensor) and _has_storage(x):
         yield x
+
+
+def _has_storage(x: torch.Tensor) -> bool:
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(x)  # as in ``torch.vmap``
+    return x.layout is torch.strided and not (x.is_nested or wrapped)
 
 
 def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """What a call writes to, with more than that where torch does not say it."""
+    everything = (*args, *kwargs.values())
     if isinstance(func, torch._ops.OpOverload | torch._ops.OpOverloadPacket):
-        return (*args, *kwargs.values())  # whatever the schema of the user's operator says
+        overloads = [func] if isinstance(func, torch._ops.OpOverload) else _overloads(func)
+        return everything if any(f._schema.is_mutable for f in overloads) else ()
     name = getattr(func, "__name__", "")
-    if name in _WRITING or (name in _LIMITING and (len(args) > 3 or "max_norm" in kwargs)):
-        return (*args, *kwargs.values())
+    if name in _LIMITING and (args[3:4] or (kwargs.get("max_norm"),))[0] is not None:
+        return everything
+    if name in _WRITING:
+        return everything
     in_place = name.endswith("_") and not name.endswith("__")
     return (args[:1] if in_place or name in _IN_PLACE else (), kwargs.get("out"))
+
+
+def _overloads(packet: Any) -> list[Any]:
+    return [getattr(packet, name) for name in packet.overloads()]
 
 
 _WRITING = frozenset("batch_norm instance_norm native_batch_norm".split())  # to running statistics

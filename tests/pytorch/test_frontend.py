@@ -17,6 +17,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import bridge
+from exporters.pytorch.attempt import run_eager
+from exporters.pytorch.inputs import bind
 from tests.script.harness import assert_same
 
 X = torch.linspace(-2, 2, 12).view(3, 4)
@@ -448,3 +450,13 @@ def test_what_forward_writes_to_is_as_it_was() -> None:
     for name, x in model.state_dict().items():
         torch.testing.assert_close(x, before[name], rtol=0, atol=0)
     assert not model.outside[0].any()
+
+
+@pytest.mark.parametrize("call", [
+    lambda x: torch.func.vmap(lambda row: row * 2)(x),
+    lambda x: torch.func.grad(lambda y: (y * y).sum())(x),
+    lambda x: (torch.nested.nested_tensor([x, x[:1]]) * 2).to_padded_tensor(0.0),
+])  # fmt: skip
+def test_eager_code_runs_whatever_its_tensors_are(call):
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(run_eager(call, bind(call, (x,), None), [x]), call(x))
