@@ -457,6 +457,7 @@ def test_what_forward_writes_to_is_as_it_was() -> None:
     lambda x: torch.func.grad(lambda y: (y * y).sum())(x),
     lambda x: (torch.nested.nested_tensor([x, x[:1]]) * 2).to_padded_tensor(0.0),
 ])  # fmt: skip
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_eager_code_runs_whatever_its_tensors_are(call):
     x = torch.randn(2, 3)
     torch.testing.assert_close(run_eager(call, bind(call, (x,), None), [x]), call(x))
