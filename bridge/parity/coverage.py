@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.errors import BridgeError
+from bridge.feeds import to_numpy
 from bridge.graph_index import SOURCE, open_model, subgraphs
 from bridge.session import Session
 
@@ -57,7 +58,7 @@ class Coverage:
             found = self._session.run({n: feed[n] for n in self._inputs})
         except BridgeError:
             return
-        self._reached |= np.asarray(found[_REACHED])
+        self._reached |= to_numpy(found[_REACHED])
 
     def unreached(self) -> list[str]:
         """The branches and bodies that no input reached, with the lines that they come from."""

@@ -30,6 +30,7 @@ from exporters.pytorch.tracer import TorchTracer
 from exporters.pytorch.unsupported import require_supported
 from exporters.script import target_of
 from exporters.tracing.finish import build_model
+from exporters.tracing.none_tests import NoneTests
 from exporters.tracing.pytree import Tree, flatten
 from exporters.tracing.scalars import ScalarRecord, TracedScalar, plain
 from exporters.tracing.source import SourceFinder
@@ -256,6 +257,7 @@ class Attempt:
         started = time.perf_counter()
         trace = Trace(len(self.worlds), opset=self.opset, finder=self.finder())
         trace.unroll_limit = self.unroll_limit
+        trace.none_tests = NoneTests(trace)
         if self.scripting is not None and self.scripting.automatic:
             trace.settled = self.scripting.settled
         tracer = TorchTracer(trace, self.named)

@@ -303,7 +303,8 @@ def _devices(values: Iterable[Any]) -> list[str]:
 
 def _check_leaves(model: Callable[..., Any], arguments: Arguments) -> None:
     devices = _devices(arguments.leaves)
-    if len(devices) > 1:
+    beside_cpu = [d for d in devices if d != "cpu"]  # lengths of packed sequences are on the CPU
+    if len(beside_cpu) > 1 or (len(devices) > 1 and "meta" in devices):
         raise InputError(
             f"the inputs are on several devices: {', '.join(devices)}",
             hint="move the example inputs to the model's device",
@@ -329,7 +330,7 @@ def _check_leaves(model: Callable[..., Any], arguments: Arguments) -> None:
             hint="load the weights first, or model.to_empty(device='cpu') and fill them",
         )
     homes = _devices(state.values())
-    if len(homes) == 1 and devices and homes != devices:
+    if len(homes) == 1 and devices and homes[0] not in devices:
         raise InputError(
             f"the model is on {homes[0]}, the inputs are on {devices[0]}",
             hint=f"move one of them: model.to({devices[0]!r})",

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch.nn.modules import rnn, transformer
 
 from exporters.pytorch.control_flow import staged_control_flow
+from exporters.pytorch.optionals import call_either_way, may_be_none
 from exporters.pytorch.torchscript import unscripted
 from exporters.tracing.scalars import TracedScalar
 from exporters.tracing.trace import Trace
@@ -65,8 +66,21 @@ def scaled_dot_product_attention(
 ) -> torch.Tensor:  # fmt: skip
     """As torch's, whose parser takes no traced truth value for a flag: it becomes a mask."""
     if isinstance(is_causal, TracedScalar):
-        everything = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool)
-        attn_mask = everything.tril() | ~torch.tensor(is_causal)
+        if may_be_none(attn_mask):
+            trace = Trace.current()
+            assert trace is not None
+            args = (query, key, value, attn_mask, dropout_p, is_causal)
+            return call_either_way(trace, scaled_dot_product_attention, args, options, attn_mask)
+        everything = torch.ones(
+            query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device
+        )
+        allowed = everything.tril() | ~torch.tensor(is_causal, device=query.device)
+        if attn_mask is None:
+            attn_mask = allowed
+        elif attn_mask.dtype == torch.bool:
+            attn_mask = attn_mask & allowed
+        else:
+            attn_mask = attn_mask.masked_fill(~allowed, -torch.inf)
         is_causal = False
     return _scaled_dot_product_attention(
         query, key, value, attn_mask, dropout_p, is_causal, **options

@@ -154,6 +154,8 @@ def same(a: Any, b: Any) -> bool:
 def mark(trace: Trace, x: Any, present: Any) -> Any:
     """``x``, known from now on to stand for None unless ``present``, a traced truth value."""
     trace.optional[id(x)] = (x, present)
+    if trace.none_tests is not None:
+        trace.none_tests.watch()
     return x
 
 

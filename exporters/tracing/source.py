@@ -119,13 +119,17 @@ class SourceFinder:
         """The frame whose code is being asked for: the innermost one that is not plumbing."""
         frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            kind = self._classify(frame.f_code)
-            if kind == "entry":
+            if self._classify(frame.f_code) == "entry":
                 return None
-            if kind in ("user", "library") and frame.f_code.co_filename not in self._plumbing:
+            if self.may_ask(frame.f_code):
                 return frame
             frame = frame.f_back
         return None
+
+    def may_ask(self, code: CodeType) -> bool:
+        """Whether code is the user's or a library's, and more than plumbing."""
+        plumbing = code.co_filename in self._plumbing
+        return not plumbing and self._classify(code) in ("user", "library")
 
     def find(self) -> tuple[Source | None, str]:
         """The user's position and the path of the innermost module, ``""`` outside any."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from exporters.tracing.effects import MemoryLog
+    from exporters.tracing.none_tests import NoneTests
     from exporters.tracing.source import Source, SourceFinder
 
 __all__ = ["Assumption", "Interrupt", "Trace"]
@@ -87,6 +88,7 @@ class Trace:
         logs: Logs of in-place writes, innermost last.
         unbound: Names that only one branch binds: which one, and where.
         optional: Values that may stand for None, each with whether it does not, by identity.
+        none_tests: Finds plain code that compares such values with None.
         late_keys: Keys that dicts have since a loop around, each with the dict's identity.
         unroll_limit: Trip counts up to this, known when tracing, are unrolled.
         forcing: Whether an iteration is run that no world has, to see what it does.
@@ -103,6 +105,7 @@ class Trace:
         self.logs: list[MemoryLog] = []
         self.unroll_limit = 128
         self.optional: dict[int, tuple[Any, Any]] = {}
+        self.none_tests: NoneTests | None = None
         self.late_keys: set[tuple[int, Any]] = set()
         self.forcing = False
         self.settled: set[Any] | None = None
@@ -132,6 +135,8 @@ class Trace:
     def __exit__(self, *_: object) -> None:
         _current.trace = self._before
         self.live = False
+        if self.none_tests is not None:
+            self.none_tests.stop()
 
     # Positions
 

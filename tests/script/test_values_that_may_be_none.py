@@ -1,0 +1,131 @@
+"""Values that are None for some inputs: given to torch, and asked about by code of any kind."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import bridge
+from exporters.errors import DataDependentError
+from tests.script.harness import agree
+
+X = torch.linspace(-1, 1, 64).reshape(1, 2, 4, 8)
+FULL = torch.ones(4, 4, dtype=torch.bool)
+PART = torch.eye(4, dtype=torch.bool) | torch.tril(FULL).flip(0)
+
+
+def attention(x, mask):
+    return F.scaled_dot_product_attention(x, x, x, attn_mask=None if mask.all() else mask)
+
+
+def attention_causal_without_mask(x, mask):
+    seen = None if mask.all() else mask
+    return F.scaled_dot_product_attention(x, x, x, attn_mask=seen, is_causal=seen is None)
+
+
+def attention_by_numbers(x, mask):
+    seen = None if mask.all() else torch.where(mask, 0.0, -1.0)
+    causal = bool(x[0, 0, 0, 0] < 0) and seen is None
+    return F.scaled_dot_product_attention(x, x, x, attn_mask=seen, is_causal=causal)
+
+
+def bias(x, mask):
+    b = x[0, 0, 0, :3] + 1 if mask.all() else None
+    return F.linear(x, torch.ones(3, 8), b)
+
+
+def weight_of_norm(x, mask):
+    return F.layer_norm(x, (8,), weight=None if mask.all() else x[0, 0, 0] * 2)
+
+
+def bounds(x, mask):
+    low = -x.mean() if mask.all() else None
+    return torch.clamp(x, min=low, max=x[0, 0, 0, 0] + 1.5)
+
+
+def two_at_once(x, mask):
+    w = None if mask.all() else x[0, 0, 0]
+    b = None if mask[0].all() else x[0, 0, 1]
+    return F.layer_norm(x, (8,), w, b)
+
+
+def helper(x, m):
+    return x if m is None else x * m.sum()
+
+
+def walrus(x, m):
+    if (n := m) is not None:
+        return x + n.sum()
+    return x
+
+
+def choose(mask):
+    if mask.all():
+        return None
+    return mask
+
+
+def plain_helper(x, mask):
+    return helper(x, choose(mask))
+
+
+def plain_walrus(x, mask):
+    return walrus(x, choose(mask))
+
+
+def named_here(x, mask):
+    found = choose(mask)
+    if found is None:
+        return x.exp()
+    return x * found.float().mean()
+
+
+def asked_at_once(x, mask):
+    return x - 1 if choose(mask) is None else x + 1
+
+
+class Layer(nn.Module):
+    def forward(self, x, *, mask=None):
+        if mask is not None:
+            x = x.masked_fill(~mask[:, :1], 0.0)
+        return x
+
+
+class Layers(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList([Layer(), Layer()])
+
+    def forward(self, x, mask):
+        found = choose(mask)
+        for layer in self.layers:
+            x = layer(x, mask=found) + 1
+        return x
+
+
+@pytest.mark.parametrize("first", [0, 1])
+@pytest.mark.parametrize(
+    "function",
+    [attention, attention_causal_without_mask, attention_by_numbers, bias, weight_of_norm, bounds,
+     two_at_once, plain_helper, plain_walrus, named_here, asked_at_once, Layers().eval()],
+    ids=lambda f: getattr(f, "__name__", type(f).__name__),
+)  # fmt: skip
+def test_both_ways(function, first):
+    inputs = [(X, FULL), (X, PART), (-X, FULL)]
+    agree(function, [inputs[first]], inputs)
+
+
+def test_without_compiling_the_question_is_refused():
+    @bridge.script
+    def chosen(mask):
+        if mask.all():
+            return None
+        return mask
+
+    def outer(x, mask):
+        return helper(x, chosen(mask))
+
+    with pytest.raises(DataDependentError, match="Python asks whether `m` is None, which depends"):
+        bridge.export(outer, (X, FULL), script="explicit")
