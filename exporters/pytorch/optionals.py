@@ -10,11 +10,11 @@ from exporters.tracing.leaves import presence
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from exporters.pytorch.tracer import TorchTracer
 
-__all__ = ["call_either_way", "may_be_none", "optional_argument"]
+__all__ = ["call_either_way", "may_be_none", "settled_arguments"]
 
 
 def may_be_none(x: Any) -> bool:
@@ -23,23 +23,36 @@ def may_be_none(x: Any) -> bool:
     return trace is not None and bool(trace.optional) and presence(trace, x) is not None
 
 
-def optional_argument(
+def settled_arguments(
     tracer: TorchTracer, func: Any, args: Sequence[Any], kwargs: dict[str, Any]
-) -> Any:
-    """The first argument that may be None and that ``func`` takes as None; None without such."""
+) -> tuple[Sequence[Any], dict[str, Any], Any]:
+    """Arguments with None where ``func`` takes nothing else, and the first one that may be both.
+
+    Returns:
+        Positional and keyword arguments, and one of them that is None for some inputs and taken
+        either way; None without such.
+    """
     trace = tracer.trace
-    for x in tracer.leaves(args, kwargs):
-        if presence(trace, x) is None:
-            continue
-        home = trace.active[0]
-        given = tracer.concrete(_without(tuple(args), x), home)
-        named = tracer.concrete(_without(kwargs, x), home)
+
+    def works(world: int, x: Any) -> bool:
+        positional, named = _in_world(tracer, (tuple(args), kwargs), world, x)
         try:
-            func(*given, **named)
-        except Exception:  # whatever eager says of None, it would say for such inputs
+            func(*positional, **named)
+        except Exception:  # whatever eager says of it, it would say for such inputs
+            return False
+        return True
+
+    for x in list(_parts((tuple(args), kwargs))):
+        present = presence(trace, x)
+        if present is None:
             continue
-        return x
-    return None
+        there = [w for w in trace.active if trace.number_in(present, w)]
+        absent = [w for w in trace.active if w not in there]
+        if works((absent or there)[0], x):
+            if not there or works(there[0], None):
+                return args, kwargs, x
+            args, kwargs = _without(tuple(args), x), _without(kwargs, x)
+    return args, kwargs, None
 
 
 def call_either_way(
@@ -61,12 +74,37 @@ def call_either_way(
     return if_(present, with_value, with_none, NO_SCOPE)
 
 
+def _parts(x: Any) -> Iterator[Any]:
+    """A nest of arguments and all that is in it."""
+    yield x
+    if isinstance(x, tuple | list | dict):
+        for item in x.values() if isinstance(x, dict) else x:
+            yield from _parts(item)
+
+
 def _without(arguments: Any, x: Any) -> Any:
     """The arguments with None in the place of ``x``."""
-    if arguments is x:
+    return _replaced(arguments, lambda part: part is x)
+
+
+def _in_world(tracer: TorchTracer, arguments: Any, world: int, x: Any) -> Any:
+    """The arguments in one world, with None for what is not there, and for ``x`` if that is one."""
+    trace = tracer.trace
+
+    def is_absent(part: Any) -> bool:
+        present = presence(trace, part)
+        return (x is not None and part is x) or (
+            present is not None and not trace.number_in(present, world)
+        )
+
+    return tracer.concrete(_replaced(arguments, is_absent), world)
+
+
+def _replaced(arguments: Any, by_none: Callable[[Any], bool]) -> Any:
+    if by_none(arguments):
         return None
     if type(arguments) in (tuple, list):
-        return type(arguments)(_without(a, x) for a in arguments)
+        return type(arguments)(_replaced(a, by_none) for a in arguments)
     if type(arguments) is dict:
-        return {k: _without(a, x) for k, a in arguments.items()}
+        return {k: _replaced(a, by_none) for k, a in arguments.items()}
     return arguments

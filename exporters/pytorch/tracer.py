@@ -15,7 +15,7 @@ from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback
 from exporters.pytorch.lists import call_on_list, is_split, split_by_list
 from exporters.pytorch.loans import Loans
-from exporters.pytorch.optionals import call_either_way, optional_argument
+from exporters.pytorch.optionals import call_either_way, settled_arguments
 from exporters.pytorch.plans import Plan, plan
 from exporters.pytorch.registry import (
     Decomposition,
@@ -181,7 +181,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         if known.query:
             return func(*args, **kwargs)
         if self.trace.optional and not known.writes:
-            maybe = optional_argument(self, func, args, kwargs)
+            args, kwargs, maybe = settled_arguments(self, func, args, kwargs)
             if maybe is not None:
                 with self:
                     return call_either_way(self.trace, func, args, kwargs, maybe)

@@ -58,7 +58,9 @@ def _len(x: Any) -> Any:
     if isinstance(x, Iterable):
         return x.count
     trace = staged_in(x)
-    return len(x) if trace is None else trace.frontend.length(x)
+    if trace is None or isinstance(x, tuple | list | dict):  # which may be None at run time
+        return len(x)
+    return trace.frontend.length(x)
 
 
 def _range(*args: Any) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NoneTests"]
 
+_OVERRIDABLE = "handle_torch_function"  # in functions whose calls are seen, before they ask
 _RESULT = "the result"  # of a call, compared without a name
 _SILENT = ("CACHE", "EXTENDED_ARG", "NOP", "NOT_TAKEN", "PRECALL", "RESUME")
 
@@ -57,15 +58,21 @@ class NoneTests:
     def _event(self, frame: FrameType, event: str, arg: Any) -> None:
         if self._trace.recording:
             if event == "call":
-                for name in self._names(frame.f_code):
-                    if self._is_optional(frame.f_locals.get(name)):
-                        self._compile(frame, name)
+                if names := self._names(frame.f_code):
+                    self._given(frame, names)
             elif event == "return" and frame.f_back is not None and self._is_optional(arg):
                 names = self._names(frame.f_back.f_code)
                 if names and (stored := _stored(frame.f_back)) in names:
                     self._compile(frame.f_back, stored)
         if self._before is not None:
             self._before(frame, event, arg)
+
+    def _given(self, frame: FrameType, names: frozenset[str]) -> None:
+        for name, x in frame.f_locals.items():
+            if name in names and self._is_optional(x):
+                self._compile(frame, name)
+            if type(x) is dict and any(map(self._is_optional, x.values())):  # **options, perhaps
+                self._compile(frame, name, optional=True)
 
     def _is_optional(self, x: Any) -> bool:
         return id(x) in self._trace.optional and presence(self._trace, x) is not None
@@ -75,10 +82,11 @@ class NoneTests:
         found = self._tested.get(code)
         if found is None:
             plain = self._trace.finder.may_ask(code) and code not in (self._trace.settled or ())
+            plain = plain and _OVERRIDABLE not in code.co_names
             found = self._tested[code] = frozenset(_compared(code)) if plain else frozenset()
         return found
 
-    def _compile(self, frame: FrameType, name: str) -> None:
+    def _compile(self, frame: FrameType, name: str, *, optional: bool = False) -> None:
         code = frame.f_code
         raise Interrupt(
             DataDependentError(
@@ -87,6 +95,7 @@ class NoneTests:
                 hint="mark the function with @bridge.script, or pass a tensor in place of None",
             ),
             frame,
+            optional=optional,
         )
 
 

@@ -82,6 +82,15 @@ def named_here(x, mask):
     return x * found.float().mean()
 
 
+def by_options(x, **options):
+    m = options.get("mask")
+    return x if m is None else x - m.sum()
+
+
+def plain_options(x, mask):
+    return by_options(x, mask=choose(mask))
+
+
 def asked_at_once(x, mask):
     return x - 1 if choose(mask) is None else x + 1
 
@@ -109,7 +118,7 @@ class Layers(nn.Module):
 @pytest.mark.parametrize(
     "function",
     [attention, attention_causal_without_mask, attention_by_numbers, bias, weight_of_norm, bounds,
-     two_at_once, plain_helper, plain_walrus, named_here, asked_at_once, Layers().eval()],
+     two_at_once, plain_helper, plain_walrus, named_here, asked_at_once, plain_options, Layers().eval()],
     ids=lambda f: getattr(f, "__name__", type(f).__name__),
 )  # fmt: skip
 def test_both_ways(function, first):
@@ -129,3 +138,29 @@ def test_without_compiling_the_question_is_refused():
 
     with pytest.raises(DataDependentError, match="Python asks whether `m` is None, which depends"):
         bridge.export(outer, (X, FULL), script="explicit")
+
+
+def resized(x, size=None):
+    if size is None:
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+    return F.interpolate(x, size=size, mode="nearest")
+
+
+def sizes_by_helper(x):
+    odd = x.shape[2] % 2 != 0 or x.shape[3] % 2 != 0
+    return resized(x[..., ::2, ::2], x.shape[2:] if odd else None)
+
+
+def sizes_to_torch(x):
+    size = None
+    for d in x.shape[2:]:
+        if d % 2 != 0:
+            size = x.shape[2:]
+    scale = None if size is not None else 2.0
+    return F.interpolate(x[..., ::2, ::2], size=size, scale_factor=scale, mode="nearest")
+
+
+@pytest.mark.parametrize("function", [sizes_by_helper, sizes_to_torch])
+def test_sizes_that_may_be_none(function):
+    images = [torch.rand(1, 2, h, w) for h, w in ((8, 12), (9, 11), (8, 11), (2, 2))]
+    agree(function, [(images[0],)], [(x,) for x in images], dynamic_shapes=({2: "h", 3: "w"},))
