@@ -32,6 +32,7 @@ __all__ = ["UnseenSizesError", "verify"]
 
 # How long eager code may run on inputs that the trace did not see: seconds, and times the trace.
 _SECONDS, _TRACES = 1.0, 4.0
+_SLOW = 5.0  # seconds of a trace, after which unseen sizes are a little larger, not twice as large
 
 
 class UnseenSizesError(Exception):
@@ -172,7 +173,8 @@ def fresh_inputs(traced: TracedModel) -> Iterator[tuple[dict[str, int], list[Any
     if not traced.symbols:
         yield {}, moved
         return
-    for pick in (_smaller, _larger):
+    slow = traced.seconds.get("trace", 0.0) > _SLOW
+    for pick in (_smaller, _next_larger if slow else _larger):
         sizes = {s.name: pick(s, traced) for s in traced.symbols}
         if pick is _smaller:
             _make_square(sizes, traced.symbols)
@@ -203,6 +205,11 @@ def _larger(symbol: Symbol, traced: TracedModel) -> int:
     """About twice the example's size: loops and windows that ran once run twice."""
     above = [n for n in _unseen(symbol, traced) if n >= 2 * symbol.size]
     return above[0] if above else symbol.size
+
+
+def _next_larger(symbol: Symbol, traced: TracedModel) -> int:
+    """A little more than the example's size, for models that take long."""
+    return next((n for n in _unseen(symbol, traced) if n > symbol.size), symbol.size)
 
 
 def _rolled(x: Any) -> Any:
