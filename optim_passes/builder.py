@@ -124,6 +124,15 @@ class Builder:
         """Add a node of ONNX Runtime's own domain."""
         return self.node(op_type, *inputs, domain=MICROSOFT, **options)
 
+    def formal(self, name: str, dtype: ir.DataType, rank: int) -> ir.Value:
+        """An input of a body that is being made."""
+        type_ = ir.TensorType(dtype)
+        return ir.Value(
+            name=self._names.fresh(f"{self._base}/{name}"),
+            type=type_,
+            shape=ir.Shape([None] * rank),
+        )
+
     def constant(self, x: Any, name: str | None = None) -> ir.Value:
         """A constant: an initializer, or inside a function, which cannot have one, a node."""
         known = not isinstance(x, np.ndarray | np.generic) and isinstance(x, ir.TensorProtocol)

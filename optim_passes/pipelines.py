@@ -56,6 +56,7 @@ from optim_passes.simplify.rearrangements import RearrangementPass, TransposeOrd
 from optim_passes.simplify.selection import MinMaxPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
+from optim_passes.simplify.skewing import LoopSkewPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
 from optim_passes.simplify.tables import LoopTablePass
 
@@ -91,7 +92,9 @@ SIMPLIFY: Passes = (
         UnrollPass(),
         LoopFlagPass(),
         LoopInvariantPass(),
-        # After LoopInvariantPass, which takes what tables are made of out of the loop.
+        # After LoopInvariantPass, which takes what tables are made of out of the loop. Before
+        # LoopTablePass, which does so for the inner one of two loops.
+        LoopSkewPass(),
         LoopTablePass(),
         SequenceToScanPass(),
         # Before RearrangementPass, which merges the transposes.

@@ -16,10 +16,10 @@ from optim_passes.values import attribute, norm_axis, producer, rank, scalar
 if TYPE_CHECKING:
     from optim_passes.scopes import Scope
 
-__all__ = ["LoopTablePass"]
+__all__ = ["ELEMENTWISE", "LoopTablePass", "is_counted", "plain", "scalars"]
 
 # fmt: off
-_ELEMENTWISE = frozenset({
+ELEMENTWISE = frozenset({
     "Abs", "Add", "And", "BitShift", "Cast", "Ceil", "Clip", "Cos", "Div", "Equal", "Erf", "Exp",
     "Floor", "Greater", "GreaterOrEqual", "Identity", "IsInf", "IsNaN", "Less", "LessOrEqual", "Log", "Max",
     "Min", "Mod", "Mul", "Neg", "Not", "Or", "Pow", "Reciprocal", "Relu", "Round", "Sigmoid",
@@ -43,7 +43,7 @@ class LoopTablePass(Pass):
         """Rewrite the loops of one body."""
         names: Names | None = None
         for node in list(scope.body):
-            if node.op_type != "Loop" or node.domain or not _is_counted(node):
+            if node.op_type != "Loop" or node.domain or not is_counted(node):
                 continue
             names = names or Names(scope.model)
             op = Builder(scope, names, [node])
@@ -54,15 +54,17 @@ class LoopTablePass(Pass):
             outcome.rewrites += done
 
 
-def _is_counted(node: ir.Node) -> bool:
+def is_counted(node: ir.Node) -> bool:
+    """Whether a Loop runs as often as its first operand says."""
     body: ir.Graph = node.attributes["body"].as_graph()
-    start, again = node.inputs[1], _plain(body.outputs[0])
+    start, again = node.inputs[1], plain(body.outputs[0])
     goes_on = scalar(again) is True or again is body.inputs[1]
     return node.inputs[0] is not None and goes_on and (start is None or scalar(start) is True)
 
 
-def _plain(value: ir.Value) -> ir.Value:
+def plain(value: ir.Value | None) -> ir.Value:
     """What Identity nodes pass on."""
+    assert value is not None
     node = producer(value, "Identity")
     while node is not None and node.inputs[0] is not None:
         value = node.inputs[0]
@@ -152,7 +154,7 @@ class _Tables:
         if node.op_type == "Gather":
             self._pick(node)
             return
-        if node.op_type not in _ELEMENTWISE or not any(v in self.rows for v in node.inputs):
+        if node.op_type not in ELEMENTWISE or not any(v in self.rows for v in node.inputs):
             return
         operands = [self._operand(v) for v in node.inputs]
         if any(x is None for x in operands):
@@ -221,16 +223,16 @@ class _Tables:
 
     def _update(self, formal: ir.Value, after: ir.Value) -> _Update | None:
         """How ``after`` comes of ``formal``."""
-        after = _plain(after)
+        after = plain(after)
         node = producer(after, "If")
         if node is None:
             return _Update(after) if after.graph is self.body else None
         place = next(i for i, v in enumerate(node.outputs) if v is after)
         ways = [attribute(node, n).outputs[place] for n in ("then_branch", "else_branch")]
-        plain = [_plain(v) for v in ways]
-        if (plain[0] is formal) == (plain[1] is formal):
+        passed = [plain(v) for v in ways]
+        if (passed[0] is formal) == (passed[1] is formal):
             return None
-        return _Update(plain[plain[0] is formal], node, plain[1] is formal)
+        return _Update(passed[passed[0] is formal], node, passed[1] is formal)
 
     def _taken(self, update: _Update) -> ir.Value | None:
         """The iterations that change something, as a table of truth values."""
@@ -277,7 +279,7 @@ class _Tables:
 
     def _appended(self, initial: ir.Value, concat: ir.Node, update: _Update) -> ir.Value | None:
         """``xs = Concat(xs, [x])``."""
-        parts = _scalars(concat.inputs[1]) if len(concat.inputs) == 2 else None
+        parts = scalars(concat.inputs[1]) if len(concat.inputs) == 2 else None
         value = self._operand(parts[0]) if parts is not None and len(parts) == 1 else None
         if value is None or rank(initial) != 1:
             return None
@@ -292,7 +294,7 @@ class _Tables:
 
     def _elements(self, initial: ir.Value, scatter: ir.Node, update: _Update) -> ir.Value | None:
         """``x[i, j] = v``."""
-        places, op = _scalars(scatter.inputs[1]), self.op
+        places, op = scalars(scatter.inputs[1]), self.op
         if attribute(scatter, "reduction", "none") != "none" or places is None:
             return None
         if rank(initial) != len(places) or rank(scatter.inputs[2]) != 0:
@@ -358,7 +360,7 @@ def _is_made(value: ir.Value, gone: set[Any]) -> bool:
     return node is not None and any(v is not None and v.producer() in gone for v in node.inputs)
 
 
-def _scalars(index: ir.Value | None) -> list[ir.Value] | None:
+def scalars(index: ir.Value | None) -> list[ir.Value] | None:
     """The scalars that a vector is made of."""
     concat = producer(index, "Concat")
     parts = [index] if concat is None else list(concat.inputs)
