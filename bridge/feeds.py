@@ -58,12 +58,19 @@ class TensorSpec:
         dtype: Element type, None for what is no tensor of numbers (a string, a sequence).
         dims: A size, a symbol or None for each axis; None when the rank is unknown or 0.
         type: ONNX Runtime's own name of the type.
+        native: NumPy's own element type of the same numbers; None if it has none.
     """
 
     name: str
     dtype: ir.DataType | None
     dims: tuple[int | str | None, ...] | None
     type: str
+    native: np.dtype[Any] | None = dataclasses.field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        element = None if self.dtype is None else self.dtype.numpy()
+        native = element if element is not None and element.isbuiltin == _NATIVE else None
+        object.__setattr__(self, "native", native)
 
     @classmethod
     def of(cls, argument: onnxruntime.NodeArg) -> TensorSpec:
@@ -182,6 +189,9 @@ def host_value(spec: TensorSpec, x: Any) -> tuple[OrtValue, Any]:
         FeedError: ``x`` is of another element type than the model takes, or is sparse.
     """
     assert spec.dtype is not None
+    array = _shared(x)
+    if array is not None and array.dtype is spec.native and array.flags.c_contiguous:
+        return capi.OrtValue.ortvalue_from_numpy(array, HOST), array
     array, dtype = _host_array(spec, x)
     if dtype != spec.dtype:
         raise _misfit(spec, x, f"{_name(dtype)} instead of {_name(spec.dtype)}", _cast(spec, x))
@@ -189,6 +199,20 @@ def host_value(spec: TensorSpec, x: Any) -> tuple[OrtValue, Any]:
         return capi.OrtValue.ortvalue_from_numpy(array, HOST), array
     bits = array.view(f"u{array.dtype.itemsize}")
     return capi.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, int(dtype)), bits
+
+
+def _shared(x: Any) -> np.ndarray[Any, Any] | None:
+    """What most callers pass: an array, or a plain tensor on the CPU in the same memory."""
+    if x.__class__ is np.ndarray:
+        given: np.ndarray[Any, Any] = x
+        return given
+    if not is_torch(x):
+        return None
+    try:
+        array: np.ndarray[Any, Any] = x.numpy()
+    except (TypeError, RuntimeError):  # it is on a device, requires a gradient, is sparse
+        return None
+    return array
 
 
 def _name(dtype: ir.DataType) -> str:

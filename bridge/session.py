@@ -121,6 +121,7 @@ class Session:
         self.input_names = [i.name for i in self.inputs]
         self.output_names = [o.name for o in self.outputs]
         self._output_types = {o.name: o.dtype for o in self.outputs}
+        self._odd_types = {o.name: o.dtype for o in self.outputs if o.native is None}
         self._names = frozenset(self.input_names)
         # Sequences, maps and strings have no values that could be made of memory.
         self._plain = all(s.dtype is not None for s in (*self.inputs, *self.outputs))
@@ -136,6 +137,7 @@ class Session:
         self.measured: dict[str, float] = {}
         self._placement: Placement | None = None
         self._when_empty: Any = None
+        self._checked: list[tuple[int, ...]] = []  # shapes of the run before, which were right
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self.signature = _signature_of(model, self.runtime)
@@ -192,21 +194,31 @@ class Session:
             RunError: ONNX Runtime failed.
         """
         names = self.output_names if outputs is None else self._chosen(outputs)
+        results = self._results(feed, names, run_config, timeout)
+        return dict(zip(names, results, strict=True))
+
+    def _results(
+        self,
+        feed: Mapping[str, Any],
+        names: list[str],
+        run_config: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+    ) -> list[Any]:
+        """The outputs of a run, in the order of ``names``."""
         inputs = self.inputs
         if feed.__class__ is not dict or feed.keys() != self._names:
             inputs = specs_of(feed, inputs, self._overridable)
         with self.control.controlled(run_config, timeout) as options:
             if self._on_device and any(is_torch(x) and x.is_cuda for x in feed.values()):
-                found = self._run_tensors(inputs, feed, names, options)
-                return dict(zip(names, found, strict=True))
+                return self._run_tensors(inputs, feed, names, options)
             if self._plain:
                 results = self._run_values(inputs, feed, names, options)
             else:
                 objects = {s.name: object_value(s, feed[s.name]) for s in inputs}
                 results = list(self.runtime.run(names, objects, options))
         if any(map(is_torch, feed.values() if self._plain else flatten(feed, is_torch)[0])):
-            results = [to_torch(x) for x in results]
-        return dict(zip(names, results, strict=True))
+            return [to_torch(x) for x in results]
+        return results
 
     def _chosen(self, outputs: Sequence[str]) -> list[str]:
         """Names of outputs.
@@ -232,13 +244,20 @@ class Session:
         arrays: dict[str, Any] = {}  # keeps the memory that the values point to
         for spec in inputs:
             values[spec.name], arrays[spec.name] = host_value(spec, feed[spec.name])
-        check_shapes(inputs, arrays)
+        shapes = [x.shape for x in arrays.values()]
+        if inputs is not self.inputs or shapes != self._checked:
+            check_shapes(inputs, arrays)
+        if inputs is self.inputs:
+            self._checked = shapes
         runtime = self.runtime
-        if any(0 in x.shape for x in arrays.values()):
+        if any(0 in shape for shape in shapes):
             runtime = self._runtime_when_empty()
         found = run_values(runtime, values, names, options)
-        types = self._output_types
-        results = [value_to_numpy(found[i], types.get(n)) for i, n in enumerate(names)]
+        if self._odd_types:
+            types = self._odd_types
+            results = [value_to_numpy(found[i], types.get(n)) for i, n in enumerate(names)]
+        else:
+            results = [found[i].numpy() for i in range(len(names))]
         if self._passed_on:
             return [
                 x.copy() if n in self._passed_on else x
@@ -397,7 +416,8 @@ class Session:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call with the eager arguments; returns the eager structure, of tensors if any came."""
         leaves = self.flatten(args, kwargs)
-        results = list(self.run(dict(zip(self.input_names, leaves, strict=True))).values())
+        feed = dict(zip(self.input_names, leaves, strict=True))
+        results = self._results(feed, self.output_names)
         if self.signature is None:
             return results[0] if len(results) == 1 else tuple(results)
         return self.signature.restore(results)

@@ -63,6 +63,9 @@ class Signature:
         ) == len(inputs.children)
         self._defaults = self._frozen_parameters()
         self._single = outputs.kind == "leaf" and self.output_leaves == [0]
+        self._plain_tuple = _is_plain_tuple(outputs) and self.output_leaves == list(
+            range(len(outputs.children))
+        )
 
     @classmethod
     def from_metadata(cls, text: str) -> Signature:
@@ -95,6 +98,8 @@ class Signature:
             values = [_joined(x) if i in self.complex_outputs else x for i, x in enumerate(values)]
         if self._single:
             return values[0]
+        if self._plain_tuple:
+            return tuple(values)
         leaves = dict(self.constants)
         leaves.update(zip(self.output_leaves, values, strict=True))
         return self.outputs.unflatten([leaves[i] for i in sorted(leaves)])
@@ -194,6 +199,11 @@ def flatten_unsigned(
             f"{len(leaves) + len(kwargs)} inputs given, the model takes {', '.join(names)}"
         )
     return leaves + [kwargs[n] for n in rest]
+
+
+def _is_plain_tuple(tree: Tree) -> bool:
+    plain = tree.kind == "tuple" and type(tree.original) is tuple
+    return plain and all(c.kind == "leaf" for c in tree.children)
 
 
 def _in_order(
