@@ -27,6 +27,7 @@ from exporters.pytorch.inputs import (
 from exporters.pytorch.results import require_outputs
 from exporters.pytorch.specialisation import Call, EagerLog, differs
 from exporters.pytorch.tracer import TorchTracer
+from exporters.pytorch.transforms import written_down
 from exporters.pytorch.unsupported import require_supported
 from exporters.script import target_of
 from exporters.tracing.finish import build_model
@@ -190,6 +191,7 @@ class Attempt:
         scripting: Which functions are compiled.
         state: Buffers that become extra inputs and outputs, by ``state_dict`` name.
         keep: Called with every graph value and its tensors, see :class:`TorchTracer`.
+        derives: Whether the model asks autograd for derivatives.
     """
 
     def __init__(
@@ -205,8 +207,10 @@ class Attempt:
         scripting: Scripting | None = None,
         state: Sequence[str] = (),
         keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
+        derives: bool = False,
     ) -> None:
         self.model = model
+        self.derives = derives
         self.arguments = arguments
         self.symbols = list(symbols)
         self.worlds = list(worlds)
@@ -269,7 +273,8 @@ class Attempt:
             with isolation.isolated(self.modules.values()) as drawn, isolation.exporting():
                 try:
                     with trace:
-                        result = _run_model(tracer, self.arguments, self.model, handles)
+                        model = written_down(tracer, self.model) if self.derives else self.model
+                        result = _run_model(tracer, self.arguments, model, handles)
                         traced = self._leave(tracer, result, graph_inputs, positions)
                 finally:
                     self.log = tracer.log

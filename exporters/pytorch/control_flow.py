@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import _higher_order_ops as operators
 from torch.utils import _pytree as pytree
 
+from exporters.pytorch.code_exchange import calling, exchanged
 from exporters.tracing.bodies import Scope
 from exporters.tracing.branches import if_
 from exporters.tracing.builtin_functions import call
@@ -175,33 +175,11 @@ _STAND_INS: tuple[tuple[Any, Callable[..., Any]], ...] = (
 )
 
 
-def _calls(stand_in: Callable[..., Any]) -> CodeType:
-    """Code that hands all arguments on to ``stand_in``."""
-    source = "def function(*args, **kwargs):\n    return '__stand_in__'(*args, **kwargs)"
-    module = compile(
-        source.replace("'__stand_in__'(", "(lambda: '__stand_in__')()("), __file__, "exec"
-    )
-    (outer,) = (c for c in module.co_consts if isinstance(c, CodeType))
-    consts = tuple(
-        c.replace(co_consts=tuple(stand_in if x == "__stand_in__" else x for x in c.co_consts))
-        if isinstance(c, CodeType)
-        else c
-        for c in outer.co_consts
-    )
-    return outer.replace(co_consts=consts)
-
-
-_CODES = [(original, _calls(stand_in)) for original, stand_in in _STAND_INS]
+_CODES = [(original, calling(stand_in)) for original, stand_in in _STAND_INS]
 
 
 @contextlib.contextmanager
 def staged_control_flow() -> Iterator[None]:
     """Let the stand-ins run; outside of a trace they do what torch's do, uncompiled."""
-    before = [(f, f.__code__) for f, _ in _CODES if isinstance(f, FunctionType)]
-    for original, code in _CODES:
-        original.__code__ = code
-    try:
+    with exchanged(_CODES):
         yield
-    finally:
-        for original, code in before:
-            original.__code__ = code

@@ -21,6 +21,7 @@ from exporters.errors import (
 from exporters.pytorch import isolation
 from exporters.pytorch.attempt import Attempt, TracedModel, World
 from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.handlers import DerivativeError
 from exporters.pytorch.inputs import (
     Arguments,
     bind,
@@ -156,6 +157,13 @@ def trace(
         return traced
 
     def scripted() -> TracedModel:
+        try:
+            return in_script()
+        except DerivativeError:
+            options["derives"] = True
+            return in_script()
+
+    def in_script() -> TracedModel:
         scripting = Scripting(automatic=script == "auto", targets=targets)
         options.update(scripting=scripting, state=[])
         traced = scripting.run(once)

@@ -52,6 +52,7 @@ for _name in _GETTERS.split():
 for _name in _FUNCTIONS.split():
     query(getattr(torch, _name))
 query(_T.requires_grad.__set__, _T._backward_hooks.__set__)
+query(torch.ops.aten._has_same_storage_numel)
 
 
 def _native(tracer: TorchTracer, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -293,12 +294,16 @@ def derivatives(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs)
     source, _ = tracer.trace.position()
     raise Interrupt(
-        UntraceableError(
+        DerivativeError(
             "derivatives are computed below Python, where the tracer sees nothing",
             source=source,
             hint="write the derivative out, or keep this part out of the exported function",
         )
     )
+
+
+class DerivativeError(UntraceableError):
+    """Code asks autograd for derivatives of traced tensors."""
 
 
 @handles(

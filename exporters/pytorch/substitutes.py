@@ -19,6 +19,7 @@ from torch.nn.modules import rnn, transformer
 from exporters.pytorch.control_flow import staged_control_flow
 from exporters.pytorch.optionals import call_either_way, may_be_none
 from exporters.pytorch.torchscript import unscripted
+from exporters.pytorch.transforms import staged_transforms
 from exporters.tracing.scalars import TracedScalar
 from exporters.tracing.trace import Trace
 
@@ -140,7 +141,7 @@ def substituted() -> Iterator[None]:
     for owner, name, stand_in in stand_ins:
         setattr(owner, name, stand_in)
     try:
-        with staged_control_flow(), unscripted():
+        with staged_control_flow(), staged_transforms(), unscripted():
             yield
     finally:
         for owner, name, original in before:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from exporters.errors import UntraceableError, WorldError
+from exporters.errors import WorldError
 from exporters.pytorch import autocast
 from exporters.pytorch.arrays import StagedArrays, TensorMemory
 from exporters.pytorch.composite import composition
@@ -26,7 +26,12 @@ from exporters.pytorch.registry import (
     respelled,
 )
 from exporters.pytorch.specialisation import KEEP_IN_TORCH, Call, name_of, tensors_of
-from exporters.pytorch.unsupported import PLACEHOLDER_DOMAIN, UnsupportedCall, describe_arguments
+from exporters.pytorch.unsupported import (
+    PLACEHOLDER_DOMAIN,
+    UnsupportedCall,
+    describe_arguments,
+    untraced_transform,
+)
 from exporters.pytorch.views import scatter_view
 from exporters.tracing.lists import StagedList
 from exporters.tracing.record import Record, View
@@ -64,6 +69,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         self.loans = Loans()
         self.log: list[Call] = []
         self._log_world: int | None = None
+        self.captured: Any = None  # while calls are none of the trace's: what is read in them
         self._logging = False  # inside a call of the user's: what it is made of is not noted
 
     # Calls
@@ -72,6 +78,8 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if self.captured is not None:
+            return func(*args, **kwargs)
         if not self.trace.recording:
             return self.replay(func, args, kwargs)
         if self._log_world is None or self._logging:
@@ -154,16 +162,6 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
             if (log.worlds is None or world in log.worlds) and key not in log.saved:
                 log.saved[key] = TensorMemory(tensor)
 
-    def _refuse_transforms(self) -> None:
-        source, _ = self.trace.position()
-        raise Interrupt(
-            UntraceableError(
-                "torch.func transforms (vmap, grad, jvp) are not traced",
-                source=source,
-                hint="write the function for whole batches, or keep it out of the exported model",
-            )
-        )
-
     def log_calls(self, world: int) -> None:
         """Note what every call of user code gives in one world."""
         self._log_world = world
@@ -171,7 +169,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
     def dispatch(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """Answer one call."""
         if torch._C._functorch.maybe_current_level() is not None:
-            self._refuse_transforms()
+            raise untraced_transform(self.trace)
         self.trace.moved()
         if args and isinstance(args[0], StagedList):
             return call_on_list(self, func, args[0], args[1:], kwargs)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exporters.errors import UnsupportedOpError
+from exporters.errors import UnsupportedOpError, UntraceableError
 from exporters.pytorch import registry
+from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from exporters.tracing.source import Source
+    from exporters.tracing.trace import Trace
 
 __all__ = [
     "PLACEHOLDER_DOMAIN",
@@ -23,6 +25,7 @@ __all__ = [
     "describe_arguments",
     "require_supported",
     "unsupported_error",
+    "untraced_transform",
 ]
 
 PLACEHOLDER_DOMAIN = "bridge.unsupported"
@@ -104,4 +107,16 @@ def unsupported_error(calls: Sequence[UnsupportedCall]) -> UnsupportedOpError:
     return UnsupportedOpError(
         "\n".join(lines),
         hint=f"register one with `@lowers({functions[0]})`, see docs/how-to/add-an-op",
+    )
+
+
+def untraced_transform(trace: Trace) -> Interrupt:
+    """The refusal of a call inside of a transform that was not written down."""
+    return Interrupt(
+        UntraceableError(
+            "this transform of torch.func is not traced",
+            source=trace.position()[0],
+            hint="call vmap, grad, jvp, vjp, jacrev or jacfwd of torch.func inside of the exported "
+            "function, or keep the transform out of it",
+        )
     )

@@ -90,28 +90,11 @@ def test_custom_operators_written_in_python_are_traced_through():
     agree(lambda x: scaled_softmax(x, 2.0) + torch.ops.bridge_tests.scaled_softmax(x, 0.5), X)
 
 
-def test_functorch_transforms_are_refused():
-    with pytest.raises(bridge.ExportError, match=r"torch\.func"):
-        bridge.export(lambda x: torch.vmap(lambda row: row * row.sum())(x), X)
-
-
 def test_modules_with_hooks_and_parametrizations():
     layer = nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)).eval()
     layer.register_forward_hook(lambda m, i, o: o * 2)
     layer.register_forward_pre_hook(lambda m, i: (i[0] + 1,))
     agree(layer, X)
-
-
-def test_derivatives_inside_of_forward():
-    def forces(x):
-        with torch.enable_grad():
-            y = x.detach().requires_grad_(True)
-            energy = (y**3).sum()
-            (gradient,) = torch.autograd.grad(energy, y)
-        return gradient
-
-    with pytest.raises(bridge.ExportError):  # autograd runs in C++, where nothing can be seen
-        bridge.export(forces, X)
 
 
 # Structures
