@@ -133,6 +133,8 @@ def export(
         )
         if runtime is not None:
             program.model = runtime.adapted(program.model)
+        if not optimize:  # else by the passes
+            program.model = (runtime or parse_target("cpu")).guarded(program.model)
         if not verify:
             break
         tell("verifying on ONNX Runtime")

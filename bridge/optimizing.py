@@ -186,7 +186,7 @@ class _Work:
                 modules=None if export is None else export.modules,
             ),
         )
-        report.warnings += self._left_to_cpu(result)
+        report.warnings += [*self._left_to_cpu(result), *_told_overridable(result)]
         for name, why in report.rolled_back.items():
             text = f"the pass {name} was rolled back: {why}"
             warnings.warn(text, OptimizationWarning, stacklevel=4)
@@ -294,12 +294,28 @@ def as_program(model: Model) -> Program:
 
 def _interface_failure(result: ir.Model, before: ir.Model) -> str | None:
     """How inputs and outputs are others than they were."""
+    listed = before.ir_version < 4  # initializers were, without being inputs
     for kind in ("inputs", "outputs"):
-        was = [(v.name, v.dtype) for v in getattr(before.graph, kind)]
+        was = [
+            (v.name, v.dtype)
+            for v in getattr(before.graph, kind)
+            if kind == "outputs" or not (listed and v.is_initializer())
+        ]
         now = [(v.name, v.dtype) for v in getattr(result.graph, kind)]
         if was != now:
             return f"its {kind} are {_told(now)}, they were {_told(was)}"
     return None
+
+
+def _told_overridable(model: ir.Model) -> list[str]:
+    """A warning if weights are inputs that a caller may give."""
+    names = [str(v.name) for v in model.graph.inputs if v.is_initializer()]
+    if not names:
+        return []
+    return [
+        f"{len(names)} inputs have a default (first: {names[0]!r}), so passes take them for variable; "
+        "export without keep_initializers_as_inputs"
+    ]
 
 
 def _told(values: Sequence[tuple[str | None, ir.DataType | None]]) -> str:

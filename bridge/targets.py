@@ -19,6 +19,7 @@ from bridge.errors import TargetError
 from bridge.kernel_coverage import NoKernel, has_kernel_in, nodes_without_kernel
 from bridge.kernels import KernelTable, kernel_table, known_versions
 from bridge.providers import CPU, Contract, Provider, available
+from optim_passes.fusion.masks import UnseenRowsPass
 from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.opsets import RaiseOpsetPass
 from optim_passes.pipeline import Repeat, run
@@ -42,6 +43,8 @@ _RUNTIME = re.compile(
 )
 _PREFERRED = 23  # the first opset with Attention, RMSNormalization and RotaryEmbedding
 _OLDEST = 17  # the oldest that is exported
+_ZERO_ROWS = (1, 28)  # since then, attention to nothing is 0
+_WRITTEN = 13  # the opset from which on passes write operators
 _SHOWN = 8
 
 
@@ -87,12 +90,27 @@ class Target:
 
         newest = _PREFERRED if self.table is None else min(_PREFERRED, self.table.opset)
         if self.missing(model, opset=newest):
-            newest = 0
+            newest = _WRITTEN
         chosen: Sequence[ir.passes.PassBase | Repeat] = getattr(passes, self.kind)
-        return [
+        made = [
             RaiseOpsetPass(newest) if isinstance(p, RaiseOpsetPass) and p.version > newest else p
             for p in chosen
         ]
+        return [*made, UnseenRowsPass()] if self.needs_guards else made
+
+    @property
+    def needs_guards(self) -> bool:
+        """Whether its kernels may give something else than 0 for a row that sees nothing."""
+        if self.version is None and self.kind == "portable":
+            return True
+        return kernel_table(self.version).version < _ZERO_ROWS
+
+    def guarded(self, model: ir.Model) -> ir.Model:
+        """The model, or a copy that gives 0 for rows of attention that see nothing there."""
+        if not self.needs_guards:
+            return model
+        made, report = run(model.clone(), [UnseenRowsPass()])
+        return made if any(s.rewrites for s in report.steps.values()) else model
 
     def is_here(self) -> bool:
         """Whether this machine has the provider."""

@@ -19,6 +19,7 @@ from optim_passes.fusion.convolution import ConvActivationPass
 from optim_passes.fusion.gelu import GeluPass, HardSwishPass, QuickGeluPass
 from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
 from optim_passes.fusion.linear import (
+    GemmPass,
     GemmToMatMulPass,
     PlainProductPass,
     PostNormResidualPass,
@@ -83,6 +84,8 @@ SIMPLIFY: Passes = (
     LiftConstantsPass(),
     # Before what asks for ranks and sizes.
     InferShapesPass(),
+    # Before all that makes nodes: these are as they are written since opset 13.
+    RaiseOpsetPass(13),
     Repeat(
         NoOpPass(),
         ConstantFoldPass(),
@@ -188,6 +191,8 @@ CPU: Passes = (
     ChannelAffinePass(),
     ConvActivationPass(),
     # After all that looks for MatMul and Add.
+    GemmPass(),
+    # After GemmPass, which takes the products of matrices.
     PlainProductPass(),
     # After the fusions of normalisations, which look for ReduceSum and Sqrt.
     ReductionPass(),

@@ -38,14 +38,15 @@ _FILL = -1e4  # scores at or below this contribute nothing to a softmax
 
 @dataclasses.dataclass(slots=True)
 class _Scores:
-    """What goes into the softmax: ``scale * query @ key.T + masks``.
+    """What goes into the softmax: ``scale * factors * query @ key.T + masks``.
 
-    A mask has the number of heads beside it if it came where a product of three dims had its
-    batch and heads apart.
+    The factors are one for each head. A mask has the number of heads beside it if it came where a
+    product of three dims had its batch and heads apart.
     """
 
     product: ir.Node
     scale: float = 1.0
+    factors: list[tuple[str, ir.Value]] = dataclasses.field(default_factory=list)
     added: list[tuple[ir.Value, int | None]] = dataclasses.field(default_factory=list)
     allowed: list[tuple[ir.Value, bool, int | None]] = dataclasses.field(default_factory=list)
     path: list[ir.Node] = dataclasses.field(default_factory=list)
@@ -88,6 +89,8 @@ class AttentionFusionPass(NodePass):
             alone = inner is not None and only_consumer(inner) is not None
             require(alone, "the attention weights have another use", inner)
         query, scale = _unscaled(scores.product.inputs[0], scores.scale)
+        for op_type, factor in scores.factors:
+            query = op.node(op_type, query, factor)
         key, scale = _key(scores.product.inputs[1], scale, op)
         require(key is not None, "the second factor of the scores is no transposed key", node)
         assert key is not None
@@ -166,6 +169,8 @@ def _scores(value: ir.Value | None) -> _Scores | None:
         factor, x = scalar(node.inputs[1]), node.inputs[0]
         if factor is None and node.op_type == "Mul":
             factor, x = scalar(node.inputs[0]), node.inputs[1]
+        if factor is None:
+            return _scaled_heads(node)
         scores = None if not factor else _scores(x)
         if scores is None or factor is None or scores.added or scores.allowed:
             return None
@@ -179,6 +184,25 @@ def _scores(value: ir.Value | None) -> _Scores | None:
         if scores is None or mask is None:
             continue
         scores.added.append((mask, _heads_apart(x, mask, scores)))
+        scores.path.append(node)
+        return scores
+    return None
+
+
+def _scaled_heads(node: ir.Node) -> _Scores | None:
+    """Scores times a factor for each head, which the queries can be multiplied by as well."""
+    sides = [list(node.inputs), list(node.inputs)[::-1]]
+    for x, factor in sides if node.op_type == "Mul" else sides[:1]:
+        shape = dims(factor)
+        if factor is None or shape is None or len(shape) < 3 or shape[-2:] != (1, 1):
+            continue
+        scores = _scores(x)
+        if scores is None or scores.added or scores.allowed:
+            continue
+        size = rank(scores.product.outputs[0])
+        if rank(x) != size or len(shape) > (size or 0):
+            continue
+        scores.factors.append((node.op_type, factor))
         scores.path.append(node)
         return scores
     return None

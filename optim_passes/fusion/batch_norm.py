@@ -44,15 +44,19 @@ class BatchNormPass(NodePass):
     """BatchNormalization goes into the weights of the convolution or product beside it.
 
     ``BN(Conv(x, W) + b) = Conv(x, W * f) + (b - mean) * f + beta`` with ``f = scale / sqrt(var +
-    epsilon)``; before a Conv without padding, the inputs' channels of ``W`` are scaled instead.
-    A weight that others use too is left to them as it is.
+    epsilon)``; before a product, or a Conv without padding, the inputs' channels of ``W`` are
+    scaled instead. A weight that others use too is left to them as it is.
     """
 
-    op_types: ClassVar[frozenset[str]] = frozenset({"BatchNormalization"})
+    op_types: ClassVar[frozenset[str]] = frozenset({"BatchNormalization", "Gemm", "MatMul"})
 
     def rewrite(self, node: ir.Node, op: Builder) -> Any:
         """What the layer with the folded weights returns."""
         if node.domain or node.inputs[0] is None:
+            return None
+        if node.op_type != "BatchNormalization":
+            return _after_norm(node, op)
+        if not node.outputs[0].uses() and not node.outputs[0].is_graph_output():
             return None
         require(not attribute(node, "training_mode", 0), "it normalises by the batch's statistics")
         used = [v for v in node.outputs[1:] if v.uses() or v.is_graph_output()]
@@ -111,6 +115,38 @@ class BatchNormPass(NodePass):
             conv.resize_inputs(3)
         conv.replace_input_with(2, shifted)
         return x
+
+
+def _after_norm(node: ir.Node, op: Builder) -> ir.Value | None:
+    """A product of what a BatchNormalization alone gives it, with that in its weights."""
+    norm = producer(node.inputs[0], "BatchNormalization")
+    if norm is None or attribute(norm, "training_mode", 0) or rank(node.inputs[0]) != 2:
+        return None
+    if only_consumer(norm.outputs[0]) is not node or attribute(node, "transA", 0):
+        return None
+    if producer(norm.inputs[0], *_INTO) is not None:
+        return None  # better there
+    turned = producer(node.inputs[1], "Transpose") if node.op_type == "MatMul" else None
+    if turned is not None and permutation(turned) != [1, 0]:
+        turned = None
+    tensor = constant(node.inputs[1] if turned is None else turned.inputs[0])
+    given = input_of(node, 2)
+    bias = np.zeros(1) if given is None else floats_of(given)
+    if tensor is None or len(tensor.shape) != 2 or bias is None:
+        return None
+    channels = channels_of(norm)
+    transposed = turned is not None or attribute(node, "transB", 0)
+    scale = channels.scale if transposed else channels.scale[:, None]
+    weight = tensor.numpy().astype(np.float64)
+    sums = (weight if transposed else weight.T) @ channels.shift
+    shift = attribute(node, "beta", 1.0) * bias + attribute(node, "alpha", 1.0) * sums
+    return op.Gemm(
+        norm.inputs[0],
+        op.constant(derived(lambda w: w * scale, tensor)),
+        op.constant(shift.astype(tensor.dtype.numpy())),
+        alpha=attribute(node, "alpha"),
+        transB=1 if transposed else None,
+    )
 
 
 def channels_of(node: ir.Node) -> _Channels:

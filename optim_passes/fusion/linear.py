@@ -1,9 +1,9 @@
 """Products with constant matrices in the form that ONNX Runtime's CPU provider runs fastest.
 
-ONNX Runtime turns ``MatMul`` and ``Add`` into ``Gemm`` when it loads a model, which first fills
-the result with the bias. Measured on version 1.32, a plain product and an addition after it are 2
-to 20 % faster, and up to 50 % where the inner size is small. It leaves
-``com.microsoft.FusedMatMul`` alone; that also takes a weight as torch stores it, transposed.
+ONNX Runtime turns ``MatMul`` and ``Add`` of more than two dims into ``Gemm`` between two Reshapes
+when it loads a model of static sizes. Measured on version 1.32, a plain product and an addition
+after it are 2 to 20 % faster. It leaves ``com.microsoft.FusedMatMul`` alone; that also takes a
+weight as torch stores it, transposed.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from optim_passes.builder import Builder
 
 __all__ = [
+    "GemmPass",
     "GemmToMatMulPass",
     "PlainProductPass",
     "PostNormResidualPass",
@@ -83,6 +84,35 @@ def _before_flattening(x: ir.Value) -> ir.Value:
     if wide is None or not size or len(size) < 3 or flat is None or not isinstance(size[-1], int):
         return x
     return wide if same_dim(size[-1], flat[-1]) else x
+
+
+class GemmPass(NodePass):
+    """``x @ W + b`` becomes ``Gemm(x, W, b)`` where ``x`` is a matrix.
+
+    One node of small matrices is up to three times as fast as two, and no slower of large ones
+    (version 1.32); ONNX Runtime puts an activation behind it into it. Of more than two dims it
+    would take a Reshape on either side.
+    """
+
+    op_types: ClassVar[frozenset[str]] = frozenset({"Add"})
+    repeat: ClassVar[bool] = False
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The one node."""
+        for y, bias in (list(node.inputs), list(node.inputs)[::-1]):
+            product = None if node.domain else producer(y, "MatMul")
+            if product is None or y is None or only_consumer(y) is None:
+                continue
+            x, weight = product.inputs
+            turned = producer(weight, "Transpose")
+            if turned is not None and permutation(turned) == [1, 0]:
+                weight = turned.inputs[0]
+            fits = x is not None and x.dtype in _DTYPES and rank(x) == rank(weight) == 2
+            if not fits or constant(weight) is None or constant(bias) is None or rank(bias) != 1:
+                continue
+            transposed = None if weight is product.inputs[1] else 1
+            return op.Gemm(x, weight, bias, transB=transposed)
+        return None
 
 
 class PlainProductPass(NodePass):

@@ -34,7 +34,8 @@ class NormPass(NodePass):
     """``d / sqrt(mean(d ** 2) + epsilon)`` becomes a normalisation with a scale of ones.
 
     With ``d = x - mean(x)`` it is ``LayerNormalization`` (opset 17), with ``d = x``
-    ``RMSNormalization`` (opset 23). The means are over the last axes, whose sizes are static.
+    ``RMSNormalization`` (opset 23). The means are over the last axes, whose sizes are static. The
+    scale may be multiplied before the division.
     """
 
     op_types: ClassVar[frozenset[str]] = frozenset({"Div", "Mul"})
@@ -49,7 +50,11 @@ class NormPass(NodePass):
             d, root = _reciprocal_root(node)
         if d is None or root is None:
             return None
-        found = _mean_square(root.inputs[0], d)
+        found, factor = _mean_square(root.inputs[0], d), None
+        scaled = producer(d, "Mul") if found is None else None
+        for part, other in () if scaled is None else (scaled.inputs, scaled.inputs[::-1]):
+            if found is None and part is not None:
+                found, d, factor = _mean_square(root.inputs[0], part), part, other
         if found is None:
             return None
         axes, epsilon = found
@@ -68,7 +73,8 @@ class NormPass(NodePass):
         require_opset(op, 17 if centred else 23)
         ones = op.constant(np.ones([int(n) for n in tail], x.dtype.numpy()))  # type: ignore[union-attr, arg-type]
         name = "LayerNormalization" if centred else "RMSNormalization"
-        return op.node(name, x, ones, axis=first - size, epsilon=float(epsilon))
+        y = op.node(name, x, ones, axis=first - size, epsilon=float(epsilon))
+        return y if factor is None else op.Mul(y, factor)
 
 
 def _reciprocal_root(node: ir.Node) -> tuple[ir.Value | None, ir.Node | None]:

@@ -16,13 +16,15 @@ if TYPE_CHECKING:
 
 __all__ = ["DeduplicateInitializersPass", "LiftConstantsPass"]
 
+_OVERRIDABLE = 4  # the IR version since which an input with an initializer has a default
 _HASHED = 1 << 20  # bytes of one chunk, so that hashing a weight copies none of it
 
 
 class LiftConstantsPass(Pass):
     """``Constant`` nodes and initializers of subgraphs become initializers of the main graph.
 
-    Functions keep their ``Constant`` nodes: they cannot have initializers.
+    Functions keep their ``Constant`` nodes: they cannot have initializers. Before IR version 4
+    every initializer was listed as an input too; these are no inputs any more.
     """
 
     def run(self, scope: Scope, outcome: Outcome) -> None:
@@ -30,6 +32,12 @@ class LiftConstantsPass(Pass):
         if scope.function is not None:
             return
         main = scope.model.graph
+        if scope.outer is None and scope.model.ir_version < _OVERRIDABLE:
+            listed = [v for v in main.inputs if v.is_initializer()]
+            for value in listed:
+                main.inputs.remove(value)
+                scope.model.ir_version = _OVERRIDABLE
+            outcome.rewrites += len(listed)
         names: Names | None = None
         for node in list(scope.body):
             value = node.outputs[0]

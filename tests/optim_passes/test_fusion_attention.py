@@ -39,6 +39,8 @@ SCORES = [
     ("a = MatMul(q, t) b = Add(a, m) s = Add(b, n)", f"{TYPES}, float[S,1] m, float[3,1,M] n"),
     ("a = MatMul(q, t) s = Where(m, a, low)", f"{TYPES}, bool[B,1,1,M] m"),
     ("a = MatMul(q, t) s = Where(m, inf, a)", f"{TYPES}, bool[S,M] m"),
+    ("a = MatMul(q, t) s = Mul(a, m)", f"{TYPES}, float[3,1,1] m"),
+    ("a = MatMul(q, t) b = Div(a, m) s = Add(b, n)", f"{TYPES}, float[B,3,1,1] m, float[S,M] n"),
 ]
 
 

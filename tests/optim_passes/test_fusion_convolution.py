@@ -7,6 +7,7 @@ from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
 from optim_passes.fusion.parallel_convolutions import ParallelConvPass
 from optim_passes.fusion.scaling import LayerScalePass
 from optim_passes.pipelines import CPU
+from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.inference import InferShapesPass
 from optim_passes.simplify.noops import NoOpPass
 from tests.optim_passes.running import ops, optimise, parse, reasons
@@ -53,6 +54,46 @@ def test_batch_norm_goes_into_the_layer_before(layer, shape, weight, bias):
     )
     counts, _ = optimise(model, BatchNormPass(), rtol=1e-4, atol=1e-5)
     assert "BatchNormalization" not in counts
+
+
+@pytest.mark.parametrize(
+    ("layer", "weight"),
+    [
+        ("MatMul(n, w)", (4, 6)),
+        ("Gemm<transB=1, alpha=0.5, beta=2.0>(n, w, b)", (6, 4)),
+        ("Gemm(n, w)", (4, 6)),
+    ],
+)
+def test_batch_norm_goes_into_the_product_behind(layer, weight):
+    model = parse(
+        f"g (float[N,4] x, float[{','.join(map(str, weight))}] w, float[6] b, "
+        f"{STATISTICS.format(4)}) => (y) {{ n = BatchNormalization(x, s, o, m, v) y = {layer} }}",
+        w=weights(*weight),
+        b=weights(6),
+        **statistics(4),
+    )
+    counts, report = optimise(model, BatchNormPass(), DeadCodePass(), rtol=1e-4, atol=1e-5)
+    assert counts == {"Gemm": 1}
+    assert not report.refusals
+
+
+@pytest.mark.parametrize(
+    ("nodes", "outputs"),
+    [
+        ("n = BatchNormalization(x, s, o, m, v) y = MatMul(n, w)", "y, n"),
+        ("n = BatchNormalization(x, s, o, m, v) y = Gemm<transA=1>(n, d)", "y"),
+        ("n = BatchNormalization(x, s, o, m, v) y = MatMul(n, d)", "y"),
+    ],
+)
+def test_batch_norm_whose_values_are_read_elsewhere_stays(nodes, outputs):
+    model = parse(
+        f"g (float[4,4] x, float[4,6] w, float[4,4] d, {STATISTICS.format(4)}) => ({outputs}) "
+        f"{{ {nodes} }}",
+        w=weights(4, 6),
+        **statistics(4),
+    )
+    counts, _ = optimise(model, BatchNormPass(), rtol=1e-4, atol=1e-5)
+    assert "BatchNormalization" in counts
 
 
 def test_batch_norm_goes_into_a_product_with_bias():

@@ -5,6 +5,7 @@ import pytest
 
 from optim_passes.fusion.gelu import GeluPass, HardSwishPass, QuickGeluPass
 from optim_passes.fusion.linear import (
+    GemmPass,
     GemmToMatMulPass,
     PlainProductPass,
     PostNormResidualPass,
@@ -166,6 +167,15 @@ NORMS = [
         "n = Mul(x, i) y = Mul(n, scale)",
         "RMSNormalization",
     ),
+    (
+        f"{MEAN} {VARIANCE} o = Mul(scale, d) n = Div(o, s) y = Add(n, bias)",
+        "LayerNormalization",
+    ),
+    (
+        "p = Mul(x, x) v = ReduceMean<keepdims=1>(p, last) e = Add(v, eps) s = Sqrt(e) "
+        "i = Reciprocal(s) o = Mul(x, scale) y = Mul(i, o)",
+        "RMSNormalization",
+    ),
 ]
 
 
@@ -230,6 +240,29 @@ def test_product_takes_the_weight_as_it_is_stored():
     )
     counts, _ = optimise(model, PlainProductPass(), rtol=1e-4, atol=1e-5)
     assert counts == {"microsoft.FusedMatMul": 2, "Add": 1, "MatMul": 1}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "fused"),
+    [
+        ("a = MatMul(x, w) y = Add(a, b)", True),
+        ("t = Transpose<perm=[1,0]>(v) a = MatMul(x, t) y = Add(b, a)", True),
+        ("a = MatMul(x, w) y = Add(a, n)", False),  # not constant
+        ("a = MatMul(x, w) c = Add(a, b) y = Mul(c, a)", False),  # read elsewhere
+        ("u = Unsqueeze(x, z) a = MatMul(u, w) y = Add(a, b)", False),  # three dims
+    ],
+)
+def test_product_and_bias_of_matrices_are_one_node(nodes, fused):
+    model = parse(
+        "g (float[B,4] x, float[4,6] w, float[6,4] v, float[6] b, float[6] n) => (y) "
+        f"<int64[1] z = {{0}}> {{ {nodes} }}",
+        w=weights(4, 6),
+        v=weights(6, 4),
+        b=weights(6),
+    )
+    counts, _ = optimise(model, GemmPass(), rtol=1e-4, atol=1e-5)
+    assert ("Gemm" in counts) == fused
+    assert ("MatMul" in counts) != fused
 
 
 def test_residual_before_a_norm_is_subtracted():

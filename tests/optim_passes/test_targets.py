@@ -14,9 +14,10 @@ import bridge
 from bridge import kernels
 from bridge.kernels import installed_kernels, kernel_table, known_versions
 from bridge.targets import Target, parse_target
+from optim_passes.fusion.masks import UnseenRowsPass
 from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.pipeline import run
-from tests.optim_passes.running import ops, parse, session
+from tests.optim_passes.running import feed_for, ops, optimise, parse, session
 
 VERSION = tuple(map(int, onnxruntime.__version__.split(".")[:2]))
 
@@ -242,3 +243,76 @@ def test_the_script_needs_no_table(tmp_path, monkeypatch):
     first = (tmp_path / "kernels.json").read_text()
     kernels.main([])
     assert (tmp_path / "kernels.json").read_text() == first
+
+
+class Masked(nn.Module):
+    """Attention to what a mask allows, which may be nothing."""
+
+    def forward(self, x, mask):
+        return nn.functional.scaled_dot_product_attention(x, x, x, attn_mask=mask)
+
+
+@pytest.mark.parametrize("target", ["onnxruntime==1.24", "portable"])
+@pytest.mark.parametrize("kind", ["boolean", "numbers"])
+def test_attention_to_nothing_is_zero_where_kernels_leave_it_open(target, kind):
+    """ONNX Runtime before 1.28 gives the mean of all values, or NaN."""
+    allowed = torch.tensor([[[True, False], [False, False]], [[True, True], [True, False]]])
+    mask = allowed if kind == "boolean" else torch.where(allowed, 0.0, -torch.inf)
+    mask = mask[:, None]
+    x = torch.randn(2, 3, 2, 4)
+    program = bridge.export(
+        Masked().eval(),
+        (x, mask),
+        target=target,
+        optimize=True,
+        dynamic_shapes=({0: "b"}, {0: "b"}),
+    )
+    counts = ops(program.model)
+    assert counts["Attention"] == counts["ReduceMax"] == 1
+    torch.testing.assert_close(program(x, mask), Masked()(x, mask))
+    plain = bridge.export(Masked().eval(), (x, mask), target=target)
+    assert ops(plain.model)["ReduceMax"] == 1
+    assert "ReduceMax" not in ops(bridge.export(Masked().eval(), (x, mask), target="cpu").model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "mask"),
+    [
+        ("B,S,8", "S,T"), ("B,S,8", "B,1,S,T"), ("B,S,8", "B,2,S,T"), ("B,S,8", "2,S,T"),
+        ("B,2,S,4", "S,T"), ("B,2,S,4", "1,2,S,T"), ("B,2,S,4", "2,S,T"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("dtype", ["bool", "float"])
+def test_rows_that_see_nothing_are_found_in_masks_of_any_rank(shape, mask, dtype):
+    keys = shape.replace("S", "T")
+    heads = "<q_num_heads = 2, kv_num_heads = 2>" if shape.count(",") == 2 else ""
+    model = parse(
+        f"g (float[{shape}] q, float[{keys}] k, {dtype}[{mask}] m) => (y) "
+        f"{{ y = Attention{heads}(q, k, k, m) }}",
+        opset=23,
+    )
+    sizes = {"B": 3, "S": 4, "T": 5}
+    feed = feed_for(model, sizes)
+    hidden = np.random.default_rng(1).random(feed["m"].shape) < 0.5
+    hidden[..., 1, :] = True
+    feed["m"] = ~hidden if dtype == "bool" else np.where(hidden, -np.inf, feed["m"])
+    feed["m"] = feed["m"].astype(bool if dtype == "bool" else np.float32)
+    counts, _ = optimise(model, UnseenRowsPass(), feeds=[feed])
+    assert counts["Attention"] == counts["ReduceMax"] == 1
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "m = Where(c, zero, low)", "m = Max(x, low)", "n = Max(x, low) m = Unsqueeze(n, one)",
+        "n = Where(c, zero, low) m = Expand(n, whole)",
+    ],
+)  # fmt: skip
+def test_masks_that_hide_no_row_need_no_guard(mask):
+    model = parse(
+        "g (float[1,2,3,4] q, bool[3,3] c, float[3,3] x) => (y) <float zero = {0}, float low = {-1e9}, "
+        f"int64[1] one = {{0}}, int64[2] whole = {{3,3}}> {{ {mask} y = Attention(q, q, q, m) }}",
+        opset=23,
+    )
+    counts, _ = optimise(model, UnseenRowsPass())
+    assert "ReduceMax" not in counts
