@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["Census", "Expectation", "Miss", "census", "expectations"]
 
 _HOPS = 4  # a refusal this near to what was not fused is the reason
+_SHOWN = 3  # modules that a line names
 _SCORES = 8  # nodes between the product of queries and keys and the softmax
 _ACTIVATIONS = frozenset({"Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "Clip"})
 
@@ -62,6 +63,7 @@ class Expectation:
         achieved: How many there are.
         modules: How many modules of that kind the graph came from; None if it does not say.
         misses: Those that are still written out.
+        others: Paths of the modules that are called so and compute something else.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class Expectation:
     achieved: int
     modules: int | None
     misses: tuple[Miss, ...] = ()
+    others: tuple[str, ...] = ()
 
     @property
     def absent(self) -> int:
@@ -79,6 +82,10 @@ class Expectation:
         text = f"{self.kind}: {self.achieved} of {self.expected}"
         if self.absent:
             text += f" ({self.absent} not in the graph: dead, or the same as others)"
+        if self.others:
+            modules = "module" if len(self.others) == 1 else "modules"
+            text += f" ({len(self.others)} {modules} called so compute something else: "
+            text += ", ".join(self.others[:_SHOWN]) + (", ...)" if self.others[_SHOWN:] else ")")
         return text
 
 
@@ -105,17 +112,19 @@ class _Kind:
 
 @dataclasses.dataclass(slots=True)
 class Census:
-    """How often each kind is there, as one node and written out."""
+    """How often each kind is there, as one node and written out, and in which modules."""
 
     fused: collections.Counter[str]
     anchors: dict[str, list[ir.Node]]
     written: collections.Counter[str]
+    places: dict[str, set[str]]
 
 
 def census(model: ir.Model) -> Census:
     """Count each kind in all bodies; in a function, as often as it is called."""
     calls = _calls(model)
-    found = Census(collections.Counter(), {k: [] for k in _KINDS}, collections.Counter())
+    places: dict[str, set[str]] = {k: set() for k in _KINDS}
+    found = Census(collections.Counter(), {k: [] for k in _KINDS}, collections.Counter(), places)
     for scope in scopes(model):
         times = 1 if scope.function is None else calls[scope.function.identifier()]
         for node in scope.body:
@@ -125,6 +134,9 @@ def census(model: ir.Model) -> Census:
                 elif kind.anchors(node):
                     found.anchors[name].append(node)
                     found.written[name] += times
+                else:
+                    continue
+                places[name].add(node.metadata_props.get("bridge.module", ""))
     return found
 
 
@@ -165,27 +177,35 @@ def expectations(
     for name, kind in _KINDS.items():
         if kind.needs is not None and kind.needs not in names:
             continue
-        counted = None if modules is None else _modules_of(kind, modules)
+        paths = [] if modules is None else _modules_of(kind, modules)
+        counted = None if modules is None else len(paths)
+        others = tuple(p for p in paths if not _is_among(p, before.places[name]))
         expected = before.fused[name] + before.written[name]
         left, meant = after.anchors[name], 0
         if kind.written_by in names:
             left, meant = [], len(left)
         if kind.fused:
-            expected, achieved = max(expected, counted or 0), after.fused[name] + meant
+            achieved = after.fused[name] + meant
         else:
             achieved = max(0, expected - len(left))
-        if expected:
+        if expected or others:
             misses = tuple(_miss(n, kind, refusals) for n in left)
-            rows.append(Expectation(name, max(expected, achieved), achieved, counted, misses))
+            expected = max(expected, achieved)
+            rows.append(Expectation(name, expected, achieved, counted, misses, others))
     return rows
 
 
-def _modules_of(kind: _Kind, modules: Mapping[str, str]) -> int:
-    """Modules of the kind, without those that only hold one."""
+def _modules_of(kind: _Kind, modules: Mapping[str, str]) -> list[str]:
+    """Paths of the modules of the kind, without those that only hold one."""
     if kind.classes is None:
-        return 0
+        return []
     paths = [p for p, name in modules.items() if kind.classes.search(name)]
-    return sum(not any(q.startswith(f"{p}.") for q in paths if q != p) for p in paths)
+    return [p for p in paths if not any(q.startswith(f"{p}.") for q in paths if q != p)]
+
+
+def _is_among(path: str, places: Iterable[str]) -> bool:
+    """Whether a module, or one inside of it, is one of those."""
+    return any(p == path or p.startswith(f"{path}.") for p in places)
 
 
 def _miss(node: ir.Node, kind: _Kind, refusals: Sequence[Refusal]) -> Miss:
@@ -217,7 +237,7 @@ def _around(node: ir.Node) -> set[ir.Node]:
 
 
 def _is_attention(node: ir.Node) -> bool:
-    """A softmax over the last axis, of a product, that is a factor of a product."""
+    """A softmax over the last axis, of a product, that is a factor of a product, itself or turned."""
     if node.op_type != "Softmax" or node.domain:
         return False
     size, axis = rank(node.inputs[0]), attribute(node, "axis", -1)
@@ -240,11 +260,17 @@ def _reaches_product(value: ir.Value | None, steps: int) -> bool:
     return any(_reaches_product(v, steps - 1) for v in node.inputs)
 
 
-def _is_factor(value: ir.Value, steps: int = 4) -> bool:
+def _is_factor(value: ir.Value, steps: int = 4, *, turned: bool = False) -> bool:
     for use in value.uses():
         node = use.node
         if node.op_type in ("MatMul", "FusedMatMul", "Einsum"):
-            return use.idx == 0
+            return use.idx == (1 if turned else 0)
+        if (
+            steps
+            and node.op_type == "Transpose"
+            and _is_factor(node.outputs[0], steps - 1, turned=not turned)
+        ):
+            return True
         passing = node.op_type in (
             "Cast",
             "Dropout",
@@ -254,7 +280,7 @@ def _is_factor(value: ir.Value, steps: int = 4) -> bool:
             "Reshape",
             "Mul",
         )
-        if steps and passing and _is_factor(node.outputs[0], steps - 1):
+        if steps and passing and _is_factor(node.outputs[0], steps - 1, turned=turned):
             return True
     return False
 

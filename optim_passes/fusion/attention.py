@@ -102,8 +102,9 @@ class AttentionFusionPass(NodePass):
             require(all(rank(c) != 5 for c, *_ in scores.allowed), "its mask has rank 5", node)
             batches = [(dims(m) or ())[0] for m, _ in scores.added if rank(m) == 5]
             require(all(n == 1 for n in batches), "the mask has a batch of its own", node)
-            apart = [-1, *_inner_sizes(query)[:3], _inner_sizes(value)[-1]]
-            operands = [op.Reshape(x, [-1, *_inner_sizes(x)[1:]]) for x in operands]
+            windows = any(rank(m) == 5 and (dims(m) or ())[1] != 1 for m, _ in scores.added)
+            apart = _apart(query, value, op, fixed=windows)
+            operands = [op.Reshape(x, [-1, *_inner_sizes(x)]) for x in operands]
         mask, causal = _mask(scores, operands, op, guarded=guarded, grouped=size == 3)
         if op.opset >= 23:
             y = op.node(
@@ -136,10 +137,21 @@ def _require_one_batch(operands: list[ir.Value], scores: _Scores, size: int) -> 
 
 
 def _inner_sizes(value: ir.Value) -> list[int]:
-    """The sizes of all axes but the first, which are static."""
-    sizes = (dims(value) or (None,))[1:]
+    """The sizes of all axes but the first two, which are static."""
+    sizes = (dims(value) or (None,))[2:]
     require(all(isinstance(n, int) for n in sizes), "sizes beside five dims vary", value)
     return [int(n) for n in sizes]  # type: ignore[arg-type]
+
+
+def _apart(query: ir.Value, value: ir.Value, op: Builder, *, fixed: bool) -> Any:
+    """The shape of the result of five dims: batch and groups as the queries have them."""
+    inner = [*_inner_sizes(query)[:2], _inner_sizes(value)[-1]]
+    groups = (dims(query) or (None,) * 2)[1]
+    if isinstance(groups, int):
+        return [-1, groups, *inner]
+    require(not fixed, "the number of windows varies", query)
+    require(op.opset >= 15, f"opset {op.opset} cannot take the groups apart", query)
+    return op.Concat(op.Shape(query, start=0, end=2), np.asarray(inner, np.int64), axis=0)
 
 
 def _softmax(weights: ir.Value | None) -> tuple[ir.Node | None, bool]:

@@ -69,6 +69,7 @@ class NormPass(NodePass):
         require(sorted(axes) == list(range(first, size)), "the axes are not the last ones", node)
         tail = shape[first:]
         require(all(isinstance(n, int) for n in tail), "the size of the axes varies", x)
+        require(0 not in tail, "there is nothing to normalise", x)
         require(x.dtype in _DTYPES, "the dtype has no kernel", x)
         require_opset(op, 17 if centred else 23)
         ones = op.constant(np.ones([int(n) for n in tail], x.dtype.numpy()))  # type: ignore[union-attr, arg-type]

@@ -106,10 +106,17 @@ def test_heads_may_be_put_apart_for_a_mask(nodes, mask):
 GROUPED = "float[B,2,3,5,4] q, float[B,2,3,6,4] k, float[B,2,3,6,4] v"
 
 
-@pytest.mark.parametrize("mask", ["5,6", "1,3,5,6", "1,1,3,5,6", "1,2,1,5,6", "1,2,3,5,6"])
-def test_five_dims_are_a_batch_of_groups(mask):
+@pytest.mark.parametrize(
+    ("groups", "mask"),
+    [
+        *[("2", m) for m in ("5,6", "1,3,5,6", "1,1,3,5,6", "1,2,1,5,6", "1,2,3,5,6")],
+        *[("N", m) for m in ("5,6", "1,3,5,6", "1,1,3,5,6")],
+    ],
+)
+def test_five_dims_are_a_batch_of_groups(groups, mask):
     model = parse(
-        f"g ({GROUPED}, float[{mask}] m) => (y) {{ t = Transpose<perm=[0,1,2,4,3]>(k) "
+        f"g ({GROUPED.replace('B,2', f'B,{groups}')}, float[{mask}] m) => (y) {{ "
+        "t = Transpose<perm=[0,1,2,4,3]>(k) "
         "a = MatMul(q, t) s = Add(a, m) w = Softmax<axis=-1>(s) y = MatMul(w, v) }",
         opset=23,
     )
@@ -124,10 +131,12 @@ def test_five_dims_are_a_batch_of_groups(mask):
         ("float[1] m", "s = MatMul(q, t)", "sizes beside five dims vary"),
         ("bool[1,2,1,5,6] m", "a = MatMul(q, t) s = Where(m, a, low)", "its mask has rank 5"),
         ("float[B,1,1,5,6] m", "a = MatMul(q, t) s = Add(a, m)", "the mask has a batch of its own"),
+        ("float[1,M,1,5,6] m", "a = MatMul(q, t) s = Add(a, m)", "the number of windows varies"),
     ],
 )  # fmt: skip
 def test_five_dims_are_refused(types, scores, reason):
     grouped = GROUPED.replace("5,4", "S,4") if "vary" in reason else GROUPED
+    grouped = grouped.replace("B,2", "B,M") if "windows" in reason else grouped
     model = parse(
         f"g ({grouped}, {types}) => (y) <float low = {{-1e30}}> {{ t = Transpose<perm=[0,1,2,4,3]>(k) "
         f"{scores} w = Softmax<axis=-1>(s) y = MatMul(w, v) }}",

@@ -179,9 +179,9 @@ NORMS = [
 ]
 
 
-def norm(nodes, *, opset=23, last=-1):
+def norm(nodes, *, opset=23, last=-1, width=6):
     return parse(
-        "g (float[N,S,6] x, float[6] scale, float[6] bias) => (y) <float two = {2}, "
+        f"g (float[N,S,{width}] x, float[6] scale, float[6] bias) => (y) <float two = {{2}}, "
         f"float one = {{1}}, float eps = {{0.01}}, float minus = {{-0.5}}, "
         f"int64[1] last = {{{last}}}> {{ {nodes} }}",
         opset=opset,
@@ -199,6 +199,8 @@ def test_normalisation_is_refused_with_reasons():
     _, report = optimise(norm(NORMS[3][0], opset=20), NoOpPass(), NormPass(), rtol=1e-4, atol=1e-5)
     assert reasons(report) == {"opset 20 is older than 23"}
     nodes = NORMS[0][0].replace("scale", "one").replace("bias", "one")
+    _, report = optimise(norm(nodes, width=0), NormPass())
+    assert reasons(report) == {"there is nothing to normalise"}
     _, report = optimise(norm(nodes, last=1), NormPass(), rtol=1e-4, atol=1e-5)
     assert reasons(report) == {"the axes are not the last ones"}
 

@@ -92,6 +92,28 @@ def test_modules_that_are_gone_are_told():
     assert "1 not in the graph" in str(found["layer norm"])
 
 
+def test_modules_that_are_only_called_so_are_told_apart():
+    class ChannelAttention(nn.Module):
+        def forward(self, x):
+            return x * x.mean(1, keepdim=True).sigmoid()
+
+    found, _ = rows(nn.Sequential(ChannelAttention(), SelfAttention()), torch.randn(2, 5, 8))
+    attention = found["attention"]
+    assert (attention.expected, attention.achieved, attention.modules) == (1, 1, 2)
+    assert attention.others == ("0",)
+    assert str(attention) == "attention: 1 of 1 (1 module called so compute something else: 0)"
+
+
+def test_attention_that_is_turned_round_is_expected():
+    class Turned(nn.Module):
+        def forward(self, x):
+            return x.transpose(-1, -2) @ (x @ x.transpose(-1, -2)).softmax(-1).transpose(-1, -2)
+
+    found, _ = rows(Turned(), torch.randn(2, 5, 8))
+    assert (found["attention"].expected, found["attention"].achieved) == (1, 0)
+    assert found["attention"].misses
+
+
 def test_batch_norms_and_activations_are_expected_to_vanish():
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Sigmoid()
