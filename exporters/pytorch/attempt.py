@@ -262,8 +262,10 @@ class Attempt:
         trace = Trace(len(self.worlds), opset=self.opset, finder=self.finder())
         trace.unroll_limit = self.unroll_limit
         trace.none_tests = NoneTests(trace)
-        if self.scripting is not None and self.scripting.automatic:
-            trace.settled = self.scripting.settled
+        if self.scripting is not None:
+            trace.compiled = self.scripting.compiled
+            if self.scripting.automatic:
+                trace.settled = self.scripting.settled
         tracer = TorchTracer(trace, self.named)
         tracer.keep = self.keep
         if log_world is not None:

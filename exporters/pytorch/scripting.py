@@ -26,6 +26,7 @@ class Scripting:
     Attributes:
         targets: Functions that are compiled, by their code.
         chosen: Names of those that are not marked.
+        compiled: Code that is compiled.
         settled: Code that is compiled, or that cannot be: no use in asking for it again.
     """
 
@@ -34,6 +35,7 @@ class Scripting:
         given = list(targets)
         self.targets: dict[CodeType, Target] = {t.code: t for t in (*marked(), *given)}
         self.chosen = [str(t) for t in given]
+        self.compiled: set[CodeType] = set()
         self.settled: set[Any] = set()
 
     def run(self, once: Callable[[], _T]) -> _T:
@@ -45,7 +47,8 @@ class Scripting:
         while True:
             try:
                 with compiled(self.targets.values()) as made:
-                    self.settled |= {c for code in made.values() for c in nested_codes(code)}
+                    self.compiled |= {c for code in made.values() for c in nested_codes(code)}
+                    self.settled |= self.compiled
                     return once()
             except ExportError as error:
                 if not self._take_up(error):

@@ -196,8 +196,14 @@ class TensorTracker:
 
     # Writes
 
-    def write(self, target: list[torch.Tensor], emitted: Any) -> None:
-        """Let each written tensor hold the value that its functional form computed."""
+    def write(self, target: list[torch.Tensor], emitted: Any, *, data: bool = True) -> None:
+        """Let each written tensor hold the value that its functional form computed.
+
+        Args:
+            target: What was written to.
+            emitted: What they hold afterwards.
+            data: Whether that depends on input values.
+        """
         values = list(emitted) if isinstance(emitted, tuple | list) else [emitted]
         for tensor, value in zip(target, values, strict=False):
             record = self.record(tensor)
@@ -208,7 +214,8 @@ class TensorTracker:
             if _is_smaller(value.shape, record.value.shape):
                 value = self._broadcast(value, self.trace.read(record))
             self.describe(value, results, unbacked=record.unbacked)
-            self.trace.write(record, value)
+            # In a loop an earlier iteration may have written other values.
+            self.trace.write(record, value, data=data or self.trace.in_loop())
             if self.keep is not None:
                 self.keep(value, results)
 

@@ -263,7 +263,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
             if entry.random:
                 self.random.append(self.trace.position()[0])
             if target:
-                self.write(target, emitted)
+                self.write(target, emitted, data=self._taint(tracked)[0])
                 result = results[self.trace.active[0]]
                 same = self._argument_returned(result, target)
                 return result if same is None else same

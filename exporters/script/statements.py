@@ -138,6 +138,8 @@ class StatementConverter:
             return [_at(s, ast.Expr(call))]
         if isinstance(s, ast.Assign):
             return self._assign(s)
+        if isinstance(s, ast.Return) and s.value is not None:
+            return [_at(s, ast.Return(self._returned(self.expression(s.value), s)))]
         if isinstance(s, ast.AugAssign) and _is_run_time_place(s.target):
             return self._update_item(s)
         if isinstance(s, ast.AugAssign):
@@ -197,8 +199,14 @@ class StatementConverter:
         call = staged_call(
             "if_", test, _load(then_name, s), _load(else_name, s), scope, at=s.test, raises=raises
         )
-        result: ast.stmt = ast.Return(call) if tail else ast.Expr(call)
+        result: ast.stmt = ast.Return(self._returned(call, s)) if tail else ast.Expr(call)
         return [then, orelse, *scope_parts, _at(s.test, result)]
+
+    def _returned(self, value: ast.expr, at: ast.stmt) -> ast.expr:
+        """What a function returns, if its caller may have to know what that can be."""
+        if isinstance(value, ast.Constant):
+            return value
+        return staged_call("returned", value, at=at)
 
     def _while(self, s: ast.While, after: set[str]) -> list[ast.stmt]:
         live = live_before([s], after)

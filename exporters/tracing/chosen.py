@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
 from exporters.tracing.branches import if_
-from exporters.tracing.leaves import same
+from exporters.tracing.leaves import presence, same
 from exporters.tracing.scalars import TracedBool, TracedScalar
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Chosen", "pick"]
+__all__ = ["Chosen", "pick", "returned"]
 
 
 class Chosen:
@@ -80,6 +80,21 @@ class Chosen:
         if trace is None or all(v is values[0] for v in values):
             return values[0]
         return pick(trace, self._index, self._keys, values)
+
+
+def returned(x: Any) -> Any:
+    """What a function returns: its caller has to know what it may be."""
+    trace = recorded()
+    if trace is not None and _is_open(trace, x):
+        trace.returned()
+    return x
+
+
+def _is_open(trace: Trace, x: Any) -> bool:
+    """Whether only run time knows if ``x`` is None, or which object it is."""
+    if isinstance(x, Chosen) or (trace.optional and presence(trace, x) is not None):
+        return True
+    return type(x) in (tuple, list) and any(_is_open(trace, item) for item in x)
 
 
 def is_key(trace: Trace, index: Any, key: Any) -> Any:

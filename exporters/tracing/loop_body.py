@@ -149,6 +149,7 @@ class Recording:
             self.bind(reference, ScanList(trace), names)
         self.loop.scope.set(tuple(names))
         for record in self.memories.values():
+            record.memory.data = True  # an iteration before this one wrote to it
             before = trace.read(record)
             value = ir.Value(
                 name=builder.unique_name(f"{before.name}_in"),

@@ -14,12 +14,17 @@ __all__ = ["Memory", "Record", "View"]
 
 
 class Memory:
-    """The storage that a tensor and its views share; it counts the writes to it."""
+    """The storage that a tensor and its views share; it counts the writes to it.
 
-    __slots__ = ("depth", "writes")
+    Attributes:
+        data: Whether what was written to it depends on input values.
+    """
+
+    __slots__ = ("data", "depth", "writes")
 
     def __init__(self, depth: int = 0) -> None:
         self.writes = 0
+        self.data = False
         self.depth = depth  # of the block in which the storage came to be
 
 
@@ -45,12 +50,11 @@ class Record:
         value: Graph value, up to date when ``seen`` equals the memory's writes.
         home: World whose concrete result *is* the handle.
         worlds: Concrete results in the other worlds.
-        data: Whether the values depend on input values, not only on input sizes.
         unbacked: Whether a size depends on input values (``nonzero``), so that equal sizes in all
             worlds prove nothing.
     """
 
-    __slots__ = ("data", "home", "memory", "seen", "unbacked", "value", "view", "worlds")
+    __slots__ = ("_data", "home", "memory", "seen", "unbacked", "value", "view", "worlds")
 
     def __init__(
         self,
@@ -66,8 +70,13 @@ class Record:
         self.value = value
         self.home = home
         self.worlds = worlds
-        self.data = data
+        self._data = data
         self.unbacked = unbacked
         self.memory = memory if memory is not None else Memory()
         self.seen = self.memory.writes
         self.view = view
+
+    @property
+    def data(self) -> bool:
+        """Whether the values depend on input values, not only on input sizes."""
+        return self._data or self.memory.data

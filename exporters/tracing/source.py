@@ -131,6 +131,23 @@ class SourceFinder:
         plumbing = code.co_filename in self._plumbing
         return not plumbing and self._classify(code) in ("user", "library")
 
+    def calling_frame(self) -> FrameType | None:
+        """The frame that called the innermost function of the user's."""
+        frame: FrameType | None = sys._getframe(1)
+        own: tuple[str, str] | None = None
+        while frame is not None:
+            code = frame.f_code
+            kind = self._classify(code)
+            if kind == "entry":
+                return None
+            if kind == "user" and code.co_filename not in self._plumbing:
+                function = code.co_filename, code.co_qualname
+                if own is not None and function != own:
+                    return frame
+                own = function
+            frame = frame.f_back
+        return None
+
     def find(self) -> tuple[Source | None, str]:
         """The user's position and the path of the innermost module, ``""`` outside any."""
         frame: FrameType | None = sys._getframe(1)

@@ -23,7 +23,7 @@ from exporters.tracing.scalars import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterable, Iterator, Sequence
     from types import FrameType
 
     from exporters.tracing.effects import MemoryLog
@@ -92,6 +92,7 @@ class Trace:
         late_keys: Keys that dicts have since a loop around, each with the dict's identity.
         unroll_limit: Trip counts up to this, known when tracing, are unrolled.
         forcing: Whether an iteration is run that no world has, to see what it does.
+        compiled: Code that is compiled.
         settled: Code that is compiled or cannot be; None where no code is compiled by itself.
         frontend: Knows the framework's arrays.
     """
@@ -108,6 +109,7 @@ class Trace:
         self.none_tests: NoneTests | None = None
         self.late_keys: set[tuple[int, Any]] = set()
         self.forcing = False
+        self.compiled: Container[Any] = ()
         self.settled: set[Any] | None = None
         self.unbound: dict[str, tuple[str, Source | None]] = {}
         self.frontend: Any = None
@@ -186,12 +188,20 @@ class Trace:
             self._set(record, self._inherit(record, record.view.replay(base)))
         return record.value
 
-    def write(self, record: Record, value: ir.Value) -> None:
-        """Let ``record`` hold ``value`` from now on, and with it whatever shares its storage."""
+    def write(self, record: Record, value: ir.Value, *, data: bool = True) -> None:
+        """Let ``record`` hold ``value`` from now on, and with it whatever shares its storage.
+
+        Args:
+            record: What is written to.
+            value: What it holds afterwards.
+            data: Whether that depends on input values.
+        """
+        record.memory.data = record.memory.data or data
         if record.view is not None:
             base = record.view.base
             before = self.read(base)
-            self.write(base, self._inherit(base, record.view.put_back(before, value)))
+            whole = self._inherit(base, record.view.put_back(before, value))
+            self.write(base, whole, data=data)
         else:
             memory, writes = record.memory, record.memory.writes
 
@@ -513,6 +523,26 @@ class Trace:
             DataDependentError("Python takes a number from a tensor's values", source=source),
             frame,
             optional=True,
+        )
+
+    def returned(self) -> None:
+        """What a function returns has to be asked whether it is None, or which object it is.
+
+        Raises:
+            Interrupt: Its caller is not compiled, and would take the example's answer.
+        """
+        frame = self.finder.calling_frame()
+        if frame is None or frame.f_code in self.compiled:
+            return
+        source, _ = self.position()
+        raise Interrupt(
+            DataDependentError(
+                "what is returned here may be None or another object for other inputs, and the "
+                f"caller {frame.f_code.co_qualname} is not compiled",
+                source=source,
+                hint=f"mark {frame.f_code.co_qualname} with @bridge.script",
+            ),
+            frame,
         )
 
     # Worlds that come along
