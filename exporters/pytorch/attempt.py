@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import time
+import types
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -287,7 +288,9 @@ class Attempt:
             error = interrupt.error
             if interrupt.frame is not None:
                 error.target = target_of(interrupt.frame)
-                error.optional = interrupt.frame.f_code if interrupt.optional else None
+                asks = interrupt.frame
+                code = asks if isinstance(asks, types.CodeType) else asks.f_code
+                error.optional = code if interrupt.optional else None
             raise error from interrupt.__cause__
         except NameError as error:
             name = (

@@ -8,6 +8,7 @@ import itertools
 import math
 from typing import TYPE_CHECKING
 
+from exporters.script.names import LIST_METHODS
 from exporters.script.patterns import MODULE
 from exporters.script.structure import PREFIX
 
@@ -54,11 +55,25 @@ def _has_effect(node: ast.AST) -> bool:
     for call in ast.walk(node):
         if isinstance(call, ast.Call):
             f = call.func
+            if isinstance(f, ast.Attribute) and f.attr == "invoke":
+                f = call.args[0]
             if isinstance(f, ast.Name) and not hasattr(builtins, f.id):
                 return True
             if isinstance(f, ast.Attribute) and not isinstance(f.value, ast.Constant):
                 return True
     return False
+
+
+def _may_ask(function: ast.expr) -> bool:
+    """Whether a function may ask what it is given, so that it has to be compiled."""
+    if isinstance(function, ast.Name):
+        return not hasattr(builtins, function.id)
+    return not (isinstance(function, ast.Attribute) and function.attr in LIST_METHODS)
+
+
+def _staged_operator(name: str, at: ast.AST) -> ast.expr:
+    operator = ast.Attribute(ast.Constant(MODULE), name, ast.Load())
+    return ast.fix_missing_locations(ast.copy_location(operator, at))
 
 
 def _is_starred(node: ast.expr) -> bool:
@@ -207,6 +222,9 @@ class ExpressionConverter(ast.NodeTransformer):
         converted = self.visit(function)
         if _may_be_builtin(function):
             converted = staged_call("call", converted, at=function)
+        elif _may_ask(function):
+            args = [converted, *args]
+            converted = _staged_operator("invoke", function)
         return ast.fix_missing_locations(
             ast.copy_location(ast.Call(converted, args, keywords), node)
         )

@@ -204,7 +204,7 @@ def nested_codes(code: CodeType) -> Iterator[CodeType]:
             yield from nested_codes(constant)
 
 
-_origins: dict[CodeType, CodeType] = {}  # code around compiled code, to what it was before
+_origins: dict[CodeType, CodeType] = {}  # compiled code and code around it, to what it was before
 
 
 def _with(outer: CodeType, replacements: dict[CodeType, CodeType]) -> CodeType:
@@ -238,6 +238,7 @@ def compiled(targets: Iterable[Target]) -> Iterator[dict[CodeType, CodeType]]:
     """
     targets = list(targets)
     replacements = {t.code: compile_code(t.code) for t in targets}
+    _origins.update({made: code for code, made in replacements.items()})
     functions = list(dict.fromkeys(f for t in targets for f in t.functions))
     with _lock:
         for function in functions:

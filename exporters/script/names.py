@@ -23,7 +23,7 @@ __all__ = [
 
 FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-_LIST_METHODS = frozenset(
+LIST_METHODS = frozenset(
     {"append", "extend", "insert", "pop", "remove", "clear", "reverse", "sort"}
 )
 
@@ -209,10 +209,12 @@ def mutated_lists(nodes: Iterable[ast.AST]) -> set[str]:
             if (
                 isinstance(child, ast.Call)
                 and isinstance(child.func, ast.Attribute)
-                and child.func.attr in _LIST_METHODS
+                and child.func.attr in LIST_METHODS
                 and isinstance(child.func.value, ast.Name)
             ):
                 found.add(child.func.value.id)
+            elif isinstance(child, ast.Call):  # a function may fill what it is given
+                found.update(a.id for a in child.args if isinstance(a, ast.Name))
             elif isinstance(child, ast.AugAssign) and isinstance(child.target, ast.Name):
                 found.add(child.target.id)
     return found

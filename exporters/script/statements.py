@@ -64,6 +64,7 @@ class StatementConverter:
         nested = [n for s in node.body for n in ast.walk(s) if isinstance(n, FUNCTIONS)]
         self.shared = shared_names(node.body) | self.outer | mutated_lists(nested)
         self.parameters = _parameter_names(node.args)
+        self.given = self.parameters - bound_names(node.body)
         self.bound = bound_names(node.body) | self.parameters
         first = [*node.args.posonlyargs, *node.args.args]
         self.expressions = ExpressionConverter(self._hoist, first[0].arg if first else None)
@@ -128,7 +129,15 @@ class StatementConverter:
             return self._match(s, after)
         if isinstance(s, ast.FunctionDef):
             return [convert_function(s, self.constant, self.source)]
-        if isinstance(s, ast.ClassDef | ast.AsyncFunctionDef):
+        if isinstance(s, ast.ClassDef):
+            s.body = [
+                convert_function(m, self.constant, self.source)
+                if isinstance(m, ast.FunctionDef)
+                else m
+                for m in s.body
+            ]
+            return [s]
+        if isinstance(s, ast.AsyncFunctionDef):
             return [s]
         if isinstance(s, ast.Assert):
             message = self.expression(s.msg) if s.msg is not None else ast.Constant(None)
@@ -407,6 +416,7 @@ class StatementConverter:
             ast.Constant(self.fenced),
             ast.Tuple([ast.Constant(n) for n in sorted(lenient)], ast.Load()),
             ast.Constant(matter),
+            ast.Tuple([ast.Constant(n) for n in names if n in self.given], ast.Load()),
             at=s,
         )
         return [_function(get, [getter], s), _function(put, setter, s, value)], scope

@@ -42,6 +42,7 @@ class Scope:
         lenient: Names that are read only where the branch that binds them was taken, so that they
             may hold anything elsewhere.
         kept: How many of the names, from the first, matter afterwards; None for all.
+        given: Names that hold what the caller gave, which the caller may hold, too.
     """
 
     names: tuple[str, ...]
@@ -52,6 +53,7 @@ class Scope:
     fenced: int | None = None
     lenient: tuple[str, ...] = ()
     kept: int | None = None
+    given: tuple[str, ...] = ()
 
 
 NO_SCOPE = Scope((), lambda: (), lambda _: None, lambda: ())

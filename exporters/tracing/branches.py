@@ -263,6 +263,8 @@ class _IfMerge:
         names = list(scope.get())
         held = [i for i, x in enumerate(names) if x is change.container]
         places = self.outcomes[0].snapshot.places_of(change.container)
+        if any(scope.names[i] in scope.given for i in held):
+            raise_unowned(next(scope.names[i] for i in held), scope)
         if not held and not places:
             if any(x is change.container for x in before):
                 return  # a branch bound the name to another list: nobody reaches this one

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import enum
+import functools
+import types
 from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.leaves import presence, same
-from exporters.tracing.scalars import TracedBool, TracedScalar
+from exporters.tracing.scalars import TracedBool, TracedScalar, plain
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from types import CodeType
 
-__all__ = ["Chosen", "pick", "returned"]
+__all__ = ["Chosen", "invoke", "pick", "returned"]
 
 
 class Chosen:
@@ -26,6 +30,9 @@ class Chosen:
     """
 
     def __init__(self, index: Any, keys: list[Any], options: list[Any]) -> None:
+        trace = Trace.current()
+        if trace is not None:
+            trace.choices = True
         self._index = index
         self._keys = keys
         self._options = options
@@ -72,6 +79,24 @@ class Chosen:
         """The result of the chosen one."""
         return self.map(lambda option: option(*args, **kwargs))
 
+    def __eq__(self, other: object) -> bool:
+        return bool(self._asked(lambda x: x == other, "the comparison in"))
+
+    def __hash__(self) -> int:
+        return int(self._asked(hash, "the hash of an object in"))
+
+    def _asked(self, answer: Callable[[Any], Any], question: str) -> Any:
+        """What Python asks of the object, the same in all worlds."""
+        trace = Trace.current()
+        if trace is None or not trace.live:
+            return answer(self._options[self._keys.index(plain(self._index))])
+        options = {
+            w: self._options[self._keys.index(trace.number_in(self._index, w))]
+            for w in trace.active
+        }
+        answers = {w: answer(x) for w, x in options.items()}
+        return trace.decide(answers, data=self._index.record.data, asked=question)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
@@ -90,11 +115,37 @@ def returned(x: Any) -> Any:
     return x
 
 
-def _is_open(trace: Trace, x: Any) -> bool:
-    """Whether only run time knows if ``x`` is None, or which object it is."""
-    if isinstance(x, Chosen) or (trace.optional and presence(trace, x) is not None):
+def _is_open(trace: Trace, x: Any, *, inside: bool = False) -> bool:
+    """Whether only run time knows which object ``x`` is, or if something in it is None."""
+    if isinstance(x, Chosen) or (inside and presence(trace, x) is not None):
         return True
-    return type(x) in (tuple, list) and any(_is_open(trace, item) for item in x)
+    return type(x) in (tuple, list) and any(_is_open(trace, i, inside=True) for i in x)
+
+
+def invoke(function: Any, /, *args: Any, **kwargs: Any) -> Any:
+    """``function(*args, **kwargs)``: it has to be compiled to ask what only run time knows."""
+    trace = recorded()
+    if trace is not None and (trace.optional or trace.choices):
+        code, owner = _behind(function)
+        given = any(_is_open(trace, x) for x in (*args, *kwargs.values()))
+        if code is not None and (given or _is_open(trace, owner)):
+            trace.passed(code)
+    return function(*args, **kwargs)
+
+
+def _behind(function: Any) -> tuple[CodeType | None, list[Any]]:
+    """The code that a call runs, and what the object that it belongs to holds."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    owner = getattr(function, "__self__", None)
+    if isinstance(function, type):
+        function = function.__init__
+    elif not isinstance(function, types.FunctionType | types.MethodType):
+        owner = function
+        function = getattr(function, "forward", None) or type(function).__dict__.get("__call__")
+    function = getattr(function, "__func__", function)
+    code = function.__code__ if isinstance(function, types.FunctionType) else None
+    return code, list(getattr(owner, "__dict__", {}).values())
 
 
 def is_key(trace: Trace, index: Any, key: Any) -> Any:
@@ -110,7 +161,7 @@ def pick(trace: Trace, index: TracedScalar, keys: list[Any], items: list[Any]) -
         gathered = trace.frontend.gather_items(items, index)
         if gathered is not None:
             return gathered
-    if all(callable(x) or isinstance(x, str) for x in items):
+    if all(callable(x) or isinstance(x, str | enum.Enum) for x in items):
         return Chosen(index, keys, items)
 
     def at(position: int) -> Any:

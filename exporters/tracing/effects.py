@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import enum
 import types
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Change", "MemoryLog", "Snapshot", "WrittenMemory"]
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
-          types.BuiltinFunctionType, types.CodeType, range, slice)  # fmt: skip
+          types.BuiltinFunctionType, types.CodeType, range, slice, enum.Enum)  # fmt: skip
 _MISSING = object()
 # nn.Module keeps these, and forward rarely changes them: some libraries add hooks in the first run.
 _FIXED = frozenset({

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import BranchMismatchError
@@ -384,7 +385,7 @@ class Ways:
 
 
 def _is_choice(x: Any) -> bool:
-    return callable(x) or isinstance(x, str) or hasattr(x, "options")
+    return callable(x) or isinstance(x, str | enum.Enum) or hasattr(x, "options")
 
 
 def static_dims(values: Sequence[ir.Value]) -> list[int | None] | None:

@@ -175,8 +175,8 @@ _COMPARE = {"eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": opera
 def compare(name: str, a: Any, b: Any) -> Any:
     """A comparison; of numbers it is a traced truth value, not asked of Python."""
     for one, other in ((a, b), (b, a)):
-        if isinstance(one, Chosen) and name in ("eq", "ne"):
-            return one.map(functools.partial(_COMPARE[name], other))
+        if isinstance(one, Chosen) and name in ("eq", "ne", "is", "is_not"):
+            return one.map(functools.partial(compare, name, other))
     if name in ("is", "is_not"):
         found = _is(a, b)
         return found if name == "is" else not_(found)
@@ -228,6 +228,8 @@ def _holds_numbers(a: Any, b: Any) -> bool:
 
 
 def _contains(container: Any, x: Any) -> Any:
+    if isinstance(x, Chosen):
+        return x.map(functools.partial(_contains, container))
     trace = staged_in(x, container)
     if trace is None:
         return x in container

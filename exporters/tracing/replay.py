@@ -213,6 +213,9 @@ class _Watch:
             Reference(label, None, c, k)
             for c, k, label in self.snapshot.places_of(change.container)
         ]
+        given = [r.label for r in found if r.name is not None and r.label in self.loop.scope.given]
+        if given:
+            raise_unowned(given[0], self.loop.scope)
         if not found:
             raise_unowned(change.label, self.loop.scope)
         return found

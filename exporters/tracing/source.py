@@ -115,6 +115,10 @@ class SourceFinder:
             return "ours"
         return "library" if file.startswith(self._library) else "user"
 
+    def is_user(self, code: CodeType) -> bool:
+        """Whether a function is the user's, or of a library that the user calls."""
+        return self._classify(code) == "user" and code.co_filename not in self._plumbing
+
     def asking_frame(self) -> FrameType | None:
         """The frame whose code is being asked for: the innermost one that is not plumbing."""
         frame: FrameType | None = sys._getframe(1)

@@ -3,7 +3,7 @@
 from exporters.tracing.bodies import Scope
 from exporters.tracing.branches import if_
 from exporters.tracing.builtin_functions import call, display
-from exporters.tracing.chosen import returned
+from exporters.tracing.chosen import invoke, returned
 from exporters.tracing.iteration import Nested, comprehension, for_, generator, while_
 from exporters.tracing.matching import (
     always,
@@ -36,7 +36,7 @@ from exporters.tracing.ordering import method
 
 __all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "arithmetic", "as_list",
            "assert_", "beside", "bind", "call", "compare", "comprehension", "display", "for_", "generator",
-           "getitem", "if_", "ifexp", "is_constant", "is_instance_of", "is_mapping", "is_sequence",
+           "getitem", "if_", "ifexp", "invoke", "is_constant", "is_instance_of", "is_mapping", "is_sequence",
            "method", "not_", "or_", "positional_attribute", "returned",
            "setitem", "truth", "updateitem", "while_",
            "without_keys"]  # fmt: skip

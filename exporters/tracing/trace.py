@@ -24,7 +24,7 @@ from exporters.tracing.scalars import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable, Iterator, Sequence
-    from types import FrameType
+    from types import CodeType, FrameType
 
     from exporters.tracing.effects import MemoryLog
     from exporters.tracing.none_tests import NoneTests
@@ -51,12 +51,16 @@ class Interrupt(BaseException):
 
     Attributes:
         error: What to tell the user if the trace cannot be taken up again.
-        frame: Where Python asked, when compiling that function's control flow would help.
+        frame: Where Python asked, or the code that has to be compiled, when that would help.
         optional: Whether the trace could go on as well.
     """
 
     def __init__(
-        self, error: ExportError, frame: FrameType | None = None, *, optional: bool = False
+        self,
+        error: ExportError,
+        frame: FrameType | CodeType | None = None,
+        *,
+        optional: bool = False,
     ) -> None:
         super().__init__(str(error))
         self.error = error
@@ -89,6 +93,7 @@ class Trace:
         unbound: Names that only one branch binds: which one, and where.
         optional: Values that may stand for None, each with whether it does not, by identity.
         none_tests: Finds plain code that compares such values with None.
+        choices: Whether there are objects of which only run time knows the one that is meant.
         late_keys: Keys that dicts have since a loop around, each with the dict's identity.
         unroll_limit: Trip counts up to this, known when tracing, are unrolled.
         forcing: Whether an iteration is run that no world has, to see what it does.
@@ -107,6 +112,7 @@ class Trace:
         self.unroll_limit = 128
         self.optional: dict[int, tuple[Any, Any]] = {}
         self.none_tests: NoneTests | None = None
+        self.choices = False
         self.late_keys: set[tuple[int, Any]] = set()
         self.forcing = False
         self.compiled: Container[Any] = ()
@@ -526,7 +532,7 @@ class Trace:
         )
 
     def returned(self) -> None:
-        """What a function returns has to be asked whether it is None, or which object it is.
+        """What a function returns has to be asked which object it is, or which of it is None.
 
         Raises:
             Interrupt: Its caller is not compiled, and would take the example's answer.
@@ -537,12 +543,31 @@ class Trace:
         source, _ = self.position()
         raise Interrupt(
             DataDependentError(
-                "what is returned here may be None or another object for other inputs, and the "
+                "what is returned here is another object for other inputs, and the "
                 f"caller {frame.f_code.co_qualname} is not compiled",
                 source=source,
                 hint=f"mark {frame.f_code.co_qualname} with @bridge.script",
             ),
             frame,
+        )
+
+    def passed(self, code: CodeType) -> None:
+        """What a function is given has to be asked which object it is, or what in it is None.
+
+        Raises:
+            Interrupt: The function is not compiled, and would take the example's answer.
+        """
+        if code in self.compiled or not self.finder.is_user(code):
+            return
+        source, _ = self.position()
+        raise Interrupt(
+            DataDependentError(
+                f"what {code.co_qualname} is given here is another object for other inputs, and it "
+                "is not compiled",
+                source=source,
+                hint=f"mark {code.co_qualname} with @bridge.script",
+            ),
+            code,
         )
 
     # Worlds that come along
