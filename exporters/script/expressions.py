@@ -219,15 +219,13 @@ class ExpressionConverter(ast.NodeTransformer):
             return ast.fix_missing_locations(
                 ast.copy_location(ast.Call(converted, args, keywords), node)
             )
-        converted = self.visit(function)
+        called: ast.expr = self.visit(function)
         if _may_be_builtin(function):
-            converted = staged_call("call", converted, at=function)
+            called = staged_call("call", called, at=function)
         elif _may_ask(function):
-            args = [converted, *args]
-            converted = _staged_operator("invoke", function)
-        return ast.fix_missing_locations(
-            ast.copy_location(ast.Call(converted, args, keywords), node)
-        )
+            args = [called, *args]
+            called = _staged_operator("invoke", function)
+        return ast.fix_missing_locations(ast.copy_location(ast.Call(called, args, keywords), node))
 
     # Displays
 

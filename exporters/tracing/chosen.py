@@ -139,7 +139,7 @@ def _behind(function: Any) -> tuple[CodeType | None, list[Any]]:
         function = function.func
     owner = getattr(function, "__self__", None)
     if isinstance(function, type):
-        function = function.__init__
+        function = vars(function).get("__init__")
     elif not isinstance(function, types.FunctionType | types.MethodType):
         owner = function
         function = getattr(function, "forward", None) or type(function).__dict__.get("__call__")
