@@ -30,6 +30,7 @@ from optim_passes.fusion.masks import FullMaskPass
 from optim_passes.fusion.multi_head import MultiHeadAttentionPass, PackedAttentionPass
 from optim_passes.fusion.normalization import FactoredNormPass, NormAffinePass, NormPass
 from optim_passes.fusion.packed_products import UnpackProductPass
+from optim_passes.fusion.pairs import ArgTransposePass, PairReductionPass
 from optim_passes.fusion.parallel_convolutions import ParallelConvPass
 from optim_passes.fusion.reductions import ReductionPass
 from optim_passes.fusion.rotary import RotaryHeadsPass, RotaryPass, SharedHeadsPass
@@ -54,7 +55,7 @@ from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
 from optim_passes.simplify.products import EinsumPass
 from optim_passes.simplify.rearrangements import RearrangementPass, TransposeOrderPass
-from optim_passes.simplify.selection import MinMaxPass
+from optim_passes.simplify.selection import FilledOperandPass, MinMaxPass, TruthPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
 from optim_passes.simplify.skewing import LoopSkewPass
@@ -105,6 +106,8 @@ SIMPLIFY: Passes = (
         RearrangementPass(),
         EinsumPass(),
         CastPass(),
+        FilledOperandPass(),
+        TruthPass(),
         MinMaxPass(),
         SlicePass(),
         ConcatPass(),
@@ -196,6 +199,8 @@ CPU: Passes = (
     PlainProductPass(),
     # After the fusions of normalisations, which look for ReduceSum and Sqrt.
     ReductionPass(),
+    # After ReductionPass. What it turns around may not change in a loop.
+    Repeat(PairReductionPass(), ArgTransposePass(), LoopInvariantPass(), *_TIDY.passes),
     # After PlainProductPass: they change signs around a FusedMatMul.
     PostNormResidualPass(),
     PreGeluBiasPass(),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import onnx_ir as ir
 
 from optim_passes.rewriting import NodePass
-from optim_passes.values import attribute, dims, producer
+from optim_passes.values import attribute, dims, producer, rank, scalar
 
 if TYPE_CHECKING:
     from optim_passes.builder import Builder
@@ -20,10 +20,13 @@ _BOOL, _UINT8, _FLOAT = ir.DataType.BOOL, ir.DataType.UINT8, ir.DataType.FLOAT
 class ReductionPass(NodePass):
     """``all`` and ``any`` need no casts (opset 20), ``Sqrt(ReduceSum(x * x))`` is ``ReduceL2``.
 
-    ``ReduceSum(Abs(x))`` becomes ``ReduceL1``, and ``Abs(x) * Abs(x)`` becomes ``x * x``.
+    ``ReduceSum(Abs(x))`` becomes ``ReduceL1``, and ``Abs(x) * Abs(x)`` becomes ``x * x``. Whether
+    the number of truths is 0 is asked of the largest of them.
     """
 
-    op_types: ClassVar[frozenset[str]] = frozenset({"Cast", "Sqrt", "ReduceSum", "Mul"})
+    op_types: ClassVar[frozenset[str]] = frozenset(
+        {"Cast", "Equal", "Greater", "Mul", "ReduceSum", "Sqrt"}
+    )
 
     def rewrite(self, node: ir.Node, op: Builder) -> Any:
         """The reduction."""
@@ -80,4 +83,26 @@ def _square(node: ir.Node, op: Builder) -> Any:
     return op.Mul(size.inputs[0], size.inputs[0])
 
 
-_RULES = {"Cast": _truth, "Sqrt": _length, "ReduceSum": _distance, "Mul": _square}
+def _some(node: ir.Node, op: Builder) -> Any:
+    """``ReduceSum(Cast(x)) > 0`` and ``== 0`` of truth values."""
+    count = producer(node.inputs[0], "ReduceSum")
+    cast = None if count is None else producer(count.inputs[0], "Cast")
+    x = None if cast is None else cast.inputs[0]
+    if count is None or x is None or x.dtype != _BOOL or scalar(node.inputs[1]) != 0:
+        return None
+    if rank(node.inputs[1]) != 0 or attribute(count, "keepdims", 1) or len(count.inputs) > 1:
+        return None
+    if attribute(count, "noop_with_empty_axes", 0):
+        return None
+    found = op.Cast(op.ReduceMax(op.Cast(x, to=_UINT8), keepdims=0), to=_BOOL)
+    return found if node.op_type == "Greater" else op.Not(found)
+
+
+_RULES = {
+    "Cast": _truth,
+    "Equal": _some,
+    "Greater": _some,
+    "Mul": _square,
+    "ReduceSum": _distance,
+    "Sqrt": _length,
+}

@@ -9,7 +9,7 @@ import numpy as np
 from optim_passes.builder import Builder
 from optim_passes.rewriting import Outcome, Pass, commit
 from optim_passes.scopes import Names
-from optim_passes.values import producer, scalar
+from optim_passes.values import producer, rank, same_shape, scalar
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,7 +23,8 @@ class LoopFlagPass(Pass):
     """A flag without which a ``Loop`` goes on is false at the start of every iteration.
 
     Where the condition for another iteration is ``Not(flag)``, or holds only if ``flag`` is false,
-    the body need not read the carried flag.
+    the body need not read the carried flag. Nor need it choose, by such a flag, a value that only
+    another iteration would read.
     """
 
     def run(self, scope: Scope, outcome: Outcome) -> None:
@@ -38,6 +39,7 @@ class LoopFlagPass(Pass):
                 formal.replace_all_uses_with(op.constant(np.asarray(False)))
                 commit(op, node, [], [], [])
                 outcome.rewrites += 1
+            outcome.rewrites += _decide(node)
 
 
 def _false_at_start(node: ir.Node) -> list[ir.Value]:
@@ -52,6 +54,25 @@ def _false_at_start(node: ir.Node) -> list[ir.Value]:
         if starts_false and body.outputs[index - 1] in refused and formal.uses():
             found.append(formal)
     return found
+
+
+def _decide(node: ir.Node) -> int:
+    """Take what is chosen if there is another iteration, where nothing reads the last choice."""
+    body: ir.Graph = node.attributes["body"].as_graph()
+    refused = _false_if(body.outputs[0])
+    decided = 0
+    for index, final in enumerate(node.outputs[: len(node.inputs) - 2], start=1):
+        choice = producer(body.outputs[index], "Where")
+        if choice is None or final.uses() or final.is_graph_output():
+            continue
+        _, then, orelse = choice.inputs
+        certain = choice.inputs[0] in refused and rank(choice.inputs[0]) == 0
+        if orelse is None or not certain or orelse.graph is not body or orelse in body.inputs:
+            continue
+        if same_shape(then, orelse) or rank(then) == rank(orelse) == 0:
+            body.outputs[index] = orelse
+            decided += 1
+    return decided
 
 
 def _false_if(condition: ir.Value | None, *, true: bool = True) -> set[ir.Value | None]:

@@ -14,6 +14,7 @@ from optim_passes.values import (
     dims,
     input_of,
     ints,
+    producer,
     rank,
     same_dim,
     same_shape,
@@ -171,6 +172,10 @@ def _where(node: ir.Node) -> ir.Value | None:
     return chosen if same_shape(chosen, node.outputs[0]) else None
 
 
+def _positive(node: ir.Node) -> ir.Value | None:
+    return node.inputs[0] if producer(node.inputs[0], "Abs") is not None else None
+
+
 def _neutral(number: float, *, right_only: bool) -> Callable[[ir.Node], ir.Value | None]:
     """A binary operator with an operand that changes nothing and does not broadcast the other."""
 
@@ -205,6 +210,7 @@ def _boolean(number: bool) -> Callable[[ir.Node], ir.Value | None]:  # noqa: FBT
 
 
 _RULES: dict[str, Callable[[ir.Node], ir.Value | None]] = {
+    "Abs": _positive,
     "Identity": _identity,
     "Dropout": _dropout,
     "Cast": _cast,

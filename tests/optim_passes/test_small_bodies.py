@@ -6,11 +6,15 @@ import numpy as np
 import pytest
 
 from optim_passes.fusion.linear import GemmToMatMulPass
+from optim_passes.fusion.pairs import ArgTransposePass, PairReductionPass
 from optim_passes.fusion.reductions import ReductionPass
 from optim_passes.fusion.small_products import GemmSumPass
+from optim_passes.simplify.casts import CastPass
+from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.flags import LoopFlagPass
+from optim_passes.simplify.inference import InferShapesPass
 from optim_passes.simplify.noops import NoOpPass
-from optim_passes.simplify.selection import MinMaxPass
+from optim_passes.simplify.selection import FilledOperandPass, MinMaxPass, TruthPass
 from tests.optim_passes.running import ops, optimise, parse
 
 RNG = np.random.default_rng(0)
@@ -168,3 +172,112 @@ def test_products_outside_of_loops_stay_apart():
     )  # fmt: skip
     optimise(model, GemmSumPass())
     assert ops(model) == {"Gemm": 2, "Add": 1}
+
+
+DISTANCES = """g (float[N,D] x, float[{m},D] c, int64[1] last, int64[1] first, int64[1] middle)
+    => (float[N,{m}] y, int64[N] z) {{
+    a = Unsqueeze(x, middle)
+    b = Unsqueeze(c, first)
+    d = Sub(a, b)
+    e = {step}
+    y = {reduction} <keepdims=0> (e, last)
+    z = ArgMin <axis=1, keepdims=0> (y)
+}}"""
+
+
+@pytest.mark.parametrize("reduction", ["ReduceL2", "ReduceL1", "ReduceSum", "ReduceMax"])
+@pytest.mark.parametrize("step", ["Abs(d)", "Mul(d, d)"])
+@pytest.mark.parametrize(("m", "moved"), [("3", 1), ("M", 0)])
+def test_distances_of_points_run_along_the_points(reduction, step, m, moved):
+    text = DISTANCES.format(m=m, step=step, reduction=reduction).replace("D]", "2]")
+    axes = {"last": np.array([2]), "first": np.array([0]), "middle": np.array([1])}
+    model = parse(text, **axes)
+    passes = (InferShapesPass(), PairReductionPass(), ArgTransposePass())
+    sizes = ({"N": 5, "M": 4}, {"N": 0, "M": 3}, {"N": 300, "M": 70})[:: 2 if m == "M" else 1]
+    optimise(model, *passes, rtol=1e-5, sizes=sizes)
+    (arg,) = [n for n in model.graph if n.op_type == "ArgMin"]
+    assert arg.attributes["axis"].value == 1 - moved
+    (difference,) = [n for n in model.graph if n.op_type == "Sub"]
+    assert difference.outputs[0].shape[0] == 2
+
+
+def test_distances_in_a_wide_space_stay():
+    text = DISTANCES.format(m="M", step="Abs(d)", reduction="ReduceL2").replace("D]", "64]")
+    axes = {"last": np.array([2]), "first": np.array([0]), "middle": np.array([1])}
+    model = parse(text, **axes)
+    optimise(model, InferShapesPass(), PairReductionPass(), rtol=1e-5)
+    assert "Transpose" not in ops(model)
+
+
+@pytest.mark.parametrize(("comparison", "nots"), [("Equal", 1), ("Greater", 0)])
+@pytest.mark.parametrize("kind", [1, 7])
+def test_whether_there_are_truths_needs_no_sum(comparison, nots, kind):
+    model = parse(
+        f"""g (float[N] x, {"float" if kind == 1 else "int64"} zero) => (bool y) {{
+            b = Sqrt(x)
+            c = Greater(x, b)
+            d = Cast <to={kind}> (c)
+            n = ReduceSum <keepdims=0> (d)
+            y = {comparison}(n, zero)
+        }}""",
+        zero=np.array(0, np.float32 if kind == 1 else np.int64),
+    )
+    feeds = [{"x": np.array(x, np.float32)} for x in ([0.5, 4.0, 2.0], [0.5, 0.25], [])]
+    optimise(model, ReductionPass(), feeds=feeds)
+    assert "ReduceSum" not in ops(model)
+    assert ops(model).get("Not", 0) == nots
+
+
+def test_a_choice_of_one_and_nought_is_a_cast():
+    model = parse(
+        """g (bool[N] c) => (float[N] y, int64[N] z, int64[N] w) {
+            one = Constant <value = double {1}> ()
+            nought = Constant <value = double {0}> ()
+            two = Constant <value_int = 2> ()
+            no = Constant <value_int = 0> ()
+            yes = Constant <value_int = 1> ()
+            a = Where(c, one, nought)
+            y = Cast <to=1> (a)
+            z = Where(c, no, yes)
+            w = Where(c, two, no)
+        }"""
+    )
+    feeds = [{"c": np.array([True, False, True])}, {"c": np.zeros(0, bool)}]
+    optimise(model, TruthPass(), CastPass(), DeadCodePass(), feeds=feeds)
+    counts = ops(model)
+    assert (counts["Cast"], counts["Not"], counts["Where"]) == (2, 1, 1)
+
+
+def test_a_number_in_the_shape_of_another_operand_is_the_number():
+    model = parse(
+        """g (bool[N] c, float[N] x, float[1] u) => (float[N] y, float[N] z) {
+            s = Shape(x)
+            k = ConstantOfShape <value = float[1] {3}> (s)
+            y = Where(c, k, x)
+            z = Add(k, u)
+        }"""
+    )
+    optimise(model, FilledOperandPass(), DeadCodePass())
+    assert ops(model)["ConstantOfShape"] == 1  # the shape of z is nowhere else
+
+
+UNREAD = """g (float x) => (float{final} y) {{
+    t = Constant <value = bool {{1}}> ()
+    half = Constant <value = float {{0.5}}> ()
+    y0, y1 = Loop (, t, x, x) <body = b (int64 i, bool c, float a, float v) => (bool e, float w, float s) {{
+        w = Mul(a, half)
+        d = Sub(v, w)
+        f = Less(d, half)
+        s = Where(f, v, w)
+        e = Not(f)
+    }}>
+    y = Identity({read})
+}}"""
+
+
+@pytest.mark.parametrize(("read", "choices"), [("y0", 0), ("y1", 1)])
+def test_a_choice_that_only_another_iteration_reads_is_made(read, choices):
+    model = parse(UNREAD.format(final="", read=read))
+    feeds = [{"x": np.array(x, np.float32)} for x in (40.0, 1.0, -3.0, np.inf)][:3]
+    optimise(model, LoopFlagPass(), DeadCodePass(), feeds=feeds)
+    assert ops(model).get("Where", 0) == choices
