@@ -141,33 +141,41 @@ class _Diagonals:
         first = op.Concat(op.Slice(border, [column], [column + 1], [0]), self.below, axis=0)
         corner = op.Slice(side, [0], [-1], [0])
         starts = op.Equal(self.across, np.asarray(-1))  # left of the first column
-        body = self._body(tops, starts)
-        made = op.node("Loop", self.count, None, first, corner, outputs=3, body=body)
+        body, rows = self._body(tops, starts)
+        made = op.node(
+            "Scan", first, corner, *rows, outputs=3, body=body, num_scan_inputs=len(rows)
+        )
         for value, size in zip(made, (1, 1, 2), strict=True):
             value.type, value.shape = self.cells.type, ir.Shape([None] * size)
         filled: ir.Value = made[2]
         return filled
 
-    def _body(self, tops: ir.Value, starts: ir.Value) -> ir.Graph:
-        """One diagonal from the two before; the first element of each is above the table."""
+    def _body(self, tops: ir.Value, starts: ir.Value) -> tuple[ir.Graph, list[ir.Value]]:
+        """One diagonal from the two before, and what it takes a row of.
+
+        The first element of each diagonal is above the table.
+        """
         op = self.op.within(self.op.scope)
-        number = op.formal("number", ir.DataType.INT64, 0)
-        again = op.formal("again", ir.DataType.BOOL, 0)
         before = op.formal("before", self.cells.type.dtype, 1)
         corner = op.formal("corner", self.cells.type.dtype, 1)
+        rows: dict[ir.Value, ir.Value] = {}
+
+        def row_of(x: ir.Value) -> ir.Value:
+            assert x.dtype is not None
+            return rows.setdefault(x, op.formal("row", x.dtype, 1))
+
         up = op.Slice(before, [0], [-1], [0])
         left = op.Slice(before, [1], [_END], [0])
         neighbours = {"up": up, "left": left, "corner": corner}
-        values = self.cells.along(neighbours, lambda grid: self._skewed(grid, number, op), op)
-        start = op.Gather(starts, number, axis=0)
-        values = op.Where(start, self.below, values)
-        after = op.Concat(op.Gather(tops, number, axis=0), values, axis=0)
-        results = [op.Identity(again), after, up, values]
+        values = self.cells.along(neighbours, lambda grid: row_of(self._skewed(grid)), op)
+        values = op.Where(row_of(starts), self.below, values)
+        after = op.Concat(row_of(tops), values, axis=0)
         self.op.initializers += op.initializers
-        return ir.Graph([number, again, before, corner], results, nodes=op.nodes, name="diagonal")
+        formals = [before, corner, *rows.values()]
+        body = ir.Graph(formals, [after, up, values], nodes=op.nodes, name="diagonal")
+        return body, list(rows)
 
-    def _skewed(self, grid: ir.Value, number: ir.Value, op: Builder) -> ir.Value:
-        """What the cells of one diagonal need of something that was computed for all cells."""
-        flat = self.op.Reshape(grid, [-1])
-        made: ir.Value = op.Gather(self.op.Gather(flat, self.places, axis=0), number, axis=0)
+    def _skewed(self, grid: ir.Value) -> ir.Value:
+        """What was computed for all cells, by diagonal and row."""
+        made: ir.Value = self.op.Gather(self.op.Reshape(grid, [-1]), self.places, axis=0)
         return made
