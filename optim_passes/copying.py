@@ -6,12 +6,18 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
+from optim_passes.rewriting import commit
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from optim_passes.builder import Builder
     from optim_passes.scopes import Names, Scope
 
-__all__ = ["copy_nodes", "move_nodes"]
+__all__ = ["copy_nodes", "move_nodes", "put_beside", "stands_beside"]
+
+
+_BESIDE = "bridge.beside"  # on loops that stay for what a faster form of them does not take
 
 
 def copy_nodes(
@@ -119,3 +125,36 @@ def lift(value: ir.Value, scope: Scope, before: ir.Node, names: Names) -> None:
     node.outputs[0].type, node.outputs[0].shape = value.type, value.shape
     scope.body.insert_before(before, node)
     value.replace_all_uses_with(node.outputs[0])
+
+
+def put_beside(node: ir.Node, condition: ir.Value, fast: ir.Graph, op: Builder) -> None:
+    """Let another form of a node run where a condition holds; elsewhere the node runs as it is.
+
+    Args:
+        node: The node, with one output or more.
+        condition: When the other form runs.
+        fast: It: a body that gives the same values.
+        op: Makes the choice; its nodes go before ``node``.
+    """
+    slow = ir.Graph([], [], nodes=[], name="otherwise")
+    made = op.node("If", condition, outputs=len(node.outputs), then_branch=fast, else_branch=slow)
+    made = [made] if isinstance(made, ir.Value) else made
+    for new, old in zip(made, node.outputs, strict=True):
+        new.type, new.shape = old.type, old.shape
+    node.metadata_props[_BESIDE] = ""
+    body = op.scope.body
+    commit(op, node, node.outputs, made, [])
+    body.remove(node)
+    slow.append(node)
+    slow.outputs.extend(node.outputs)
+
+
+def stands_beside(node: ir.Node, scope: Scope) -> bool:
+    """Whether a node, or one that holds it, stands beside another form of it."""
+    inside: Scope | None = scope
+    holder: ir.Node | None = node
+    while holder is not None and inside is not None:
+        if _BESIDE in holder.metadata_props:
+            return True
+        holder, inside = inside.holder, inside.outer
+    return False

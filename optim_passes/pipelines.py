@@ -55,6 +55,7 @@ from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
 from optim_passes.simplify.products import EinsumPass
 from optim_passes.simplify.rearrangements import RearrangementPass, TransposeOrderPass
+from optim_passes.simplify.scans import LoopToScanPass
 from optim_passes.simplify.selection import FilledOperandPass, MinMaxPass, TruthPass
 from optim_passes.simplify.sequences import SequenceToScanPass
 from optim_passes.simplify.shapes import ShapeChainPass
@@ -204,6 +205,8 @@ CPU: Passes = (
     # After PlainProductPass: they change signs around a FusedMatMul.
     PostNormResidualPass(),
     PreGeluBiasPass(),
+    # After all that looks for Loop, and before the names of sizes are gone.
+    LoopToScanPass(),
     ConstantFoldPass(large=True),
     DeadCodePass(),
     DeduplicateInitializersPass(),

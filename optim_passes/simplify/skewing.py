@@ -8,7 +8,8 @@ import numpy as np
 import onnx_ir as ir
 
 from optim_passes.builder import Builder
-from optim_passes.rewriting import Outcome, Pass, commit
+from optim_passes.copying import put_beside, stands_beside
+from optim_passes.rewriting import Outcome, Pass
 from optim_passes.scopes import Names, visible_from
 from optim_passes.simplify.cells import Cells
 from optim_passes.simplify.tables import is_counted, plain
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 __all__ = ["LoopSkewPass"]
 
-_MARK = "bridge.skewed"  # on loops that stay for tables of another form
 _TALLEST = 16  # rows per column up to which diagonals take little memory
 _END = np.iinfo(np.int64).max
 _ZERO, _ONE = np.asarray(0, np.int64), np.asarray(1, np.int64)
@@ -54,7 +54,7 @@ class LoopSkewPass(Pass):
 
 def _inner(node: ir.Node, scope: Scope) -> ir.Node | None:
     """The loop over the columns, if ``node`` is one over the rows and both carry a table only."""
-    rows = None if _MARK in node.metadata_props else _body(node)
+    rows = None if stands_beside(node, scope) else _body(node)
     loops = [n for n in rows or () if n.op_type in ("Loop", "Scan", "If")]
     if rows is None or len(loops) != 1 or _body(loops[0]) is None:
         return None
@@ -85,16 +85,7 @@ def _choose(
     flat = op.LessOrEqual(height, op.Mul(width, np.asarray(_TALLEST, np.int64)))
     op.initializers += inside.initializers
     fast = ir.Graph([], [table], nodes=inside.nodes, name="diagonals")
-    slow = ir.Graph([], [], nodes=[], name="cells")
-    body = op.scope.body
-    made = op.node(
-        "If", op.And(some, flat), like=node.outputs[0], then_branch=fast, else_branch=slow
-    )
-    node.metadata_props[_MARK] = ""
-    commit(op, node, node.outputs, [made], [])
-    body.remove(node)
-    slow.append(node)
-    slow.outputs.append(node.outputs[0])
+    put_beside(node, op.And(some, flat), fast, op)
 
 
 class _Diagonals:
