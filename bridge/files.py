@@ -9,6 +9,7 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -19,7 +20,14 @@ from bridge.untrusted import check_bytes, check_path
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["load_model", "parse_model", "proto_without", "require_folder", "save_model"]
+__all__ = [
+    "load_model",
+    "model_bytes",
+    "parse_model",
+    "proto_without",
+    "require_folder",
+    "save_model",
+]
 
 _PROTOBUF_LIMIT = 2**31 - 1  # bytes in one message
 _LARGE_FILE = 64 * 2**20  # bytes from which weights are read one by one
@@ -143,6 +151,16 @@ def proto_without(model: ir.Model, names: Sequence[str], dropped: Sequence[str] 
     return data
 
 
+def model_bytes(model: ir.Model) -> bytes:
+    """The serialised model with all its weights in it.
+
+    Raises:
+        ModelFileError: It is not sound.
+    """
+    data: bytes = _to_proto(model).SerializeToString()
+    return data
+
+
 def _to_proto(model: ir.Model) -> Any:
     """The model as ``onnx`` has it.
 
@@ -150,7 +168,7 @@ def _to_proto(model: ir.Model) -> Any:
         ModelFileError: It is not sound: a name is missing, a type contradicts itself.
     """
     try:
-        return ir.to_proto(model)
+        return ir.to_proto(_detached(model, stays=False))
     except Exception as error:
         cause = error.__cause__ or error
         raise ModelFileError(f"the model cannot be serialised: {cause}") from error
@@ -250,22 +268,33 @@ def load_model(path: str | os.PathLike[str]) -> ir.Model:
         raise ModelFileError(f"{target} cannot be read: {_root_cause(error)}") from error
 
 
-def _detached(model: ir.Model) -> ir.Model:
+def _detached(model: ir.Model, *, stays: bool = True) -> ir.Model:
     """The model with weights of its own.
 
     Part of a protobuf message keeps all of it in memory, and copies its bytes whenever it is read.
+    What is in a file of its own is read, for a model that goes elsewhere goes without that file.
+
+    Args:
+        model: The model, which is changed.
+        stays: Whether large weights of the main graph stay in their file until they are read.
     """
     for graph in model.graphs():
         for value in graph.initializers.values():
-            value.const_value = _own(value.const_value)
-        for node in graph:
+            value.const_value = _own(value.const_value, stays=stays and graph is model.graph)
+    owners: list[Any] = [model.graph, *model.functions.values()]
+    for owner in owners:
+        for node in owner.all_nodes():
             for name, given in node.attributes.items():
                 if given.type == ir.AttributeType.TENSOR and not given.is_ref():
                     node.attributes[name] = ir.AttrTensor(name, _own(given.as_tensor()))
     return model
 
 
-def _own(tensor: Any) -> Any:
+def _own(tensor: Any, *, stays: bool = False) -> Any:
+    if isinstance(tensor, ir.ExternalTensor):
+        if stays and tensor.nbytes >= _STREAMED:
+            return tensor
+        return ir.Tensor(np.array(tensor.numpy()), dtype=tensor.dtype, name=tensor.name)
     message = isinstance(tensor, ir.serde.TensorProtoTensor)
     if not message or tensor.dtype == ir.DataType.STRING or tensor.dtype.bitwidth < 8:  # packed
         return tensor

@@ -31,6 +31,7 @@ from bridge.feeds import (
     to_torch,
     value_to_numpy,
 )
+from bridge.files import model_bytes
 from bridge.graph_index import open_model
 from bridge.parity.inputs import generate_runnable
 from bridge.profiling import Placement, Profile, profile, unmeasured_placement
@@ -436,7 +437,7 @@ class Session:
         """Pickled and copied as what it was made from; it starts anew where it is unpickled."""
         source = self.source
         if isinstance(source, ir.Model):
-            source = ir.to_proto(source).SerializeToString()
+            source = model_bytes(source)
         return _started, (source, self.settings, self.signature)
 
     def __repr__(self) -> str:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import pickle
+import shutil
 import stat
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -34,6 +37,51 @@ def test_what_is_saved_is_what_is_loaded(name, external, tmp_path):
     assert [n.op_type for n in again.graph] == [n.op_type for n in program.model.graph]
     sources = [n.metadata_props.get("bridge.source") for n in program.model.graph]
     assert [n.metadata_props.get("bridge.source") for n in again.graph] == sources
+
+
+class Branching(torch.nn.Module):
+    """Small weights, large ones, and some that only a branch reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.linspace(0, 1, 100))
+        self.linear = torch.nn.Linear(100, 300)
+
+    def forward(self, x):
+        x = x * self.scale
+        if x.sum() > 0:
+            x = (x.flip(1) + self.linear.bias[:100]).softmax(1) + self.scale
+        return self.linear(x)
+
+
+@pytest.fixture
+def scattered(tmp_path, monkeypatch):
+    """A model with even its smallest tensor in another file, as seen from another folder."""
+    module, x = Branching().eval(), torch.ones(2, 100)
+    proto = ir.to_proto(bridge.export(module, x).model)
+    (tmp_path / "given").mkdir()
+    (tmp_path / "made").mkdir()
+    onnx.save_model(
+        proto, tmp_path / "given" / "m.onnx", save_as_external_data=True, location="weights.bin",
+        size_threshold=0, convert_attribute=True,
+    )  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    return module, x
+
+
+@pytest.mark.parametrize("external", [False, True])
+def test_models_leave_their_external_data_behind(external, scattered):
+    module, x = scattered
+    save_model(load_model("given/m.onnx"), "made/saved.onnx", external_data=external)
+    made = bridge.optimize("given/m.onnx", "made/fast.onnx", external_data=external)
+    assert made.report.verified
+    session = bridge.Session(load_model("given/m.onnx"))
+    pickled = pickle.dumps(session)
+    shutil.rmtree("given")
+    for path in ("made/saved.onnx", "made/fast.onnx"):
+        for inputs in (x, -x):
+            torch.testing.assert_close(bridge.load(path)(inputs), module(inputs))
+    torch.testing.assert_close(pickle.loads(pickled)(x), module(x))
 
 
 def test_models_over_two_gigabytes_use_external_data_by_themselves(tmp_path, monkeypatch):
