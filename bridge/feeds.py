@@ -27,6 +27,7 @@ __all__ = [
     "check_shapes",
     "declared_values",
     "describe",
+    "host_array",
     "host_value",
     "is_torch",
     "object_value",
@@ -182,6 +183,22 @@ def _misfit(spec: TensorSpec, x: Any, difference: str, hint: str | None = None) 
     )
 
 
+def host_array(spec: TensorSpec, x: Any) -> np.ndarray[Any, Any]:
+    """``x`` as an array in host memory, of the element type that the model takes.
+
+    Raises:
+        FeedError: ``x`` is of another element type, or is sparse.
+    """
+    array = _shared(x)
+    if array is not None and array.dtype is spec.native and array.flags.c_contiguous:
+        return array
+    assert spec.dtype is not None
+    array, dtype = _host_array(spec, x)
+    if dtype != spec.dtype:
+        raise _misfit(spec, x, f"{_name(dtype)} instead of {_name(spec.dtype)}", _cast(spec, x))
+    return array
+
+
 def host_value(spec: TensorSpec, x: Any) -> tuple[OrtValue, Any]:
     """``x`` as a value of ONNX Runtime in host memory, and the array that holds its memory.
 
@@ -189,16 +206,11 @@ def host_value(spec: TensorSpec, x: Any) -> tuple[OrtValue, Any]:
         FeedError: ``x`` is of another element type than the model takes, or is sparse.
     """
     assert spec.dtype is not None
-    array = _shared(x)
-    if array is not None and array.dtype is spec.native and array.flags.c_contiguous:
-        return capi.OrtValue.ortvalue_from_numpy(array, HOST), array
-    array, dtype = _host_array(spec, x)
-    if dtype != spec.dtype:
-        raise _misfit(spec, x, f"{_name(dtype)} instead of {_name(spec.dtype)}", _cast(spec, x))
-    if array.dtype.isbuiltin == _NATIVE:
+    array = host_array(spec, x)
+    if spec.native is not None:
         return capi.OrtValue.ortvalue_from_numpy(array, HOST), array
     bits = array.view(f"u{array.dtype.itemsize}")
-    return capi.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, int(dtype)), bits
+    return capi.OrtValue.ortvalue_from_numpy_with_onnx_type(bits, int(spec.dtype)), bits
 
 
 def _shared(x: Any) -> np.ndarray[Any, Any] | None:
@@ -206,13 +218,11 @@ def _shared(x: Any) -> np.ndarray[Any, Any] | None:
     if x.__class__ is np.ndarray:
         given: np.ndarray[Any, Any] = x
         return given
-    if not is_torch(x):
-        return None
     try:
-        array: np.ndarray[Any, Any] = x.numpy()
-    except (TypeError, RuntimeError):  # it is on a device, requires a gradient, is sparse
-        return None
-    return array
+        array = x.numpy()
+    except (AttributeError, TypeError, RuntimeError):  # a number; a tensor that is on a device,
+        return None  # sparse, or requires a gradient
+    return array if array.__class__ is np.ndarray else None
 
 
 def _name(dtype: ir.DataType) -> str:

@@ -22,6 +22,7 @@ from bridge.feeds import (
     TensorSpec,
     check_shapes,
     declared_values,
+    host_array,
     host_value,
     is_torch,
     object_value,
@@ -122,10 +123,11 @@ class Session:
         self.input_names = [i.name for i in self.inputs]
         self.output_names = [o.name for o in self.outputs]
         self._output_types = {o.name: o.dtype for o in self.outputs}
-        self._odd_types = {o.name: o.dtype for o in self.outputs if o.native is None}
         self._names = frozenset(self.input_names)
         # Sequences, maps and strings have no values that could be made of memory.
         self._plain = all(s.dtype is not None for s in (*self.inputs, *self.outputs))
+        replaced = self._overridable.values()
+        self._odd_types = any(s.native is None for s in (*self.inputs, *replaced, *self.outputs))
         # An output that is an input comes back in the caller's memory, which the caller may free.
         self._passed_on = frozenset(self.input_names) & frozenset(self.output_names)
         self._on_device = any(n in CUDA_PROVIDERS for n in self.runtime.get_providers())
@@ -138,7 +140,8 @@ class Session:
         self.measured: dict[str, float] = {}
         self._placement: Placement | None = None
         self._when_empty: Any = None
-        self._checked: list[tuple[int, ...]] = []  # shapes of the run before, which were right
+        # Shapes of a run before, which were right, and none of them empty.
+        self._full: list[tuple[int, ...]] | None = None
         self._pool: concurrent.futures.ThreadPoolExecutor | None = None
         self._lock = threading.Lock()
         self.signature = _signature_of(model, self.runtime)
@@ -217,9 +220,13 @@ class Session:
             else:
                 objects = {s.name: object_value(s, feed[s.name]) for s in inputs}
                 results = list(self.runtime.run(names, objects, options))
-        if any(map(is_torch, feed.values() if self._plain else flatten(feed, is_torch)[0])):
+        if not any(map(is_torch, feed.values() if self._plain else flatten(feed, is_torch)[0])):
+            return results
+        if self._odd_types:
             return [to_torch(x) for x in results]
-        return results
+        import torch
+
+        return list(map(torch.from_numpy, results))
 
     def _chosen(self, outputs: Sequence[str]) -> list[str]:
         """Names of outputs.
@@ -241,30 +248,53 @@ class Session:
         names: list[str],
         options: onnxruntime.RunOptions,
     ) -> list[Any]:
+        if self._odd_types:
+            return self._run_odd(inputs, feed, names, options)
+        arrays = {spec.name: host_array(spec, feed[spec.name]) for spec in inputs}
+        runtime = self._runtime_for(inputs, arrays)
+        # Given arrays, ONNX Runtime computes on their memory, and lends that of its results.
+        results: list[Any] = runtime._sess.run(names, arrays, options)
+        return self._owned(results, names)
+
+    def _run_odd(
+        self,
+        inputs: Sequence[TensorSpec],
+        feed: Mapping[str, Any],
+        names: list[str],
+        options: onnxruntime.RunOptions,
+    ) -> list[Any]:
+        """Run a model that takes or gives element types that NumPy lacks."""
         values: dict[str, OrtValue] = {}
         arrays: dict[str, Any] = {}  # keeps the memory that the values point to
         for spec in inputs:
             values[spec.name], arrays[spec.name] = host_value(spec, feed[spec.name])
-        shapes = [x.shape for x in arrays.values()]
-        if inputs is not self.inputs or shapes != self._checked:
-            check_shapes(inputs, arrays)
-        if inputs is self.inputs:
-            self._checked = shapes
-        runtime = self.runtime
-        if any(0 in shape for shape in shapes):
-            runtime = self._runtime_when_empty()
-        found = run_values(runtime, values, names, options)
-        if self._odd_types:
-            types = self._odd_types
-            results = [value_to_numpy(found[i], types.get(n)) for i, n in enumerate(names)]
-        else:
-            results = [found[i].numpy() for i in range(len(names))]
+        found = run_values(self._runtime_for(inputs, arrays), values, names, options)
+        types = self._output_types
+        return self._owned(
+            [value_to_numpy(found[i], types[n]) for i, n in enumerate(names)], names
+        )
+
+    def _owned(self, results: list[Any], names: Sequence[str]) -> list[Any]:
         if self._passed_on:
             return [
                 x.copy() if n in self._passed_on else x
                 for n, x in zip(names, results, strict=True)
             ]
         return results
+
+    def _runtime_for(
+        self, inputs: Sequence[TensorSpec], arrays: Mapping[str, Any]
+    ) -> onnxruntime.InferenceSession:
+        """What runs on inputs of these shapes, which are checked."""
+        shapes = [x.shape for x in arrays.values()]
+        if shapes == self._full and inputs is self.inputs:
+            return self.runtime
+        check_shapes(inputs, arrays)
+        if any(0 in shape for shape in shapes):
+            return self._runtime_when_empty()
+        if inputs is self.inputs:
+            self._full = shapes
+        return self.runtime
 
     def _runtime_when_empty(self) -> onnxruntime.InferenceSession:
         """What runs on inputs of which some are empty; see :mod:`bridge.empty_batches`."""
