@@ -41,7 +41,7 @@ from optim_passes.fusion.small_products import GemmSumPass
 from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.opsets import RaiseOpsetPass
 from optim_passes.pipeline import Repeat
-from optim_passes.simplify.branches import KnownBranchPass
+from optim_passes.simplify.branches import BranchThreadPass, KnownBranchPass
 from optim_passes.simplify.casts import CastPass
 from optim_passes.simplify.constants import DeduplicateInitializersPass, LiftConstantsPass
 from optim_passes.simplify.dead_code import DeadCodePass
@@ -95,6 +95,7 @@ SIMPLIFY: Passes = (
         # After folding, which finds out what conditions and trip counts are.
         KnownBranchPass(),
         UnrollPass(),
+        BranchThreadPass(),
         LoopFlagPass(),
         LoopInvariantPass(),
         # After LoopInvariantPass, which takes what tables are made of out of the loop. Before
