@@ -108,6 +108,9 @@ def _told(error: Exception) -> str:
         return f"{name}: {error}"
     frames = traceback.extract_tb(error.__traceback__)
     frame = next((f for f in reversed(frames) if not _is_library(f.filename)), frames[-1])
+    notes = "".join(f"\n{note}" for note in getattr(error, "__notes__", ()))
+    if notes:
+        return f"{name}: {error}{notes}"
     return (
         f"{name}: {error}\n  at {shorten(frame.filename)}:{frame.lineno} in {frame.name}\n"
         f"    {frame.line}\n\nhint: --debug shows the traceback"

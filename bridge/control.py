@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import onnxruntime
 
-from bridge.errors import BridgeError, RunCancelledError, RunError, RunTimeoutError
+from bridge.errors import BridgeError, FeedError, RunCancelledError, RunError, RunTimeoutError
 
 if TYPE_CHECKING:
     import contextlib
@@ -92,7 +92,9 @@ class RunControl:
         """
         # a context made of a generator would take a microsecond more
         config = {**self._config, **run_config} if run_config else self._config
-        return _Run(self._running, config, None if timeout is None else float(timeout))
+        if timeout is not None:
+            timeout = _seconds(timeout)
+        return _Run(self._running, config, timeout)
 
     def cancel(self) -> int:
         """Stop every run that is under way, in whatever thread; returns how many there were."""
@@ -100,3 +102,9 @@ class RunControl:
         for run in running:
             run.stop("cancelled")
         return len(running)
+
+
+def _seconds(timeout: Any) -> float:
+    if not isinstance(timeout, int | float) or not timeout > 0:
+        raise FeedError(f"timeout is {timeout!r}; it is a number of seconds above 0")
+    return float(timeout)

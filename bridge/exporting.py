@@ -6,6 +6,7 @@ import time
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from bridge.files import require_folder
 from bridge.optimizing import optimize as optimized
 from bridge.program import ExportReport, Program, count_ops
 from bridge.signature import Signature
@@ -101,6 +102,8 @@ def export(
         torch.Size([3, 2])
     """
     tell = progress or (lambda _: None)
+    if path is not None:
+        require_folder(path)
     place = optimize if isinstance(optimize, str) and target is None else target
     runtime = None if place is None and not optimize else parse_target(place or "cpu")
     if runtime is not None and opset is None:

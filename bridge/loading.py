@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from typing import TYPE_CHECKING, Any
 
 from bridge.contracts import fastest
 from bridge.deployment import deployment as named_deployment
+from bridge.errors import FeedError
 from bridge.providers import resolve
 from bridge.session import Session
 
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
     from bridge.program import Program
 
 __all__ = ["load"]
+
+_OPTIONS = [n for n in inspect.signature(Session).parameters if n not in ("model", "providers")]
 
 
 def load(
@@ -37,6 +42,7 @@ def load(
         **options: Further options of :class:`Session`.
 
     Raises:
+        FeedError: There is no such option.
         ModelFileError: There is no such file, or it is no model.
         ProviderError: A provider cannot be had as asked for.
         RunError: ONNX Runtime refuses it.
@@ -47,6 +53,13 @@ def load(
         providers = chosen.providers if providers is None else providers
         further = chosen.options
         options = {**chosen.session, **options}
+    unknown = next((name for name in options if name not in _OPTIONS), None)
+    if unknown is not None:
+        near = difflib.get_close_matches(unknown, _OPTIONS, 1)
+        raise FeedError(
+            f"a session has no option {unknown!r}; there are {', '.join(_OPTIONS)}",
+            hint=f"did you mean {near[0]!r}?" if near else None,
+        )
     contract = resolve("cpu" if providers is None else providers, further)
     if contract.fastest:
         session, measured = fastest(lambda c: Session(path, providers=c, **options))

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import onnx
 import onnx_ir as ir
 
-from bridge.errors import ModelFileError, TargetError
+from bridge.errors import FeedError, ModelFileError, TargetError
 from bridge.files import load_model, parse_model
 from bridge.half_precision import DTYPES, Precision, halved
 from bridge.optimization_report import OptimizationReport
@@ -271,6 +271,7 @@ def as_program(model: Model) -> Program:
     """Whatever holds a model as a program.
 
     Raises:
+        FeedError: It holds none.
         ModelFileError: It is a file or bytes, and they are broken or hostile.
     """
     if isinstance(model, Program):
@@ -284,6 +285,13 @@ def as_program(model: Model) -> Program:
         model = parse_model(model)
     elif isinstance(model, str | os.PathLike):
         model = load_model(model)
+    if not isinstance(model, ir.Model):
+        raise FeedError(
+            f"a {type(model).__name__} is no ONNX model",
+            hint="eager code is exported first: bridge.export(model, args)"
+            if callable(model)
+            else "give a program, a model in memory, its bytes, or the path of a file",
+        )
     text = model.metadata_props.get("bridge.signature")
     signature = None
     if text is not None:

@@ -153,6 +153,10 @@ class Placement:
                 lists the nodes.
         """
         for label, promised in shares.items():
+            if not 0 <= promised <= 1:
+                raise ProviderError(
+                    f"{label}={promised} is no share of the nodes", hint=f"write {label}=0.99"
+                )
             share = self.share(label)
             if share < promised:
                 exempt = set(self.shape_nodes)

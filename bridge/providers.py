@@ -15,6 +15,7 @@ import dataclasses
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
@@ -22,7 +23,7 @@ import onnxruntime
 from bridge.errors import ProviderError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
 __all__ = ["CPU", "CUDA_PROVIDERS", "Contract", "Provider", "available", "is_plugin", "resolve"]
 
@@ -173,6 +174,11 @@ def resolve(
     if isinstance(request, Contract):
         return request
     request = os.environ.get("BRIDGE_PROVIDERS") or request
+    if not isinstance(request, str | Sequence):
+        raise ProviderError(
+            f"providers is a {type(request).__name__}; it is text or a list of names",
+            hint='write providers="cuda,cpu"',
+        )
     items = _split(request) if isinstance(request, str) else list(request)
     if not items:
         raise ProviderError(

@@ -91,6 +91,11 @@ class Settings:
             raise FeedError(
                 f"optimization is {self.optimization!r}; it is one of {', '.join(_LEVELS)}"
             )
+        if not isinstance(self.threads, int | None) or (self.threads or 0) < 0:
+            raise FeedError(
+                f"threads is {self.threads!r}; it is a number of threads, or None for the cores that "
+                "this process may use"
+            )
 
     @property
     def cached(self) -> bool:

@@ -256,6 +256,11 @@ def parse_target(text: str | Target) -> Target:
     """
     if isinstance(text, Target):
         return text
+    if not isinstance(text, str):
+        raise TargetError(
+            f"a {type(text).__name__} is no target",
+            hint='write "cpu", "cuda", "portable" or "onnxruntime==1.24,cuda"',
+        )
     kind, version = None, None
     for part in (p.strip().lower() for p in text.split(",")):
         matched = _RUNTIME.match(part)

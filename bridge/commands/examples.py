@@ -144,6 +144,11 @@ def feed_of(session: Any, options: argparse.Namespace) -> dict[str, Any]:
     feed: dict[str, Any] = {}
     names = iter(session.input_names)
     symbols = sizes(getattr(options, "size", []))
+    known = {d for spec in session.inputs for d in spec.dims or () if isinstance(d, str)}
+    for symbol in set(symbols) - known:
+        raise FeedError(
+            f"the model has no dim {symbol!r}; its dynamic dims are {', '.join(sorted(known)) or 'none'}"
+        )
     for given in given_inputs(options):
         name = given.name or next((n for n in names if n not in feed), "")
         if name not in session.input_names:

@@ -190,5 +190,7 @@ def _load_weights(model: Any, path: str, *, unpickle: bool) -> None:
         hint = None
         if "weights_only" in str(error) or "Unsupported global" in str(error):
             hint = "if you trust the file, let it run its code with --unpickle"
-        first = str(error).strip().split("\n")[0]
+        first = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+        if not Path(path).is_file():
+            first, hint = "there is no such file", None
         raise TargetError(f"cannot load weights from {path}: {first}", hint=hint) from error

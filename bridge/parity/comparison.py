@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from bridge.errors import FeedError
+
 __all__ = ["Comparison", "Tolerance", "compare", "default_tolerance"]
 
 _CHUNK = 1 << 16  # elements that are widened at a time: they stay in the cache
@@ -30,6 +32,12 @@ class Tolerance:
     rtol: float
     atol: float
     share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (self.rtol >= 0 and self.atol >= 0 and 0 <= self.share <= 1):
+            raise FeedError(
+                f"{self} is no tolerance: rtol and atol are 0 or more, share is 0 to 1"
+            )
 
 
 # What is left of numbers around 1 that cancel has errors of their size, not of its own.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bridge.errors import ModelFileError
 from bridge.files import save_model
 
 if TYPE_CHECKING:
@@ -39,7 +40,12 @@ class Reproducer:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write ``model.onnx``, ``inputs.npz`` and ``expected.npz`` into a folder."""
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ModelFileError(
+                f"cannot write into {target}: {error.strerror or error}", hint="name a folder"
+            ) from error
         save_model(self.model, target / "model.onnx")
         np.savez(target / "inputs.npz", **dict(self.feed))
         np.savez(target / "expected.npz", **dict(self.expected))

@@ -187,7 +187,14 @@ def save_cases(path: str, cases: Sequence[Case]) -> None:
 def load_cases(path: str) -> list[Case]:
     """The cases in an ``.npz`` file; one that holds plain arrays by input name is one case."""
     cases: dict[str, Case] = {}
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        opened = np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise FeedError(
+            f"cannot read arrays from {path}: {error}",
+            hint="give the path of an .npz file: np.savez(path, x=x)",
+        ) from error
+    with opened as file:
         for key in file.files:
             number, _, rest = key.partition("/")
             label, _, name = rest.partition("/")

@@ -24,11 +24,13 @@ class CaseReport:
         label: What is special about the inputs.
         comparisons: One for each output.
         error: What kept one side from running, None if both ran.
+        reference_fails: Whether it kept the reference from running.
     """
 
     label: str
     comparisons: list[Comparison]
     error: str | None = None
+    reference_fails: bool = False
 
     @property
     def passed(self) -> bool:

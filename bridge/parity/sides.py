@@ -181,10 +181,11 @@ class EagerSide:
         leaves = flatten(result, is_leaf)[0]
         names = self.session.output_names
         signature = self.session.signature
+        tensors = [x for x in leaves if is_torch(x)]
+        chosen = tensors
         if signature is not None and max(signature.output_leaves, default=0) < len(leaves):
             chosen = [leaves[i] for i in signature.output_leaves]
-        else:
-            chosen = [x for x in leaves if is_torch(x)]
+            chosen = chosen if len(tensors) <= len(chosen) else tensors
         if len(chosen) != len(names):
             raise FeedError(
                 f"eager code returns {len(chosen)} tensors, the model has {len(names)} outputs: "

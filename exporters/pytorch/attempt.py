@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import os
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 
-from exporters.errors import InputError, UnboundNameError
+from exporters.errors import InputError, UnboundNameError, UntraceableError
 from exporters.pytorch import handlers, isolation, lowerings  # noqa: F401  (registration)
 from exporters.pytorch.dtypes import is_complex
 from exporters.pytorch.inputs import (
@@ -35,7 +36,7 @@ from exporters.tracing.finish import build_model
 from exporters.tracing.none_tests import NoneTests
 from exporters.tracing.pytree import Tree, flatten
 from exporters.tracing.scalars import ScalarRecord, TracedScalar, plain
-from exporters.tracing.source import SourceFinder
+from exporters.tracing.source import SourceFinder, source_of_error
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     from exporters.script import Target
     from exporters.tracing.worlds import Symbol
 
-__all__ = ["Attempt", "TracedModel", "World"]
+__all__ = ["Attempt", "TracedModel", "World", "explained"]
 
 _TORCH = os.path.dirname(torch.__file__) + os.sep
 _PLUMBING = tuple(
@@ -178,6 +179,23 @@ def run_eager(
         return arguments.call(model, [clone(x) for x in leaves])
 
 
+def explained(error: Exception, model: Callable[..., Any], arguments: Arguments) -> Exception:
+    """An error of user code: with a note if eager code raises it too, else a refusal of the trace."""
+    source = source_of_error(error, (_TORCH,))
+    try:
+        run_eager(model, arguments, arguments.leaves)
+    except Exception:
+        place = [] if source is None else [f"  at {source}", source.excerpt(), ""]
+        hint = "hint: call the model with these arguments until it runs, then export it"
+        error.add_note("\n".join(["eager code raises this for the example", *place, hint]))
+        return error
+    return UntraceableError(
+        f"eager code runs, but its trace raises {type(error).__name__}: {error}",
+        source=source,
+        hint="write this line in another way, or keep it out of the exported model",
+    )
+
+
 class Attempt:
     """One tracing run.
 
@@ -224,6 +242,12 @@ class Attempt:
         self.modules = modules_of(model)
         self.named = named_tensors(self.modules)
         self.log: list[Call] = []
+
+    def with_worlds(self, symbols: Sequence[Symbol], worlds: Sequence[World]) -> Attempt:
+        """The same attempt in other worlds."""
+        other = copy.copy(self)
+        other.symbols, other.worlds, other.log = list(symbols), list(worlds), []
+        return other
 
     def eager_error(self, symbols: Sequence[Symbol], sizes: Mapping[str, int]) -> Exception | None:
         """What eager raises for other sizes of some dims, None if it accepts them."""
@@ -374,7 +398,7 @@ class Attempt:
                 concrete[w].append(runs[w])
         if not positions:
             raise InputError(
-                "the model returns no tensor, so there is nothing to export",
+                f"the model returns no tensor but {_described(result)}, so there is nothing to export",
                 hint="return a tensor, or a nest of tensors",
             )
         name = getattr(self.model, "__name__", type(self.model).__name__)
@@ -431,13 +455,25 @@ class Attempt:
         )
 
     def _output_names(self, tree: Tree, positions: Sequence[int]) -> list[str]:
+        if isinstance(self.output_names, str):
+            raise InputError(
+                f"output_names is {self.output_names!r}; it is a list of names",
+                hint=f"write output_names=[{self.output_names!r}]",
+            )
         if self.output_names is not None:
             if len(self.output_names) != len(positions):
                 raise InputError(
                     f"output_names has {len(self.output_names)} names; the model has "
                     f"{len(positions)} outputs"
                 )
-            return list(self.output_names)
+            names = list(self.output_names)
+            taken = [n for n in names if names.count(n) > 1 or n in self.arguments.names]
+            if taken:
+                raise InputError(
+                    f"output_names has {taken[0]!r}, which another output or an input is called",
+                    hint="give every output a name of its own",
+                )
+            return names
         paths = list(tree.paths())
         names = []
         for index in positions:
@@ -446,6 +482,10 @@ class Attempt:
                 path.insert(0, "output")
             names.append(".".join(path))
         return names
+
+
+def _described(result: Any) -> str:
+    return "None" if result is None else f"a {type(result).__name__}"
 
 
 def _run_model(

@@ -19,7 +19,7 @@ from exporters.errors import (
     WorldError,
 )
 from exporters.pytorch import isolation
-from exporters.pytorch.attempt import Attempt, TracedModel, World
+from exporters.pytorch.attempt import Attempt, TracedModel, World, explained
 from exporters.pytorch.dtypes import from_torch_dtype
 from exporters.pytorch.handlers import DerivativeError
 from exporters.pytorch.inputs import (
@@ -107,6 +107,8 @@ def trace(
     if state not in ("fold", "io"):
         raise InputError(f"state is {state!r}; it is 'fold' or 'io'")
     opset = DEFAULT_OPSET if opset is None else opset
+    if not isinstance(opset, int):
+        raise InputError(f"opset is {opset!r} ({type(opset).__name__}); it is a number such as 20")
     if opset < _OLDEST_OPSET:
         raise InputError(f"opset {opset} is older than {_OLDEST_OPSET}, the oldest supported")
     newest = onnx.defs.onnx_opset_version()
@@ -119,6 +121,11 @@ def trace(
             f"the model is {model!r} ({type(model).__name__}); it is an nn.Module or a function"
         )
     started = time.perf_counter()
+    if not isinstance(examples, list | tuple | None):
+        raise InputError(
+            f"examples is a {type(examples).__name__}; it is a list of examples",
+            hint="write examples=[(x,), (longer_x,)]",
+        )
     given = list(examples or ())
     if given and not kwargs and isinstance(args, tuple) and not args:
         args, kwargs = split_example(given.pop(0))
@@ -152,7 +159,11 @@ def trace(
             symbols = _declared_symbols(arguments, dynamic_shapes)
             attempt, traced = _trace_resized(model, arguments, symbols, options, more_sizes)
         traced.seconds["total"] = time.perf_counter() - started
-        if check:
+        refused = _check_worlds(attempt, traced, scripted=bool(scripting.targets)) if check else []
+        if refused and others:
+            raise _refused_example(attempt, *refused[0])
+        if refused:  # the trace took sizes that eager code does not take
+            attempt, traced = _trace_accepted(attempt, symbols, more_sizes)
             _check_worlds(attempt, traced, scripted=bool(scripting.targets))
         return traced
 
@@ -162,6 +173,13 @@ def trace(
         except DerivativeError:
             options["derives"] = True
             return in_script()
+        except ExportError:
+            raise
+        except Exception as error:
+            found = explained(error, model, arguments)
+            if found is error:
+                raise
+            raise found from error
 
     def in_script() -> TracedModel:
         scripting = Scripting(automatic=script == "auto", targets=targets)
@@ -204,17 +222,33 @@ def _declared_symbols(arguments: Arguments, dynamic_shapes: Any) -> list[Symbol]
     return parse_dynamic_shapes(dynamic_shapes, arguments.names, paths, shapes)
 
 
-def _check_worlds(attempt: Attempt, traced: TracedModel, *, scripted: bool) -> None:
-    """Compare every world's traced results with eager code of its own."""
+def _check_worlds(
+    attempt: Attempt, traced: TracedModel, *, scripted: bool
+) -> list[tuple[int, Exception]]:
+    """Compare every world's traced results with eager code of its own.
+
+    Returns:
+        The worlds that eager code refuses, with what it raises.
+    """
     first = 0 if scripted else 1  # what is compiled has to prove itself on the example, too
+    refused: list[tuple[int, Exception]] = []
     if len(traced.worlds) <= first:
-        return
+        return refused
     started = time.perf_counter()
     for index in range(first, len(traced.worlds)):
-        error = _specialisation(attempt, traced, index)
+        try:
+            error = _specialisation(attempt, traced, index)
+        except ExportError:
+            raise
+        except Exception as refusal:
+            if not index:
+                raise
+            refused.append((index, refusal))
+            continue
         if error is not None:
             raise error
     traced.seconds["check"] = time.perf_counter() - started
+    return refused
 
 
 def _specialisation(attempt: Attempt, traced: TracedModel, index: int) -> ExportError | None:
@@ -399,34 +433,60 @@ def _trace_resized(
     more_sizes: Sequence[Mapping[str, int]],
 ) -> tuple[Attempt, TracedModel]:
     """Trace with a second world in which every declared dim has another size."""
-
-    def attempt_with(chosen: list[Symbol], sizes: Mapping[str, int]) -> Attempt:
-        worlds = [
-            World([clone(x) for x in arguments.leaves], [], {s.name: s.size for s in chosen})
-        ]
-        if chosen:
-            resized = world_leaves(arguments.leaves, chosen, sizes)
-            worlds.append(World(resized, [], dict(sizes)))
-        worlds += [
-            World(world_leaves(arguments.leaves, chosen, other), [], dict(other))
-            for other in more_sizes
-        ]
-        return Attempt(model, arguments, chosen, worlds, **options)
-
-    taken = {n for x in arguments.leaves if isinstance(x, torch.Tensor) for n in x.shape}
-    sizes = first_sizes(symbols, taken)
-    attempt = attempt_with(symbols, sizes)
+    sizes = first_sizes(symbols, _sizes_in(arguments))
+    worlds = _resized_worlds(arguments, symbols, [sizes, *more_sizes])
+    attempt = Attempt(model, arguments, symbols, worlds, **options)
     try:
         return attempt, attempt.run()
     except WorldError as failure:
         if attempt.eager_error(symbols, sizes) is None:
             raise _why_frozen(attempt, failure) from failure
-    kept, accepted = accepted_sizes(symbols, taken, attempt.eager_error)
-    attempt = attempt_with(kept, accepted)
+    except ExportError:
+        raise
+    except Exception:  # of Python code in torch that compares sizes
+        if not symbols or attempt.eager_error(symbols, sizes) is None:
+            raise
+    return _trace_accepted(attempt, symbols, more_sizes)
+
+
+def _trace_accepted(
+    attempt: Attempt, symbols: list[Symbol], more_sizes: Sequence[Mapping[str, int]]
+) -> tuple[Attempt, TracedModel]:
+    """Trace with a second world of sizes that eager code accepts."""
+    arguments = attempt.arguments
+    kept, accepted = accepted_sizes(symbols, _sizes_in(arguments), attempt.eager_error)
+    worlds = _resized_worlds(arguments, kept, [accepted, *more_sizes])
+    attempt = attempt.with_worlds(kept, worlds)
     try:
         return attempt, attempt.run()
     except WorldError as failure:
         raise _why_frozen(attempt, failure) from failure
+
+
+def _sizes_in(arguments: Arguments) -> set[int]:
+    return {n for x in arguments.leaves if isinstance(x, torch.Tensor) for n in x.shape}
+
+
+def _resized_worlds(
+    arguments: Arguments, symbols: Sequence[Symbol], sizes: Sequence[Mapping[str, int]]
+) -> list[World]:
+    """The example, and what becomes of it with other sizes."""
+    worlds = [World([clone(x) for x in arguments.leaves], [], {s.name: s.size for s in symbols})]
+    chosen = sizes if symbols else sizes[1:]
+    worlds += [World(world_leaves(arguments.leaves, symbols, s), [], dict(s)) for s in chosen]
+    return worlds
+
+
+def _refused_example(attempt: Attempt, index: int, error: Exception) -> InputError:
+    shapes = ", ".join(
+        f"{n} {list(x.shape)}"
+        for n, x in zip(attempt.arguments.names, attempt.worlds[index].leaves, strict=True)
+        if isinstance(x, torch.Tensor)
+    )
+    return InputError(
+        f"eager code refuses example {index + 1} ({shapes}): {type(error).__name__}: {error}",
+        hint="give examples that the model accepts",
+    )
 
 
 def _why_frozen(attempt: Attempt, failure: WorldError) -> ExportError:
@@ -437,15 +497,7 @@ def _why_frozen(attempt: Attempt, failure: WorldError) -> ExportError:
         try:
             eager = attempt.eager_calls(world.leaves)
         except Exception as error:
-            shapes = ", ".join(
-                f"{n} {list(x.shape)}"
-                for n, x in zip(attempt.arguments.names, world.leaves, strict=True)
-                if isinstance(x, torch.Tensor)
-            )
-            raise InputError(
-                f"eager code refuses example {index + 1} ({shapes}): {type(error).__name__}: {error}",
-                hint="give examples that the model accepts",
-            ) from error
+            raise _refused_example(attempt, index, error) from error
         done = len(attempt.log)
         # Eager code got past the call that failed: it is one more, unless it is another one.
         same = [c for c in eager[done : done + 1] if is_at(c, failure.source)]

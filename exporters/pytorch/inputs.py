@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import inspect
 import types
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from exporters.errors import InputError
 from exporters.tracing.pytree import Tree, flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from exporters.tracing.worlds import Symbol
 
@@ -102,6 +103,11 @@ def bind(model: Callable[..., Any], args: Any, kwargs: Mapping[str, Any] | None)
     """
     if not isinstance(args, tuple | list):
         args = (args,)
+    if not isinstance(kwargs, Mapping | None):
+        raise InputError(
+            f"kwargs is a {type(kwargs).__name__}; it is a dict by parameter name",
+            hint='write kwargs={"mask": mask}',
+        )
     kwargs = dict(kwargs or {})
     signature = _signature(model)
     if signature is None:

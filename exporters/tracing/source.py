@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import CodeType, FrameType
 
-__all__ = ["Source", "SourceFinder", "shorten"]
+__all__ = ["Source", "SourceFinder", "shorten", "source_of_error"]
 
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
@@ -75,6 +75,25 @@ def _span(code: CodeType, instruction: int) -> tuple[int, int | None, int | None
 def _position(code: CodeType, instruction: int) -> Source:
     line, column, end_column = _span(code, instruction)
     return Source(code.co_filename, line, code.co_qualname, column, end_column, code)
+
+
+def source_of_error(error: BaseException, library: Sequence[str]) -> Source | None:
+    """The innermost line of user code that an error passed, below the code of an export.
+
+    Args:
+        error: The error.
+        library: Folders whose lines are not the user's.
+    """
+    found, below = None, False
+    step = error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        ours = code.co_filename.startswith(_OURS)
+        below = below or ours
+        if below and not ours and not code.co_filename.startswith((*library, "<frozen")):
+            found = _position(code, step.tb_lasti)
+        step = step.tb_next
+    return found
 
 
 class SourceFinder:

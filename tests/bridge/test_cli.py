@@ -108,7 +108,7 @@ def test_the_report_of_an_export_is_data(folder, capsys):
         (["export", "net.py:unsupported", "m.onnx"], "UntraceableError"),
         (
             ["export", "net.py:make", "m.onnx", "--input", "float32[2,5]"],
-            "at net.py:13 in forward",
+            "at net.py:13 in Net.forward",
         ),
         (["export", "net.py:with_inputs", "no/m.onnx"], "cannot write no/m.onnx"),
         (["export", "net.onnx", "m.onnx"], "is no eager code"),

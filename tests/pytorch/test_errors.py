@@ -231,7 +231,7 @@ def test_dims_that_cannot_be_dynamic(dims, message):
         ),
         (
             lambda x: None, (X,), {},
-            "the model returns no tensor, so there is nothing to export\n\n"
+            "the model returns no tensor but None, so there is nothing to export\n\n"
             "hint: return a tensor, or a nest of tensors",
         ),
         (
@@ -286,7 +286,7 @@ def test_train_mode_warns():
 def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
     missing = tmp_path / "missing" / "model.onnx"
     text = text_of(frozen_batch, bridge.ModelFileError, path=missing)
-    assert text.startswith(f"cannot write {missing}: No such file or directory\n\nhint: ")
+    assert text.startswith(f"cannot write {missing}: {missing.parent} is no folder\n\nhint: ")
     folder = tmp_path / "folder.onnx"
     folder.mkdir()
     text_of(frozen_batch, bridge.ModelFileError, path=folder)
