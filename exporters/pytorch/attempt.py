@@ -99,6 +99,7 @@ class TracedModel:
         random: Whether the graph draws random numbers.
         drawn: Random number generators outside of torch that forward draws from.
         compiling: Whether the model saw ``torch.compiler.is_compiling()``.
+        derives: Whether the model asks autograd for derivatives.
         training: Paths of modules that are in train mode.
         scripted: Functions that were compiled without being marked.
         targets: All functions that were compiled.
@@ -125,6 +126,7 @@ class TracedModel:
     seconds: dict[str, float]
     drawn: list[str] = dataclasses.field(default_factory=list)
     compiling: bool = False
+    derives: bool = False
 
     def eager(self, leaves: Sequence[Any]) -> list[Any]:
         """Every leaf of the eager result; the model and the arguments stay as they were."""
@@ -452,6 +454,7 @@ class Attempt:
             scripted=[],
             targets=[],
             seconds={},
+            derives=self.derives,
         )
 
     def _output_names(self, tree: Tree, positions: Sequence[int]) -> list[str]:

@@ -21,7 +21,7 @@ from exporters.errors import (
 from exporters.pytorch import isolation
 from exporters.pytorch.attempt import Attempt, TracedModel, World, explained
 from exporters.pytorch.dtypes import from_torch_dtype
-from exporters.pytorch.handlers import DerivativeError
+from exporters.pytorch.handlers import DerivativesAsked
 from exporters.pytorch.inputs import (
     Arguments,
     bind,
@@ -170,7 +170,7 @@ def trace(
     def scripted() -> TracedModel:
         try:
             return in_script()
-        except DerivativeError:
+        except DerivativesAsked:
             options["derives"] = True
             return in_script()
         except ExportError:
@@ -318,6 +318,7 @@ def explain(
             worlds,
             opset=opset,
             scripting=scripting,
+            derives=traced.derives,
         )
         try:
             again = attempt.run()

@@ -292,18 +292,11 @@ def clone(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
 def derivatives(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     if not any(tracer.record(x) for x in tracer.leaves(args, kwargs) if isinstance(x, T)):
         return func(*args, **kwargs)
-    source, _ = tracer.trace.position()
-    raise Interrupt(
-        DerivativeError(
-            "derivatives are computed below Python, where the tracer sees nothing",
-            source=source,
-            hint="write the derivative out, or keep this part out of the exported function",
-        )
-    )
+    raise DerivativesAsked
 
 
-class DerivativeError(UntraceableError):
-    """Code asks autograd for derivatives of traced tensors."""
+class DerivativesAsked(BaseException):
+    """Code asks autograd for derivatives of traced tensors, which it computes below Python."""
 
 
 @handles(
