@@ -68,22 +68,19 @@ def composition(
         return None
     if any([s.op for s in run] != [s.op for s in home] for run in runs):
         return None
+    with torch._C.DisableTorchFunction():  # sizes of handles, not what user code would see
+        sizes = _dynamic_sizes(tracer, tracer.leaves(args, kwargs))
+    for column in zip(*runs, strict=True):  # refuses what it cannot follow before a node is made
+        _rebuild([(s.args, s.kwargs) for s in column], {}, sizes)
 
     def body(*handles: Any, **named: Any) -> Any:
         known: dict[int, Any] = {}
         originals = tracer.leaves(handles, named)
         for concrete, handle in zip(inputs, originals, strict=True):
             known[id(concrete)] = handle
-        with torch._C.DisableTorchFunction():  # sizes of handles, not what user code would see
-            sizes = _dynamic_sizes(tracer, originals)
         for index, step in enumerate(home):
             parts = [run[index] for run in runs]
-            step_args = tuple(
-                _rebuild([p.args[i] for p in parts], known, sizes) for i in range(len(step.args))
-            )
-            step_kwargs = {
-                k: _rebuild([p.kwargs[k] for p in parts], known, sizes) for k in step.kwargs
-            }
+            step_args, step_kwargs = _rebuild([(p.args, p.kwargs) for p in parts], known, sizes)
             _remember(step.result, step.op(*step_args, **step_kwargs), known)
         return _rebuild(results, known, sizes)
 
@@ -128,7 +125,9 @@ def _rebuild(
         if hasattr(first, "_fields") or hasattr(first, "n_fields"):
             return tuple(items)
         return type(first)(items)
-    if isinstance(first, int) and any(p != first for p in parts):
+    if isinstance(first, dict):
+        return {k: _rebuild([p[k] for p in parts], known, sizes) for k in first}
+    if isinstance(first, int | float) and any(p != first for p in parts):
         number = sizes.get(tuple(parts))
         if number is None:
             raise ComposedSizeError(parts)

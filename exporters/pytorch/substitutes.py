@@ -102,9 +102,18 @@ def range_to(start: Any, end: Any = None, step: Any = 1, **options: Any) -> torc
     return (whole * step + start).to(**options)
 
 
+_check_with: Any = torch._check_with  # type: ignore[attr-defined]
+
+
+def check_with(error_type: Any, cond: Any, message: Any) -> None:
+    """As torch's, which takes no traced truth value: it is asked in every world."""
+    _check_with(error_type, bool(cond) if isinstance(cond, TracedScalar) else cond, message)
+
+
 _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
     (F, "scaled_dot_product_attention", scaled_dot_product_attention),
     (torch, "range", range_to),
+    (torch, "_check_with", check_with),
     (transformer, "_detect_is_causal_mask", detect_is_causal_mask),
     (rnn.RNNBase, "check_forward_args", _checks(rnn.RNNBase)),
     (rnn.LSTM, "check_forward_args", _checks(rnn.LSTM)),

@@ -30,6 +30,11 @@ def is_double(input: T, *_: object, **__: object) -> bool:
     return input.dtype == torch.float64
 
 
+def _has_no_kernel(input: torch.Tensor, *_: object, **__: object) -> bool:
+    """``Conv`` takes no integers, and ORT 1.32's CPU provider no float64."""
+    return is_double(input) or not (input.is_floating_point() or input.is_complex())
+
+
 def blocks(x: T, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> T:
     """What a window sees at every position: [N, C, *kernel, *positions]."""
     n = len(kernel)
@@ -154,13 +159,13 @@ def _needs_product(
     """ORT 1.32 wants less output padding than stride, torch less than stride or dilation."""
     n = weight.dim() - 2
     extra = tuple_of(output_padding, n)
-    if is_double(input) or any(hasattr(p, "record") for p in extra):
-        return is_double(input)
+    if _has_no_kernel(input) or any(hasattr(p, "record") for p in extra):
+        return _has_no_kernel(input)
     return any(p >= s for p, s in zip(extra, tuple_of(stride, n), strict=True))
 
 
 for _n in (1, 2, 3):
-    decomposes(FORWARD[_n], when=is_double)(_forward_by_product(_n))
+    decomposes(FORWARD[_n], when=_has_no_kernel)(_forward_by_product(_n))
     lowers(FORWARD[_n])(_forward(_n))
     decomposes(TRANSPOSED[_n], when=_needs_product)(_transposed_by_product(_n))
     lowers(TRANSPOSED[_n])(_transposed(_n))

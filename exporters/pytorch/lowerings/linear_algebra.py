@@ -182,7 +182,7 @@ def tensordot(input: torch.Tensor, other: torch.Tensor, dims_self: Any, dims_oth
         right[j] = left[i]
     kept = [x for x in (*left, *right) if (x in left) != (x in right)]
     y: T = torch.einsum(f"{''.join(left)},{''.join(right)}->{''.join(kept)}", input, other)
-    return y
+    return y.to(input.dtype)  # sums of integers are of 64 bits
 
 
 @decomposes(torch.bilinear)

@@ -133,6 +133,8 @@ def _avg_pool(n: int) -> Callable[..., ir.Value]:
         op: Op, /, input: ir.Value, kernel_size: Any, stride: Any = None, padding: Any = 0,
         ceil_mode: bool = False, count_include_pad: bool = True, divisor_override: Any = None,
     ) -> ir.Value:  # fmt: skip
+        if not input.dtype.is_floating_point():
+            raise Unlowerable("ONNX's AveragePool takes no integers")
         kernel = tuple_of(kernel_size, n)
         y = op.AveragePool(
             _batched(op, input, n), kernel_shape=kernel, strides=_steps(stride, kernel),
