@@ -102,7 +102,7 @@ def range_to(start: Any, end: Any = None, step: Any = 1, **options: Any) -> torc
     return (whole * step + start).to(**options)
 
 
-_check_with: Any = torch._check_with  # type: ignore[attr-defined]
+_check_with: Any = torch._check_with
 
 
 def check_with(error_type: Any, cond: Any, message: Any) -> None:
