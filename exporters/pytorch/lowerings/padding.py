@@ -45,8 +45,7 @@ def padded(
         before[dims - 1 - i], after[dims - 1 - i] = sizes[2 * i], sizes[2 * i + 1]
     if dims == 0 or all(_is_zero(n) for n in sizes):
         return input
-    known = not any(_is_dynamic_or_negative(n) for n in sizes)
-    if mode == "circular" and (op.opset < 19 or (known and _may_be_empty(input))):
+    if mode == "circular" and (op.opset < 19 or _may_be_empty(input)):
         return _wrap(op, input, before, after)
     if mode == "replicate" and any(isinstance(n, int) and n < 0 for n in sizes):
         return _replicate(op, input, before, after)  # ORT 1.32 refuses to crop all of a dim
@@ -61,19 +60,14 @@ def _is_zero(x: Any) -> bool:
     return isinstance(x, int) and not hasattr(x, "record") and x == 0
 
 
-def _is_dynamic_or_negative(n: Any) -> bool:
-    return not _is_zero(n) and (hasattr(n, "record") or n < 0)
-
-
 def _may_be_empty(x: ir.Value) -> bool:
-    """Whether a dim is 0, or dynamic; ONNX Runtime 1.32 wraps nothing that is empty."""
-    return any(not isinstance(n, int) or n == 0 for n in x.shape.dims)
+    return 0 in list(x.shape.dims)
 
 
 def _wrap(op: Op, x: ir.Value, before: Sequence[Any], after: Sequence[Any]) -> ir.Value:
     """Circular padding, one dim after the other."""
     for axis, (low, high) in enumerate(zip(before, after, strict=True)):
-        if _is_dynamic_or_negative(low) or _is_dynamic_or_negative(high):
+        if any(not _is_zero(n) and (hasattr(n, "record") or n < 0) for n in (low, high)):
             raise Unlowerable("circular padding by a dynamic or negative size before opset 19")
         parts = [x]
         if low:
