@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import threading
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -126,8 +127,15 @@ class DeviceRuns:
         self._inputs = [_Slot.of(spec) for spec in inputs]
         self._outputs = {spec.name: _Slot.of(spec) for spec in outputs}
         self._specs = list(inputs)
+        self._names = [spec.name for spec in outputs]
         self._device = device
+        self._index = (
+            -1 if device.type == "cpu" else device.index or 0
+        )  # as Tensor.get_device says
         self._place = ort_device(device)
+        # A binding that owns no memory, and the address and shape of each input that it reads: a
+        # loop gives many of them again.
+        self._kept = threading.local()
         self._shapes: dict[Any, dict[str, list[int] | None]] = {}
         self._like = {
             name: torch.empty(0, dtype=slot.dtype, device=device)
@@ -143,15 +151,21 @@ class DeviceRuns:
         Raises:
             FeedError: An input is of another dtype or shape than declared.
         """
-        binding = capi.SessionIOBinding(self._runtime)
+        whole = names == self._names
+        kept = self._kept.__dict__.pop("last", None) if whole else None
+        bound: dict[str, Any]
+        binding, bound = kept or (capi.SessionIOBinding(self._runtime), {})
         held: list[Any] = []  # memory of values that are bound by reference
         key: list[Any] = []
         for slot in self._inputs:
             x = feed[slot.name]
             plain = x.__class__ in _PLAIN and x.dtype is slot.dtype
-            if plain and x.device == self._device and x.is_contiguous():
-                key.append(x.shape)
-                binding.bind_input(slot.name, self._place, slot.code, x.shape, x.data_ptr())
+            if plain and x.get_device() == self._index and x.is_contiguous():
+                shape, address = x.shape, x.data_ptr()
+                key.append(shape)
+                if bound.get(slot.name) != (address, shape):
+                    binding.bind_input(slot.name, self._place, slot.code, shape, address)
+                    bound[slot.name] = address, shape
             else:
                 key.append(self._bind_other(binding, slot, x, held))
         shapes = self._output_shapes(tuple(key))
@@ -168,9 +182,11 @@ class DeviceRuns:
         if self._stream_of is not None:  # torch may still be writing the inputs
             self._stream_of(self._device.index).synchronize()
         self._runtime.run_with_iobinding(binding, options)  # returns when the device is done
-        bound = [y for y in results if y is not None]
-        if len(bound) == len(results):
-            return bound
+        made = [y for y in results if y is not None]
+        if len(made) == len(results):
+            if whole and not held:
+                self._kept.last = binding, bound  # it owns no memory
+            return made
         found = binding.get_outputs()
         return [
             taken(found[i], self._outputs[name].spec) if y is None else y

@@ -448,6 +448,33 @@ def test_tensors_on_the_device_are_bound_where_they_lie():
             runs.run(wrong, ["y"], options)
 
 
+def test_what_stays_bound_to_a_device_is_what_is_given():
+    """Other addresses, shapes, orders and subsets of outputs between runs that bind the same."""
+    text = """g(float[N, 4] x, float[4] w) => (float[N, 4] y, float[N, 4] z) {
+        y = Mul(x, w)
+        z = Add(x, w)
+    }"""
+    session = bridge.load(graph_bytes(text))
+    runs = DeviceRuns(session.runtime, session.inputs, session.outputs, torch.device("cpu"))
+    x, w = torch.rand(3, 4), torch.arange(4.0)
+    results = []
+    for feed in (
+        {"x": x, "w": w},
+        {"x": x, "w": w},
+        {"x": x + 1, "w": w},
+        {"x": x.reshape(-1)[:8].reshape(2, 4), "w": w},
+        {"x": x, "w": w.numpy()},
+        {"x": x, "w": w},
+    ):
+        for names in (["y", "z"], ["z"], ["z", "y"], ["y", "z"]):
+            with session.control.controlled() as options:
+                found = runs.run(feed, names, options)
+            wanted = {"y": feed["x"] * w, "z": feed["x"] + w}
+            results.append((found, [wanted[n] for n in names]))
+    for found, wanted in results:  # no later run wrote over them
+        assert all(map(torch.equal, found, wanted))
+
+
 # Recurrent nodes on nothing, on which ONNX Runtime's kernels end the process
 
 RECURRENT = """g(float[T, B, 2] x, bool[B] keep, float[1, B, 3] h0) => (float[T, 1, K, 3] y, float[1, K, 3] h)

@@ -68,13 +68,15 @@ def test_cuda_agrees_and_runs_on_cuda(name, opset, say):
 
 def moved(args, kwargs):
     """The arguments on CUDA, but for the lengths of packed sequences."""
-    from torch.utils._pytree import tree_map_only
+    from exporters.pytorch.inputs import is_leaf
+    from exporters.tracing.pytree import flatten
 
-    def move(x):
-        is_length = x.dim() == 1 and x.dtype == torch.int64
-        return x if is_length else x.cuda()
-
-    return tree_map_only(torch.Tensor, move, (tuple(args), kwargs))
+    leaves, tree = flatten((tuple(args), kwargs), is_leaf)
+    for index, x in enumerate(leaves):
+        is_length = isinstance(x, torch.Tensor) and x.dim() == 1 and x.dtype == torch.int64
+        if isinstance(x, torch.Tensor) and not is_length:
+            leaves[index] = x.cuda()
+    return tree.unflatten(leaves)
 
 
 def feed(session, args, kwargs):

@@ -310,7 +310,8 @@ class Seq2Seq(nn.Module):
         )
         decoded, _ = self.decoder(self.embed(target), start)
         scores = self.query(decoded) @ memory.transpose(1, 2)
-        valid = torch.arange(source.shape[1])[None] < lengths[:, None]
+        places = torch.arange(source.shape[1], device=source.device)
+        valid = places[None] < lengths.to(source.device)[:, None]
         weights = scores.masked_fill(~valid[:, None], float("-inf")).softmax(-1)
         return self.out(torch.cat([decoded, weights @ memory], -1)), weights
 
