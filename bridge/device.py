@@ -31,6 +31,7 @@ __all__ = [
     "taken",
 ]
 
+_Kept = tuple[Any, dict[str, Any]]  # a binding, and what is bound to it by name
 _PLAIN = (torch.Tensor, torch.nn.Parameter)  # whose memory is what it seems
 _KEPT_SHAPES = 1000  # sets of input shapes
 _ORT_TYPES = {"cpu": capi.OrtDevice.cpu, "cuda": capi.OrtDevice.cuda}
@@ -152,9 +153,8 @@ class DeviceRuns:
             FeedError: An input is of another dtype or shape than declared.
         """
         whole = names == self._names
-        kept = self._kept.__dict__.pop("last", None) if whole else None
-        bound: dict[str, Any]
-        binding, bound = kept or (capi.SessionIOBinding(self._runtime), {})
+        last: _Kept | None = self._kept.__dict__.pop("last", None) if whole else None
+        binding, bound = last or (capi.SessionIOBinding(self._runtime), {})
         held: list[Any] = []  # memory of values that are bound by reference
         key: list[Any] = []
         for slot in self._inputs:
