@@ -64,7 +64,8 @@ def _aligned(
     """A ``Scan-11`` over the regions.
 
     The samples of a region are a grid and bilinear interpolation is separable, so a region is its
-    image between two matrices of weights. One region of no size stands after the others, because
+    image between two matrices of weights; these are computed at once where all regions have as
+    many samples. One region of no size stands after the others, because
     ORT 1.32 runs no Scan over nothing.
     """
     index, corners = op.Pad(index, np.asarray([0, 1])), op.Pad(corners, np.asarray([0, 0, 1, 0]))
@@ -73,20 +74,29 @@ def _aligned(
     spans = [op.Sub(y2, y1), op.Sub(x2, x1)]
     if not aligned:
         spans = [op.Max(s, np.asarray(1, input.dtype.numpy())) for s in spans]
-    sequences = [index, y1, x1, *spans]
-    for value in sequences:
-        value.shape = ir.Shape([None, *[1] * (value is not index)])
+    limits = [op.dim_vector(input, 2), op.dim_vector(input, 3)]
+
+    def weights(start: ir.Value, span: ir.Value, axis: int) -> ir.Value:
+        return _sample_weights(op, start, span, sizes[axis], limits[axis], sampling_ratio)
+
+    if sampling_ratio > 0:
+        sequences = [index, weights(y1, spans[0], 0), weights(x1, spans[1], 1)]
+        shapes = [[None, bins, None] for bins in sizes]
+    else:  # each region has as many samples as it needs
+        sequences = [index, y1, x1, *spans]
+        shapes = [[None, 1]] * 4
+    image: Any = op.Squeeze(input, [0]) if static_size(input, 0) == 1 else None
+    for value, shape in zip(sequences, [[None], *shapes], strict=True):
+        value.shape = ir.Shape(shape)
 
     def step(_: list[ir.Value], items: list[ir.Value]) -> tuple[list[ir.Value], ir.Value]:
-        image = op.Gather(input, items[0], axis=0)
-        rows, columns = (
-            _sample_weights(
-                op, items[1 + i], items[3 + i], sizes[i], op.dim_vector(input, 2 + i),
-                sampling_ratio,
-            )
-            for i in range(2)
-        )  # fmt: skip
-        return [], op.MatMul(op.MatMul(rows, image), op.Transpose(columns, perm=[1, 0]))
+        whole = op.Gather(input, items[0], axis=0) if image is None else image
+        if sampling_ratio > 0:
+            rows, columns = items[1:]
+        else:
+            rows, columns = weights(items[1], items[3], 0), weights(items[2], items[4], 1)
+        # Columns first: that product is one of two matrices.
+        return [], op.MatMul(rows, op.MatMul(whole, op.Transpose(columns, perm=[1, 0])))
 
     y, _ = scan(op, step, [], sequences)
     return op.Slice(y, [0], [-1], [0])
@@ -95,7 +105,7 @@ def _aligned(
 def _sample_weights(
     op: Op, start: ir.Value, span: ir.Value, bins: int, size: ir.Value, sampling_ratio: int
 ) -> ir.Value:
-    """What each bin takes from each place along an axis, [bins, size]."""
+    """What each bin takes from each place along an axis, [..., bins, size] of [..., 1]."""
     dtype = start.dtype.numpy()
     width = op.Div(span, float(bins))
     if sampling_ratio > 0:
@@ -104,9 +114,9 @@ def _sample_weights(
     else:  # as many as the bin is wide
         count = op.Max(op.Ceil(width), np.asarray(1, dtype))
         steps = op.Range(*(op.operand(n, start.dtype) for n in (0, op.Squeeze(count, [0]), 1)))
-    inner = op.Mul(op.Div(op.Add(steps, 0.5), count), width)
-    first = op.Add(op.Mul(np.arange(bins, dtype=dtype)[:, None], width), start)
-    points = op.Unsqueeze(op.Add(first, inner), [2])  # [bins, samples, 1]
+    inner = op.Unsqueeze(op.Mul(op.Div(op.Add(steps, 0.5), count), width), [-2])
+    first = op.Unsqueeze(op.Add(op.Mul(np.arange(bins, dtype=dtype), width), start), [-1])
+    points = op.Unsqueeze(op.Add(first, inner), [-1])  # [..., bins, samples, 1]
     limit = op.cast(size, start.dtype)
     outside = op.Or(op.Less(points, -1.0), op.Greater(points, limit))
     points = op.Min(op.Max(points, np.asarray(0, dtype)), op.Sub(limit, 1.0))
@@ -114,8 +124,8 @@ def _sample_weights(
     near = op.Max(op.Sub(1.0, op.Abs(op.Sub(points, places))), np.asarray(0, dtype))
     shares = op.Where(outside, np.zeros([], dtype), near)
     if op.opset >= 18:
-        return op.ReduceMean(shares, [1], keepdims=0)
-    return op.ReduceMean(shares, axes=[1], keepdims=0)
+        return op.ReduceMean(shares, [-2], keepdims=0)
+    return op.ReduceMean(shares, axes=[-2], keepdims=0)
 
 
 @lowers("torchvision::ps_roi_align")
