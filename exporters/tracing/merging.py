@@ -80,12 +80,24 @@ def describe(trace: Trace, x: Any) -> str:
         return x.kind.__name__
     if isinstance(x, StagedList):
         return f"a list of {describe(trace, x.example())}"
-    if isinstance(x, list | tuple):
-        inside = ", ".join(describe(trace, i) for i in x[:4]) + (", ..." if len(x) > 4 else "")
-        return f"[{inside}]" if isinstance(x, list) else f"({inside})"
+    if isinstance(x, list | tuple | dict | set):
+        return _describe_items(trace, x)
     if isinstance(x, bool | int | float):
         return type(x).__name__
     return repr(x) if isinstance(x, str | None) else type(x).__name__
+
+
+def _describe_items(trace: Trace, x: Any) -> str:
+    if isinstance(x, dict):
+        parts = [f"{k!r}: {describe(trace, v)}" for k, v in list(x.items())[:4]]
+    else:
+        parts = [describe(trace, i) for i in list(x)[:4]]
+    inside = ", ".join(parts) + (", ..." if len(x) > 4 else "")
+    if isinstance(x, tuple) and len(x) == 1:
+        inside += ","
+    left, right = "[]" if isinstance(x, list) else "()" if isinstance(x, tuple) else "{}"
+    name = "" if type(x) in (list, tuple, dict, set) else type(x).__name__
+    return f"{name}{left}{inside}{right}" if x or not isinstance(x, set) else "set()"
 
 
 @dataclasses.dataclass(slots=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -148,6 +149,27 @@ def maybe_none(x):
     return x if x.sum() > 100 else None
 
 
+def other_keys(x):
+    if x.sum() > 0:
+        options = {"weight": x}
+    else:
+        options = {}
+    return torch.nn.functional.layer_norm(x, (3,), **options)
+
+
+class Pair(NamedTuple):
+    first: torch.Tensor
+    second: torch.Tensor
+
+
+def other_tuples(x):
+    if x.sum() > 0:
+        pair = Pair(x, x)
+    else:
+        pair = (x,)
+    return pair[0]
+
+
 MISMATCH = "give it one type, dtype and number of dims on both ways"
 ITEMS = "put items of one structure, dtype and number of dims into a list of run-time length"
 EXAMPLE = "give an example that {} it with examples=[...]"
@@ -172,6 +194,15 @@ CASES = {
     tensor_or_tuple: (
         "`the returned value` is float32[3] after the `if` branch but (float32[3], float32[3]) after "
         "the `else` branch",
+        1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
+    ),
+    other_keys: (
+        "`options` is {'weight': float32[3]} after the `if` branch but {} after the `else` branch",
+        1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
+    ),
+    other_tuples: (
+        "`pair` is Pair(float32[3], float32[3]) after the `if` branch but (float32[3],) after the "
+        "`else` branch",
         1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
     ),
     unbound: (
