@@ -55,6 +55,7 @@ from optim_passes.simplify.loops import LoopInvariantPass, UnrollPass
 from optim_passes.simplify.noops import NoOpPass
 from optim_passes.simplify.products import EinsumPass
 from optim_passes.simplify.rearrangements import RearrangementPass, TransposeOrderPass
+from optim_passes.simplify.row_tables import RowTablePass
 from optim_passes.simplify.scans import LoopToScanPass
 from optim_passes.simplify.selection import FilledOperandPass, MinMaxPass, TruthPass
 from optim_passes.simplify.sequences import SequenceToScanPass
@@ -62,6 +63,7 @@ from optim_passes.simplify.shapes import ShapeChainPass
 from optim_passes.simplify.skewing import LoopSkewPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
 from optim_passes.simplify.tables import LoopTablePass
+from optim_passes.simplify.unit_axes import LeadingAxisPass, UnitAxisPass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -102,6 +104,7 @@ SIMPLIFY: Passes = (
         # LoopTablePass, which does so for the inner one of two loops.
         LoopSkewPass(),
         LoopTablePass(),
+        RowTablePass(),
         SequenceToScanPass(),
         # Before RearrangementPass, which merges the transposes.
         TransposeOrderPass(),
@@ -113,6 +116,8 @@ SIMPLIFY: Passes = (
         MinMaxPass(),
         SlicePass(),
         ConcatPass(),
+        UnitAxisPass(),
+        LeadingAxisPass(),
         CommonSubexpressionPass(),
         # Last: see _TIDY.
         DeadCodePass(),
