@@ -149,6 +149,28 @@ class StagedArrays(TensorTracker):
         """How many items of a list of numbers equal another."""
         return (as_tensor(self, items, "count") == element).sum().item()  # type: ignore[arg-type]
 
+    def lists_equal(self, a: Any, b: Any) -> Any:
+        """Whether two lists of numbers are equal; None if they hold something else."""
+        tensors = []
+        for items in (a, b):
+            if hasattr(items, "columns"):
+                if len(items.columns) != 1 or items.columns[0].type.rank:
+                    return None
+                tensors.append(as_tensor(self, items, "=="))  # type: ignore[arg-type]
+            elif all(isinstance(x, int | float) for x in items):
+                tensors.append(torch.tensor(items, dtype=None if items else torch.int64))
+            else:
+                return None
+        one, other = tensors
+        sizes = one.shape[0], other.shape[0]
+        count = self.trace.arithmetic("min", *sizes)
+        same = (one[:count] == other[:count]).all().item()
+        return self.trace.arithmetic("and", self.trace.arithmetic("eq", *sizes), same)
+
+    def place_of(self, items: StagedList, name: str) -> Any:
+        """The place of the smallest or the largest of a list of numbers, the first of equal ones."""
+        return getattr(as_tensor(self, items, name), f"arg{name}")().item()  # type: ignore[arg-type]
+
     def list_index(self, items: StagedList, element: Any) -> Any:
         """The place of the first item of a list of numbers that equals another."""
         return (as_tensor(self, items, "index") == element).long().argmax().item()  # type: ignore[arg-type]

@@ -231,9 +231,11 @@ def tolist(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
 
     if record.data:
         tracer.trace.number_taken()
-    length = sizes_of(tracer, tensor)[0] if tensor.dim() == 1 else 0
-    if isinstance(length, TracedScalar):
+    sizes = sizes_of(tracer, tensor)
+    if len(sizes) == 1 and isinstance(sizes[0], TracedScalar):
         return _staged_numbers(tracer, tensor)
+    if len(sizes) == 2 and isinstance(sizes[0], TracedScalar) and type(sizes[1]) is int:
+        return _staged_rows(tracer, tensor)
 
     def nest(x: torch.Tensor) -> Any:
         if x.dim() == 0:
@@ -242,6 +244,19 @@ def tolist(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
 
     with tracer:
         return nest(tensor)
+
+
+def _staged_rows(tracer: TorchTracer, tensor: torch.Tensor) -> Any:
+    """The rows of a rank-2 handle of run-time length, each a list of numbers."""
+    with tracer:
+        columns = tensor.unbind(1)
+    parts = [_staged_numbers(tracer, column) for column in columns]
+    if not parts:
+        return tensor.tolist()
+    blank = [p.columns[0].blank() for p in parts]
+    item = Ways(tracer.trace, ("the rows",), None).merge("the rows", [blank], always=True)
+    numbers = tuple(p.columns[0] for p in parts)
+    return StagedList(tracer.trace, item.node, numbers, data=parts[0].data)
 
 
 def _staged_numbers(tracer: TorchTracer, tensor: torch.Tensor) -> StagedList:

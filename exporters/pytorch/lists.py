@@ -43,7 +43,11 @@ def call_on_list(
         return _joined(tracer, items, dim)
     if name in ("tensor", "as_tensor"):
         with tracer:
-            stacked = as_tensor(tracer, items, name)
+            rows = items.parts()
+            if rows is None:
+                stacked = as_tensor(tracer, items, name)
+            else:
+                stacked = torch.stack([as_tensor(tracer, row, name) for row in rows], 1)
             number = items.columns[0].type.number
             dtype = kwargs.get("dtype") or (torch.get_default_dtype() if number is float else None)
             return stacked if dtype is None else stacked.to(dtype)

@@ -29,9 +29,15 @@ _ARITHMETIC = {
 }  # fmt: skip
 _BUILTINS = frozenset({
     "abs", "all", "any", "bool", "deque", "divmod", "enumerate", "float", "int", "isinstance", "len", "list",
-    "max", "min", "print", "range", "reversed", "round", "sorted", "sum", "zip",
+    "max", "min", "print", "range", "reversed", "round", "sorted", "sum", "zip", "map", "filter", "iter",
+    "next",
 })  # fmt: skip
-_METHODS = frozenset({"count", "index", "sort"})  # of lists: they compare items
+_LIBRARY = frozenset({
+    "accumulate", "chain", "combinations", "count", "cycle", "deque", "islice", "pairwise", "product",
+    "reduce", "repeat", "starmap", "takewhile", "heapify", "heappop", "heappush",
+})  # fmt: skip
+# Of lists: they compare items; or of deques, which are lists.
+_METHODS = frozenset({"count", "index", "sort", "appendleft", "extendleft", "popleft"})
 _MATH = frozenset(name for name in dir(math) if not name.startswith("_"))
 
 
@@ -55,8 +61,8 @@ def _has_effect(node: ast.AST) -> bool:
     for call in ast.walk(node):
         if isinstance(call, ast.Call):
             f = call.func
-            if isinstance(f, ast.Attribute) and f.attr == "invoke":
-                f = call.args[0]
+            if isinstance(f, ast.Attribute) and f.attr in ("invoke", "spread"):
+                f = call.args[f.attr == "spread"]
             if isinstance(f, ast.Name) and not hasattr(builtins, f.id):
                 return True
             if isinstance(f, ast.Attribute) and not isinstance(f.value, ast.Constant):
@@ -113,11 +119,16 @@ class ExpressionConverter(ast.NodeTransformer):
         inner = [vars(n)["operand"] for n in ast.walk(node) if "operand" in vars(n)]
         if (inner or _has_walrus(node) or _has_effect(node)) and not self._own_scopes:
             name, scope = self._hoist(node, inner)
-            function = ast.copy_location(ast.Name(name, ast.Load()), node)
-            call = staged_call("Operand", function, scope, at=node)
+            call = staged_call(
+                "Operand", ast.copy_location(ast.Name(name, ast.Load()), node), scope, at=node
+            )
             vars(call)["operand"] = ast.Tuple([node, *inner], ast.Load())
             return call
-        return ast.fix_missing_locations(ast.copy_location(ast.Lambda(_parameters(), node), node))
+        function = ast.copy_location(ast.Lambda(_parameters(), node), node)
+        ast.fix_missing_locations(function)
+        if self._own_scopes and _has_effect(node):
+            return staged_call("Operand", function, ast.Constant(None), at=node)
+        return function
 
     # Operators
 
@@ -220,12 +231,26 @@ class ExpressionConverter(ast.NodeTransformer):
                 ast.copy_location(ast.Call(converted, args, keywords), node)
             )
         called: ast.expr = self.visit(function)
+        if any(map(_is_starred, args)):
+            return self._spread(node, called, args, keywords)
         if _may_be_builtin(function):
             called = staged_call("call", called, at=function)
         elif _may_ask(function):
             args = [called, *args]
             called = _staged_operator("invoke", function)
         return ast.fix_missing_locations(ast.copy_location(ast.Call(called, args, keywords), node))
+
+    def _spread(
+        self, at: ast.Call, called: ast.expr, args: list[ast.expr], keywords: list[ast.keyword]
+    ) -> ast.expr:
+        """``f(a, *b)``."""
+        stars = ast.Tuple([ast.Constant(_is_starred(a)) for a in args], ast.Load())
+        values = [a.value if isinstance(a, ast.Starred) else a for a in args]
+        replace = _staged_operator("call", at)
+        call = ast.Call(
+            _staged_operator("spread", at), [replace, called, stars, *values], keywords
+        )
+        return ast.fix_missing_locations(ast.copy_location(call, at))
 
     # Displays
 
@@ -327,10 +352,11 @@ def _is_plain_index(index: ast.expr) -> bool:
 def _may_be_builtin(function: ast.expr) -> bool:
     if isinstance(function, ast.Name):
         return function.id in _BUILTINS or (
-            function.id in _MATH and not hasattr(builtins, function.id)
+            (function.id in _MATH or function.id in _LIBRARY)
+            and not hasattr(builtins, function.id)
         )
     return (
         isinstance(function, ast.Attribute)
         and isinstance(function.value, ast.Name)
-        and (function.attr in _MATH or function.attr == "deque")
+        and (function.attr in _MATH or function.attr in _LIBRARY)
     )

@@ -70,6 +70,7 @@ class StatementConverter:
         self.expressions = ExpressionConverter(self._hoist, first[0].arg if first else None)
         self.hoisted: list[ast.stmt] = []
         self.made: set[str] = set()
+        self.variable = node.args.vararg
         self.fenced: int | None = None
         self._count = 0
 
@@ -82,6 +83,11 @@ class StatementConverter:
             targets: list[ast.expr] = [ast.Name(n, ast.Store()) for n in locals_]
             never = ast.If(ast.Constant(0), [ast.Assign(targets, ast.Constant(None))], [])
             body.insert(0, ast.fix_missing_locations(ast.copy_location(never, self.node.body[0])))
+        if self.variable is not None and self.variable.arg not in self.outer:
+            name = self.variable.arg
+            taken = staged_call("given", _load(name, self.node), at=self.node.body[0])
+            store = ast.Assign([ast.Name(name, ast.Store())], taken)
+            body.insert(0, _at(self.node.body[0], store))
         return [*doc, *body]
 
     def name(self, what: str) -> str:
@@ -307,6 +313,12 @@ class StatementConverter:
             return self.expression(target)
 
         value = self.expression(s.value)
+        star = _star_in(s.targets)
+        if star is not None:
+            before, after = star
+            value = staged_call("unpack", value, ast.Constant(before), ast.Constant(after), at=s)
+            targets_ = [_unstarred(t) for t in s.targets]
+            s = _at(s, ast.Assign(targets_, s.value))
         if len(s.targets) == 1 and _is_run_time_place(s.targets[0]):
             return [self._set_item(s, s.targets[0], value)]
         targets = [replaced(t) for t in s.targets]
@@ -466,6 +478,22 @@ def _ends_with_return(statements: Sequence[ast.stmt]) -> bool:
 
 def _ends_with_raise(statements: Sequence[ast.stmt]) -> bool:
     return bool(statements) and isinstance(statements[-1], ast.Raise | ast.Assert)
+
+
+def _star_in(targets: Sequence[ast.expr]) -> tuple[int, int] | None:
+    """How many targets stand before and behind a star, of a single nest of targets."""
+    (target,) = targets if len(targets) == 1 else (None,)
+    if isinstance(target, ast.Tuple | ast.List):
+        for index, element in enumerate(target.elts):
+            if isinstance(element, ast.Starred):
+                return index, len(target.elts) - index - 1
+    return None
+
+
+def _unstarred(target: ast.expr) -> ast.expr:
+    assert isinstance(target, ast.Tuple | ast.List)
+    names = [e.value if isinstance(e, ast.Starred) else e for e in target.elts]
+    return _at(target, ast.Tuple(names, ast.Store()))  # type: ignore[no-any-return]
 
 
 def _is_run_time_place(target: ast.expr) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import builtins
 import collections
 import functools
 import math
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
 from exporters.tracing.branches import if_
-from exporters.tracing.iteration import comprehension, for_, iterable, natively
+from exporters.tracing.extremes import largest, smallest
+from exporters.tracing.iteration import Endless, comprehension, iterable, natively
+from exporters.tracing.iterators import ITERATORS, accumulated, zipped
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
 from exporters.tracing.mathematics import FUNCTIONS
@@ -114,18 +115,10 @@ def _enumerate(items: Any, start: Any = 0) -> Any:
 
 def _zip(*sequences: Any, strict: bool = False) -> Any:
     trace = recorded()
-    staged = [] if trace is None else [iterable(trace, x) for x in sequences]
-    if trace is None or not any(s is not None for s in staged):
+    endless = any(isinstance(x, Endless) for x in sequences)
+    if trace is None or not (endless or any(iterable(trace, x) is not None for x in sequences)):
         return zip(*map(natively, sequences), strict=strict)
-    parts = [
-        s if s is not None else Iterable(len(x), functools.partial(getitem, x))
-        for s, x in builtins.zip(staged, sequences, strict=True)
-    ]
-    count = parts[0].count
-    for part in parts[1:]:
-        if not trace.certain(part.count, count):
-            count = _min(count, part.count)
-    return Iterable(count, lambda i: tuple(p.item(i) for p in parts))
+    return zipped(*sequences)
 
 
 def _reversed(items: Any) -> Any:
@@ -140,72 +133,25 @@ def _same(x: Any) -> Any:
     return x
 
 
-def _extreme(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
-    def extreme(*args: Any, **kwargs: Any) -> Any:
-        trace = recorded()
-        items = args[0] if len(args) == 1 else args
-        if trace is not None and isinstance(items, StagedList) and not kwargs:
-            return trace.frontend.reduce_list(items, name)
-        if trace is None or kwargs or not isinstance(items, list | tuple):
-            if trace is not None and trace.frontend.is_handle(items) and not kwargs:
-                return trace.frontend.reduce(items, name)
-            return plain(*args, **kwargs)
-        if isinstance(items, StagedList) or not any(is_staged(trace, x) for x in items):
-            return plain(*args, **kwargs)
-        best = items[0]
-        for x in items[1:]:
-            if isinstance(x, int | float) and isinstance(best, int | float):
-                best = trace.arithmetic(name, best, x)
-            else:
-                better = compare("lt" if name == "min" else "gt", x, best)
-                one, other = functools.partial(_same, x), functools.partial(_same, best)
-                best = if_(better, one, other, NO_SCOPE)
-        return best
-
-    return extreme
-
-
-_min = _extreme("min", min)
-_max = _extreme("max", max)
-
-
-def _accumulate(items: Any, start: Any, join: Callable[[Any, Any], Any]) -> Any:
-    total = start
-
-    def get() -> tuple[Any, ...]:
-        return (total,)
-
-    def put(values: tuple[Any, ...]) -> None:
-        nonlocal total
-        (total,) = values
-
-    def body(item: Any) -> None:
-        nonlocal total
-        total = join(total, item)
-
-    for_(items, body, Scope(("the sum",), get, put, lambda: (total,)))
-    return total
-
-
 def _sum(items: Any, start: Any = 0) -> Any:
     trace = recorded()
     if trace is None:
         return sum(natively(items), start)
-    return _accumulate(items, start, functools.partial(arithmetic, "add"))
+    return accumulated(items, start, functools.partial(arithmetic, "add"))
 
 
 def _any(items: Any) -> Any:
     trace = recorded()
     if trace is None:
         return any(natively(items))
-    return _accumulate(items, False, lambda found, x: or_(found, lambda: truth(x)))
+    return accumulated(items, False, lambda found, x: or_(found, lambda: truth(x)))
 
 
 def _all(items: Any) -> Any:
     trace = recorded()
     if trace is None:
         return all(natively(items))
-    return _accumulate(items, True, lambda found, x: and_(found, lambda: truth(x)))
+    return accumulated(items, True, lambda found, x: and_(found, lambda: truth(x)))
 
 
 def _isinstance(x: Any, kinds: Any) -> bool:
@@ -248,7 +194,7 @@ def _prod(items: Any, *, start: Any = 1) -> Any:
     trace = recorded()
     if trace is None:
         return math.prod(natively(items), start=start)
-    return _accumulate(items, start, functools.partial(arithmetic, "mul"))
+    return accumulated(items, start, functools.partial(arithmetic, "mul"))
 
 
 def _fsum(items: Any) -> Any:
@@ -264,8 +210,8 @@ _BUILTINS: dict[Any, Callable[..., Any]] = {
     enumerate: _enumerate,
     zip: _zip,
     reversed: _reversed,
-    min: _min,
-    max: _max,
+    min: smallest,
+    max: largest,
     sum: _sum,
     any: _any,
     all: _all,
@@ -280,6 +226,7 @@ _BUILTINS: dict[Any, Callable[..., Any]] = {
     math.fsum: _fsum,
     operator.not_: not_,
     **FUNCTIONS,
+    **ITERATORS,
 }
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from typing import TYPE_CHECKING, Any
 
+from exporters.errors import ScriptError
 from exporters.tracing.bodies import Scope, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.lists import StagedList
@@ -12,13 +14,24 @@ from exporters.tracing.loops import Iterable, stage_loop
 from exporters.tracing.merging import is_staged
 from exporters.tracing.operators import and_, plain_truth, staged_in
 from exporters.tracing.scalars import TracedInt
-from exporters.tracing.trace import Trace
+from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Nested", "comprehension", "for_", "generator", "iterable", "natively", "while_"]
+__all__ = [
+    "Cursor",
+    "Endless",
+    "Nested",
+    "comprehension",
+    "for_",
+    "generator",
+    "iterable",
+    "natively",
+    "while_",
+]
 
+_ALWAYS = 2**62  # iterations that a loop without an end has
 _NESTED = 4  # iterations that may end early: written out, each is an ``If`` around the next
 
 
@@ -54,6 +67,8 @@ def for_(
             stage_loop(trace, body, scope, test=test, first=first, over=staged)
             return
     sequence = items if isinstance(items, range) else None
+    endless = items if isinstance(items, Endless) else None
+    nested = 0
     for index, item in enumerate(natively(items)):
         go_on: Any = True if test is None else test()
         if trace is not None and is_staged(trace, go_on):
@@ -61,6 +76,13 @@ def for_(
                 rest = sequence[index:]
                 stage_loop(trace, body, scope, test=test, first=go_on, over=_over_range(rest))
                 return
+            if endless is not None:
+                rest_of = Iterable(_ALWAYS, lambda i, start=index: endless.item(i + start))
+                stage_loop(trace, body, scope, test=test, first=go_on, over=rest_of)
+                return
+            nested += 1
+            if nested > trace.unroll_limit:
+                raise_endless(trace, scope)
             if_(go_on, functools.partial(body, item), _nothing, scope)
             continue
         if not plain_truth(go_on):
@@ -68,8 +90,54 @@ def for_(
         body(item)
 
 
+def raise_endless(trace: Trace, scope: Scope) -> None:
+    """Complain of an iterator of which nobody knows how long it is.
+
+    Raises:
+        Interrupt: Always.
+    """
+    raise Interrupt(
+        ScriptError(
+            "this loop ends by a `break` that depends on the input, and its iterator goes on for more "
+            f"than {trace.unroll_limit} items",
+            source=scope.source,
+            hint="loop over a range, a list, a tensor or itertools.count(), or write `while`",
+        )
+    )
+
+
 def _nothing() -> None:
     return None
+
+
+class Cursor:
+    """What ``iter(items)`` gives: the items, and how many of them were taken."""
+
+    def __init__(self, items: Iterable) -> None:
+        self.items = items
+        self.taken: Any = 0
+
+    def rest(self) -> Iterable:
+        """The items that are left."""
+        trace = Trace.current()
+        assert trace is not None
+        count = trace.arithmetic("max", self.items.count - self.taken, 0)
+        return Iterable(count, lambda i: self.items.item(i + self.taken))
+
+
+class Endless:
+    """Something to loop over without an end: ``itertools.count()``.
+
+    Args:
+        item: The item at a position, given as a traced int or an int.
+    """
+
+    def __init__(self, item: Callable[[Any], Any]) -> None:
+        self.item = item
+
+    def __iter__(self) -> Iterator[Any]:
+        """The items, for Python to loop over."""
+        return (self.item(i) for i in itertools.count())
 
 
 def _over_range(numbers: range) -> Iterable:
@@ -93,6 +161,8 @@ def iterable(trace: Trace, items: Any) -> Iterable | None:
     """Something to stage a loop over; None if Python can loop over it."""
     if isinstance(items, Iterable):
         return items if is_staged(trace, items.count) else None
+    if isinstance(items, Cursor):
+        return items.rest()
     if isinstance(items, StagedList):
         return Iterable(items.staged_length(), items.__getitem__)
     if trace.frontend.is_handle(items):

@@ -94,6 +94,24 @@ class StagedList(list[Any]):
         stacked = (c for c in self.columns if c.stacked is not None)
         return next(stacked, self.columns[0]).length(data=self.data)
 
+    def parts(self) -> tuple[StagedList, ...] | None:
+        """A list for each place in items that are tuples or lists of leaves; None for others."""
+        from exporters.tracing.nodes import Container, Leaf  # nodes make lists themselves
+
+        item = self.item
+        if not isinstance(item, Container) or item.tree.kind not in (
+            "tuple",
+            "namedtuple",
+            "list",
+        ):
+            return None
+        if not item.children or not all(isinstance(c, Leaf) for c in item.children):
+            return None
+        return tuple(
+            StagedList(self.trace, child, (column,), data=self.data)
+            for child, column in zip(item.children, self.columns, strict=True)
+        )
+
     # Changes
 
     def _changed(self, edit: Callable[[list[Any], Any, int], Any], item: Any = _NONE) -> Changed:
@@ -389,7 +407,16 @@ class StagedList(list[Any]):
         return bool(self.trace.frontend.list_count(self, item) > 0)
 
     def __eq__(self, other: object) -> bool:
-        return self is other
+        if self is other or not isinstance(other, list):
+            return self is other
+        if self.trace.live and self.trace.recording:
+            return bool(self.trace.frontend.lists_equal(self, other))
+        world = self.trace.active[0]
+        items = other.in_world(world) if isinstance(other, StagedList) else other
+        return self.in_world(world) == [self.trace.frontend.concrete(x, world) for x in items]
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
 
     def index(self, item: Any, *_: Any) -> Any:
         """The place of the first item that equals another."""

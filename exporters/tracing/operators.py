@@ -115,12 +115,12 @@ class Operand:
 
     Args:
         evaluate: Evaluates it.
-        scope: The names.
+        scope: The names; None if it binds none, and only changes what its function reaches.
     """
 
-    def __init__(self, evaluate: Callable[[], Any], scope: Scope) -> None:
+    def __init__(self, evaluate: Callable[[], Any], scope: Scope | None) -> None:
         self.evaluate = evaluate
-        self.scope = scope
+        self.scope = scope or Scope((), lambda: (), lambda _: None, lambda: (evaluate,))
 
     def __call__(self) -> Any:
         """Its value."""
@@ -190,12 +190,35 @@ def compare(name: str, a: Any, b: Any) -> Any:
             if trace.recording and trace.certain(a, b):
                 return _COMPARE[name](a, b)
             return trace.arithmetic(name, a, b)
+    if name in ("eq", "ne") and recorded() and isinstance(a, list) and isinstance(b, list):
+        lists = a if isinstance(a, StagedList) else b
+        if isinstance(lists, StagedList):
+            equal = lists.trace.frontend.lists_equal(a, b)
+            if equal is not None:
+                return equal if name == "eq" else not_(equal)
+    if name in _STRICT and _holds_numbers(a, b):
+        return _ordered(name, a, b)
     if name in ("eq", "ne") and _holds_numbers(a, b):
         equal = len(a) == len(b) and and_(
             True, *(functools.partial(compare, "eq", x, y) for x, y in zip(a, b, strict=True))
         )
         return equal if name == "eq" else not_(equal)
     return _COMPARE[name](a, b)
+
+
+_STRICT = {"lt": "lt", "le": "lt", "gt": "gt", "ge": "gt"}
+
+
+def _ordered(name: str, a: Any, b: Any) -> Any:
+    """A comparison of two tuples or lists of numbers: the first that differ decide."""
+    if not a or not b:
+        return _COMPARE[name](len(a), len(b))
+    if len(a) == len(b) == 1:
+        return truth(compare(name, a[0], b[0]))
+    more = truth(compare(_STRICT[name], a[0], b[0]))
+    same = functools.partial(compare, "eq", a[0], b[0])
+    rest = functools.partial(_ordered, name, a[1:], b[1:])
+    return or_(more, lambda: and_(truth(same()), rest))
 
 
 def _is(a: Any, b: Any) -> Any:

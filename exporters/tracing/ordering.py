@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import collections
 import functools
+import types
 from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.bodies import NO_SCOPE, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.iteration import comprehension, iterable, natively
+from exporters.tracing.iterators import ITERATORS
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import is_staged
 from exporters.tracing.operators import compare, getitem
@@ -62,9 +64,26 @@ def _index(items: list[Any], element: Any) -> Any:
 _METHODS: dict[str, Callable[..., Any]] = {"sort": _sort, "count": _count, "index": _index}
 
 
+def _extendleft(items: list[Any], more: Any) -> None:
+    for x in natively(more):
+        items.insert(0, x)
+
+
+# A deque that went through a branch or a loop is a list.
+_OF_DEQUES: dict[str, Callable[..., Any]] = {
+    "appendleft": lambda items, x: items.insert(0, x),
+    "extendleft": _extendleft,
+    "popleft": lambda items: items.pop(0),
+}
+
+
 def method(owner: Any, name: str) -> Callable[..., Any]:
     """``owner.name``, where the owner may be a list of what only run time knows."""
+    if type(owner) is list and name in _OF_DEQUES:
+        return functools.partial(_OF_DEQUES[name], owner)
     bound: Callable[..., Any] = getattr(owner, name)
+    if isinstance(owner, types.ModuleType):  # itertools.count
+        return ITERATORS.get(bound, bound)
     trace = recorded()
     if trace is None or type(owner) not in (list, tuple):
         return bound

@@ -1,5 +1,6 @@
 """What compiled code calls instead of Python's own operators, statements and builtins."""
 
+from exporters.tracing.arguments import given, spread, unpack
 from exporters.tracing.bodies import Scope
 from exporters.tracing.branches import if_
 from exporters.tracing.builtin_functions import call, display
@@ -36,7 +37,7 @@ from exporters.tracing.ordering import method
 
 __all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "arithmetic", "as_list",
            "assert_", "beside", "bind", "call", "compare", "comprehension", "display", "for_", "generator",
-           "getitem", "if_", "ifexp", "invoke", "is_constant", "is_instance_of", "is_mapping", "is_sequence",
+           "getitem", "given", "if_", "ifexp", "invoke", "is_constant", "is_instance_of", "is_mapping", "is_sequence",
            "method", "not_", "or_", "positional_attribute", "returned",
-           "setitem", "truth", "updateitem", "while_",
+           "setitem", "spread", "truth", "unpack", "updateitem", "while_",
            "without_keys"]  # fmt: skip
