@@ -1,0 +1,121 @@
+"""Numbers and `math`: eager code and ONNX Runtime agree on all ways through."""
+
+from __future__ import annotations
+
+import math
+from math import hypot, sqrt
+
+import pytest
+
+from tests.script.language import every_way, one_way
+
+PROGRAMS = []
+
+
+def program(function):
+    PROGRAMS.append(function)
+    return function
+
+
+@program
+def minmaxabs(x):
+    n = int((x > 0).sum())
+    m = int((x < 0).sum())
+    return (
+        min(n, m),
+        max(n, m, 2),
+        abs(n - m),
+        min(x[0].item(), 0.5),
+        divmod(n * 7 + 3, m + 2),
+        round(x.sum().item(), 1),
+        pow(n, 2),
+    )
+
+
+@program
+def math_trigonometry(x):
+    s = x.sum().item()
+    return (
+        math.sqrt(abs(s)),
+        math.floor(s / 2),
+        math.exp(-abs(s)),
+        math.hypot(s, 1.0),
+        math.atan2(s, 2.0),
+        math.log1p(abs(s)),
+        math.pi * s,
+        math.ceil(s),
+        math.fabs(s),
+        math.copysign(2.0, s),
+        math.isclose(s, 3.0),
+    )
+
+
+@program
+def math_hyperbolic(x):
+    s = x.sum().item() / 20
+    return (
+        math.sinh(s),
+        math.cosh(s),
+        math.asin(s / 2),
+        math.acos(s / 2),
+        math.atan(s),
+        math.asinh(s),
+        math.tan(s),
+        math.erf(s),
+        math.expm1(s),
+        math.degrees(s),
+        math.radians(s),
+        math.pow(abs(s), 1.5),
+        math.log(abs(s) + 1, 2),
+        math.log(abs(s) + 1),
+        sqrt(abs(s)),
+        hypot(s, s),
+        math.fmod(s, 0.3),
+        math.trunc(s * 10),
+        math.modf(s),
+    )
+
+
+@program
+def math_integers(x):
+    n = int(x.abs().sum().item()) + 2
+    return (
+        math.gcd(n, 6),
+        math.isqrt(n),
+        math.lcm(n, 4),
+        math.prod([n, 2, 3]),
+        math.fsum([n, 0.5]),
+        math.comb(5, 2),
+    )
+
+
+@program
+def math_in_a_loop(x):
+    a = x.abs().sum().item() + 1
+    t = 0.0
+    for v in x:
+        t = t + math.sqrt(a) * math.log(a) + v.item()
+    return t
+
+
+@program
+def math_signs(x):
+    s = x.sum().item()
+    return math.log1p(abs(s)), math.copysign(2.0, s)
+
+
+@program
+def math_sums(x):
+    n = int(x.abs().sum().item()) + 2
+    return math.prod([n, 2, 3]), math.fsum([n, 0.5]), x
+
+
+@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
+@pytest.mark.parametrize("example", [0, 1])
+def test_agrees_when_one_way_is_the_example(function, example):
+    one_way(function, example)
+
+
+@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
+def test_agrees_when_every_way_is_an_example(function):
+    every_way(function)
