@@ -493,7 +493,7 @@ def _star_in(targets: Sequence[ast.expr]) -> tuple[int, int] | None:
 def _unstarred(target: ast.expr) -> ast.expr:
     assert isinstance(target, ast.Tuple | ast.List)
     names = [e.value if isinstance(e, ast.Starred) else e for e in target.elts]
-    return _at(target, ast.Tuple(names, ast.Store()))  # type: ignore[no-any-return]
+    return _at(target, ast.Tuple(names, ast.Store()))
 
 
 def _is_run_time_place(target: ast.expr) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.errors import UntraceableError
 from exporters.tracing.bodies import recorded
-from exporters.tracing.chosen import invoke
+from exporters.tracing.chosen import invoke, require_compiled
 from exporters.tracing.iteration import comprehension, iterable, natively
 from exporters.tracing.lists import StagedList
 from exporters.tracing.trace import Interrupt
@@ -81,7 +81,7 @@ def spread(
                 hint=f"let {name} take the list itself, or *args",
             )
         )
-    trace.passed(code)
+    require_compiled(trace, code)
     packed = [[_Packed(p)] if isinstance(p, StagedList) else p for p in parts]
     return function(*(x for p in packed for x in p), **kwargs)
 
@@ -93,7 +93,7 @@ def _code(function: Any) -> types.CodeType | None:
 
 def _fits(function: Any, code: types.CodeType, parts: list[Any]) -> bool:
     """Whether the list's items all come under the function's ``*args``."""
-    before = isinstance(function, types.MethodType)
+    before = int(isinstance(function, types.MethodType))
     for part in parts:
         if isinstance(part, StagedList):
             return before >= code.co_argcount

@@ -8,20 +8,17 @@ import math
 import operator
 from typing import TYPE_CHECKING, Any
 
-from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
-from exporters.tracing.branches import if_
+from exporters.tracing.bodies import recorded
 from exporters.tracing.extremes import largest, smallest
 from exporters.tracing.iteration import Endless, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS, accumulated, zipped
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
 from exporters.tracing.mathematics import FUNCTIONS
-from exporters.tracing.merging import is_staged
 from exporters.tracing.operators import (
     and_,
     arithmetic,
     compare,
-    getitem,
     not_,
     or_,
     staged_in,

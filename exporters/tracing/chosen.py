@@ -7,17 +7,18 @@ import functools
 import types
 from typing import TYPE_CHECKING, Any
 
+from exporters.errors import DataDependentError
 from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.leaves import presence, same
 from exporters.tracing.scalars import TracedBool, TracedScalar, plain
-from exporters.tracing.trace import Trace
+from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import CodeType
 
-__all__ = ["Chosen", "invoke", "pick", "returned"]
+__all__ = ["Chosen", "invoke", "pick", "require_compiled", "returned"]
 
 
 class Chosen:
@@ -111,8 +112,49 @@ def returned(x: Any) -> Any:
     """What a function returns: its caller has to know what it may be."""
     trace = recorded()
     if trace is not None and _is_open(trace, x):
-        trace.returned()
+        _require_caller(trace)
     return x
+
+
+def _require_caller(trace: Trace) -> None:
+    """Raise if the caller of the innermost function would take the example's answer.
+
+    Raises:
+        Interrupt: It is not compiled.
+    """
+    frame = trace.finder.calling_frame()
+    if frame is None or frame.f_code in trace.compiled:
+        return
+    source, _ = trace.position()
+    raise Interrupt(
+        DataDependentError(
+            "what is returned here is another object for other inputs, and the caller "
+            f"{frame.f_code.co_qualname} is not compiled",
+            source=source,
+            hint=f"mark {frame.f_code.co_qualname} with @bridge.script",
+        ),
+        frame,
+    )
+
+
+def require_compiled(trace: Trace, code: CodeType) -> None:
+    """Raise if a function that has to ask what it is given would take the example's answer.
+
+    Raises:
+        Interrupt: It is not compiled.
+    """
+    if code in trace.compiled or not trace.finder.is_user(code):
+        return
+    source, _ = trace.position()
+    raise Interrupt(
+        DataDependentError(
+            f"what {code.co_qualname} is given here is another object for other inputs, and it "
+            "is not compiled",
+            source=source,
+            hint=f"mark {code.co_qualname} with @bridge.script",
+        ),
+        code,
+    )
 
 
 def _is_open(trace: Trace, x: Any, *, inside: bool = False) -> bool:
@@ -129,7 +171,7 @@ def invoke(function: Any, /, *args: Any, **kwargs: Any) -> Any:
         code, owner = _behind(function)
         given = any(_is_open(trace, x) for x in (*args, *kwargs.values()))
         if code is not None and (given or _is_open(trace, owner)):
-            trace.passed(code)
+            require_compiled(trace, code)
     return function(*args, **kwargs)
 
 

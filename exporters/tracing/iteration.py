@@ -73,12 +73,12 @@ def for_(
         go_on: Any = True if test is None else test()
         if trace is not None and is_staged(trace, go_on):
             if sequence is not None and len(sequence) - index > min(_NESTED, trace.unroll_limit):
-                rest = sequence[index:]
-                stage_loop(trace, body, scope, test=test, first=go_on, over=_over_range(rest))
+                left = _over_range(sequence[index:])
+                stage_loop(trace, body, scope, test=test, first=go_on, over=left)
                 return
             if endless is not None:
-                rest_of = Iterable(_ALWAYS, lambda i, start=index: endless.item(i + start))
-                stage_loop(trace, body, scope, test=test, first=go_on, over=rest_of)
+                rest = Iterable(_ALWAYS, functools.partial(_later, endless.item, index))
+                stage_loop(trace, body, scope, test=test, first=go_on, over=rest)
                 return
             nested += 1
             if nested > trace.unroll_limit:
@@ -88,6 +88,10 @@ def for_(
         if not plain_truth(go_on):
             break
         body(item)
+
+
+def _later(item: Callable[[Any], Any], start: int, index: Any) -> Any:
+    return item(index + start)
 
 
 def raise_endless(trace: Trace, scope: Scope) -> None:

@@ -37,7 +37,7 @@ from exporters.tracing.ordering import method
 
 __all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "arithmetic", "as_list",
            "assert_", "beside", "bind", "call", "compare", "comprehension", "display", "for_", "generator",
-           "getitem", "given", "if_", "ifexp", "invoke", "is_constant", "is_instance_of", "is_mapping", "is_sequence",
-           "method", "not_", "or_", "positional_attribute", "returned",
+           "getitem", "given", "if_", "ifexp", "invoke", "is_constant", "is_instance_of", "is_mapping",
+           "is_sequence", "method", "not_", "or_", "positional_attribute", "returned",
            "setitem", "spread", "truth", "unpack", "updateitem", "while_",
            "without_keys"]  # fmt: skip

@@ -531,45 +531,6 @@ class Trace:
             optional=True,
         )
 
-    def returned(self) -> None:
-        """What a function returns has to be asked which object it is, or which of it is None.
-
-        Raises:
-            Interrupt: Its caller is not compiled, and would take the example's answer.
-        """
-        frame = self.finder.calling_frame()
-        if frame is None or frame.f_code in self.compiled:
-            return
-        source, _ = self.position()
-        raise Interrupt(
-            DataDependentError(
-                "what is returned here is another object for other inputs, and the "
-                f"caller {frame.f_code.co_qualname} is not compiled",
-                source=source,
-                hint=f"mark {frame.f_code.co_qualname} with @bridge.script",
-            ),
-            frame,
-        )
-
-    def passed(self, code: CodeType) -> None:
-        """What a function is given has to be asked which object it is, or what in it is None.
-
-        Raises:
-            Interrupt: The function is not compiled, and would take the example's answer.
-        """
-        if code in self.compiled or not self.finder.is_user(code):
-            return
-        source, _ = self.position()
-        raise Interrupt(
-            DataDependentError(
-                f"what {code.co_qualname} is given here is another object for other inputs, and it "
-                "is not compiled",
-                source=source,
-                hint=f"mark {code.co_qualname} with @bridge.script",
-            ),
-            code,
-        )
-
     # Worlds that come along
 
     def in_worlds(self, function: Callable[[int], Any]) -> dict[int, Any]:
