@@ -90,6 +90,10 @@ class _Meter:
         ((inner_graph, vector, names),) = found
         zeros = np.zeros(len(names), np.float32)
         start = self._constant(zeros, graph)
+        made = start.producer()
+        assert made is not None
+        graph.remove(made)
+        graph.insert_before(node, made)
         carried = ir.Value(
             name=self._names.fresh("bridge.ranges.so_far"), shape=ir.Shape([len(names)]),
             type=ir.TensorType(ir.DataType.FLOAT),

@@ -18,6 +18,7 @@ from optim_passes.quantization.static import PoolFirstPass
 from optim_passes.simplify.constants import DeduplicateInitializersPass
 from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.inference import ForgetSizesPass
+from optim_passes.simplify.scans import LoopToScanPass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -28,9 +29,11 @@ __all__ = ["BEFORE", "BEFORE_STATIC", "BEFORE_WEIGHTS", "FINISH"]
 
 Passes = tuple["ir.passes.PassBase | Repeat", ...]
 
-# ONNX Runtime finds integers around Conv and MatMul, not around what these passes make of them.
+# ONNX Runtime finds integers around Conv and MatMul, not around what these passes make of them. A
+# loop is measured before there are two forms of it, of which the calibration may run one.
 _AFTER = (
-    ConvActivationPass, ForgetSizesPass, PlainProductPass, PostNormResidualPass, QuickGeluPass,
+    ConvActivationPass, ForgetSizesPass, LoopToScanPass, PlainProductPass, PostNormResidualPass,
+    QuickGeluPass,
 )  # fmt: skip
 
 BEFORE: Passes = (
@@ -56,6 +59,7 @@ FINISH: Passes = (
     ConvActivationPass(),
     PlainProductPass(),
     PostNormResidualPass(),
+    LoopToScanPass(),
     DeadCodePass(),
     DeduplicateInitializersPass(),
     ForgetSizesPass(names=True),

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["LoopToScanPass"]
 
 _FEWEST = 4  # iterations; a Loop of no more is as fast, and a Scan must have one
+_LIGHT = 1 << 20  # bytes of a weight
 _ZERO, _ONE = np.asarray(0, np.int64), np.asarray(1, np.int64)
 
 
@@ -66,7 +67,7 @@ def _is_scannable(node: ir.Node, scope: Scope) -> bool:
     inner = list(body.initializers.values())
     if any(v.uses() for v in inner) or any(v in inner for v in body.outputs[1:]):
         return False
-    if any(n.op_type in ("Loop", "Scan") for n in body):
+    if any(n.op_type in ("Loop", "Scan") for n in body) or _is_heavy(body):
         return False  # what an iteration costs hardly matters there
     if any(v.dtype is None or v.shape is None for v in [*body.inputs[2:], *body.outputs[1:]]):
         return False
@@ -76,6 +77,12 @@ def _is_scannable(node: ir.Node, scope: Scope) -> bool:
         and rank(node.inputs[i]) == rank(body.inputs[i])
         for i in carried
     )
+
+
+def _is_heavy(body: ir.Graph) -> bool:
+    """Whether a body multiplies by large weights, which kernels would keep twice."""
+    read = (v for n in body.all_nodes() for v in n.inputs if v is not None)
+    return any(v.const_value is not None and v.const_value.nbytes > _LIGHT for v in read)
 
 
 def _keeps_shape(after: ir.Value | None, formal: ir.Value) -> bool:
@@ -110,7 +117,8 @@ def _scan(node: ir.Node, op: Builder, names: Names) -> list[ir.Value]:
         whole = index is number and _has_rows(x, trips)
         place = numbers if index is number else _table(index, number, numbers, op)
         taken.append((row, x if whole else op.Gather(x, place, axis=0)))
-    if any(v is number for n in nodes for v in _reads(n)) or number in body.outputs:
+    counts = any(v is number for n in nodes for v in _reads(n)) or number in body.outputs
+    if counts or not taken:  # a Scan goes over something
         row = mapping[number] = within.formal("number", ir.DataType.INT64, 0)
         taken.append((row, numbers))
     copies = copy_nodes(nodes, mapping, names)
@@ -154,7 +162,7 @@ def _reads(node: ir.Node) -> list[ir.Value | None]:
     reads = list(node.inputs)
     for graph in inner:
         reads += [v for n in graph.all_nodes() for v in n.inputs]
-        reads += graph.outputs
+        reads.extend(graph.outputs)
     return reads
 
 

@@ -72,6 +72,35 @@ def test_no_rows_are_no_iterations():
     assert_same(fast(none), of_the_number(none), rtol=0, atol=0, inputs=none)
 
 
+def repeated(x, n):
+    for _ in range(n):
+        x = torch.sin(x) * 0.5 + x
+    return x
+
+
+def test_a_loop_over_nothing_is_scanned():
+    program = bridge.export(repeated, (INPUTS[0], 6), examples=[(INPUTS[0], 3)])
+    fast = bridge.optimize(program, target="cpu")
+    assert ops(fast.model)["Scan"] == 1
+    for n in (0, 1, 4, 5, 40):
+        assert_same(fast(INPUTS[0], n), repeated(INPUTS[0], n), rtol=1e-5, atol=1e-6, inputs=n)
+
+
+def test_large_weights_are_in_one_body():
+    weight = torch.randn(600, 600, generator=torch.Generator().manual_seed(0)) / 30
+
+    def multiplied(x):
+        h = torch.zeros(600)
+        for row in x:
+            h = torch.tanh(weight @ h + row[0])
+        return h
+
+    fast = bridge.optimize(
+        bridge.export(multiplied, (INPUTS[0],), dynamic_shapes=({0: "n"},)), target="cpu"
+    )
+    assert "Scan" not in ops(fast.model)
+
+
 def growing(x):
     y = x[:0, 0]
     for row in x:
