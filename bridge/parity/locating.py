@@ -24,10 +24,18 @@ from bridge.parity.divergence import Divergence, Reproducer
 from bridge.parity.forcing import Probe, as_type, comparable, compare_local, severity
 from bridge.parity.oracles import oracle_of
 from bridge.parity.outputs import misplaced_output
-from bridge.parity.quantized import OUTLIER, WrongScale, is_quantized, wrong_scale
+from bridge.parity.quantized import (
+    OUTLIER,
+    WrongScale,
+    in_full,
+    is_quantized,
+    noise,
+    wrong_scale,
+)
 from bridge.parity.regions import suspect
 from bridge.parity.relations import relation
 from bridge.parity.stepping import step_into
+from bridge.parity.structure import node_differences
 from bridge.parity.surgery import cut
 
 if TYPE_CHECKING:
@@ -128,8 +136,11 @@ def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergen
         for name, got in probe.values(list(known), feed, known)
     }
     quantized = is_quantized(probe.model)
-    scale = wrong_scale(probe, oracle, feed, known) if quantized else None
-    guilty = _guilty(rows, quantized=quantized)
+    guilty, scale = _guilty(rows, quantized=quantized), None
+    if quantized:  # what is computed in float has no business to be off
+        exact = _guilty({n: r for n, r in rows.items() if in_full(probe, n, known)})
+        guilty = [*exact, *(n for n in guilty if n not in exact)]
+        scale = None if exact else wrong_scale(probe, oracle, feed, known)
     if scale is not None:
         found = _wrong_scale(probe, scale)
     elif guilty:
@@ -174,6 +185,8 @@ def _guilty(rows: Mapping[str, Comparison], *, quantized: bool = False) -> list[
     worst = max(severities.values(), default=0.0)
     threshold = min(max(worst / 10, 1.0), _CLEAR)
     if quantized and worst > _CLEAR:
+        severities = {n: noise(r) for n, r in rows.items()}
+        worst = max(severities.values())
         finite = [s for s in severities.values() if np.isfinite(s)]
         threshold = worst * OUTLIER if np.isfinite(worst) else max(finite, default=0.0) * 2
     return [n for n, s in severities.items() if s >= threshold]
@@ -230,6 +243,14 @@ def _divergence(
         )
     verdicts += _value_verdicts(expected, probe, feed, known, value)
     verdicts += _weight_verdicts(info.node, probe.model, oracle)
+    if oracle.graph is not None:
+        right = oracle.graph.model.graph
+        verdicts += node_differences(info.node, right, oracle.weights, oracle.label)
+    if not verdicts:
+        verdicts.append(
+            f"{info.node.op_type} {info.name!r} computes other values than {oracle.label} from "
+            "inputs that are right"
+        )
     found = dataclasses.replace(
         found,
         verdicts=tuple(verdicts),

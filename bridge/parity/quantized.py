@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from bridge.parity.comparison import Comparison, Tolerance, compare
 from bridge.parity.forcing import comparable
@@ -15,21 +16,21 @@ from bridge.parity.surgery import reads
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import onnx_ir as ir
-
     from bridge.parity.forcing import Probe
     from bridge.parity.oracles import Oracle
 
-__all__ = ["OUTLIER", "WrongScale", "is_quantized", "wrong_scale"]
+__all__ = ["OUTLIER", "WrongScale", "in_full", "is_quantized", "noise", "wrong_scale"]
 
-OUTLIER = 1 / 3  # of the largest error: beside it, what rounding to 8 bits costs is small
+OUTLIER = 0.6  # of the largest error: beside it, what rounding to 8 or 4 bits costs is small
 _QUANTIZED = {
     "QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger",
     "QLinearConv", "QLinearMatMul", "MatMulNBits", "DynamicQuantizeMatMul", "QAttention",
     "MatMulIntegerToFloat", "QGemm", "GatherBlockQuantized",
 }  # fmt: skip
+_NARROW = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4}
 # Rounding to 4 bits is off by 1/15 of the range at most; a scale that is off by a quarter is not.
 _ROUNDED = Tolerance(0.0, 0.1)
+_CLIPPED = 0.05  # of the numbers: more than calibration leaves out
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,11 +70,38 @@ def wrong_scale(
         if not rows:
             continue
         row, expected = min(zip(rows, fitting, strict=True), key=lambda pair: pair[0].needed)
+        if _saturates(expected, got):
+            continue
         if row.passed or (found is not None and found.row.needed >= row.needed):
             continue
         why = relation(expected, got) or f"it is off by {row.max_abs:.3g}"
         found = WrongScale(node, row, f"the scale or zero point of {node.name!r} is wrong: {why}")
     return found
+
+
+def _saturates(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> bool:
+    """Whether all that is off are a few numbers at the ends of the range, as calibration wants it."""
+    limit = _ROUNDED.atol * float(np.abs(expected).max(initial=0.0))
+    off = np.abs(expected.astype(np.float64) - got) > limit
+    ends = (got == got.max(initial=-np.inf)) | (got == got.min(initial=np.inf))
+    return bool((off <= ends).all() and off.mean() < _CLIPPED)
+
+
+def in_full(probe: Probe, value: str, known: Mapping[str, Any]) -> bool:
+    """Whether a value is computed from known ones without quantized numbers."""
+    return not any(map(_computes_quantized, probe.region(value, known)))
+
+
+def _computes_quantized(node: ir.Node) -> bool:
+    held = [v.const_value for v in node.inputs if v is not None]
+    return node.op_type in _QUANTIZED or any(x is not None and x.dtype in _NARROW for x in held)
+
+
+def noise(row: Comparison) -> float:
+    """How large a difference is beside the values; a few numbers that are cut off do not count much."""
+    if row.problem is not None:
+        return float("inf")
+    return 0.0 if row.passed else float(10 ** (-row.snr / 20))
 
 
 def _from_graph(

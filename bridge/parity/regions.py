@@ -34,12 +34,16 @@ def suspect(
     region = probe.region(value, known)
     if oracle.graph is None or len(region) < 2:
         return None
-    given = {n for n, x in known.items() if comparable(x, oracle.graph.types.get(n))}
-    between = oracle.graph.region(value, dict.fromkeys(given - {value}))
+    given = {n: x for n, x in known.items() if comparable(x, oracle.graph.types.get(n))}
+    given.pop(value, None)
+    between = oracle.graph.region(value, given)
     if value not in oracle.graph.types:  # a graph by somebody else, with names of its own
         between = list(oracle.graph.model.graph)
-    names = [str(v.name) for n in between for v in n.outputs]
-    right = [np.asarray(oracle.values[n]) for n in names if n in oracle.values and n != value]
+    names = [str(v.name) for n in between for v in n.outputs if v.name != value]
+    right = [np.asarray(oracle.values[n]) for n in names if n in oracle.values]
+    within = [n for n in names if n not in oracle.values and n in oracle.graph.types]
+    found = oracle.graph.values(within, feed, given)
+    right += [np.asarray(x) for _, x in found if not isinstance(x, Exception | list)]
     if not right:
         return None
     inner = [str(v.name) for n in region[:-1] for v in n.outputs if v.name in probe.types]
@@ -51,13 +55,36 @@ def suspect(
     vouched = {n for name in sound for n in probe.region(name, known)}
     vouched |= _of_weights_alone(probe, region)
     left = [n for n in region if n not in vouched and _is_approximate(probe, n)]
-    if not left:
-        return None
-    changed = [n for n in left if _reads_other_weights(n, oracle)]
-    if changed:
-        return changed[0]
-    origin = _origin(left[0], names)
-    return [n for n in left if _origin(n, names) == origin][-1] if origin else left[0]
+    origin = _origin(left[0], names) if left else ""
+    if origin:
+        return [n for n in left if _origin(n, names) == origin][-1]
+    sources = _sources(probe, region, set(inner) - sound)
+    sources = [n for n in sources if n not in vouched] or sources
+    return next((n for n in sources if _reads_other_weights(n, oracle)), None) or next(
+        iter(sources), None
+    )
+
+
+def _sources(probe: Probe, region: Sequence[ir.Node], unsound: set[str]) -> list[ir.Node]:
+    """Where wrong numbers begin that stay wrong up to the last node of a region.
+
+    What vouches for all that it comes from need not: normalisation makes numbers right again that
+    are scaled, and weights that are 0 lose what they are given.
+    """
+    within = set(region) - _of_weights_alone(probe, region)
+
+    def before(node: ir.Node) -> list[ir.Node]:
+        made = [v.producer() for v in reads(node) if v.name in unsound]
+        return [n for n in made if n in within and _is_approximate(probe, n)]
+
+    chain: set[ir.Node] = set()
+    pending = [region[-1]]
+    while pending:
+        node = pending.pop()
+        if node not in chain:
+            chain.add(node)
+            pending += before(node)
+    return [n for n in region if n in chain and not before(n)]
 
 
 def _is_approximate(probe: Probe, node: ir.Node) -> bool:
@@ -78,15 +105,20 @@ def _of_weights_alone(probe: Probe, region: Sequence[ir.Node]) -> set[ir.Node]:
 
 
 def _same_numbers(expected: np.ndarray[Any, Any], got: Any) -> bool:
-    """Whether two arrays hold the same numbers in any order."""
+    """Whether two arrays hold the same numbers, in another order if they have other dims.
+
+    Numbers that are all the same say nothing: many a mask and many a bias is 0.
+    """
     got = np.asarray(got)
     if expected.size != got.size or not got.size or not is_floating(got.dtype):
         return False
     expected = expected.astype(got.dtype)
     tolerance = local_tolerance(got.dtype)
     a, b = (np.asarray([x.min(), x.max()]) for x in (expected, got))
-    if not compare("ends", a, b, tolerance).passed:
+    if b[0] == b[1] or not compare("ends", a, b, tolerance).passed:
         return False
+    if expected.shape == got.shape:
+        return compare("all", expected, got, tolerance).passed
     return compare("all", np.sort(expected, None), np.sort(got, None), tolerance).passed
 
 

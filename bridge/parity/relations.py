@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from bridge.parity.comparison import is_floating
@@ -12,6 +13,7 @@ from bridge.parity.comparison import is_floating
 __all__ = ["relation"]
 
 _CLOSE = 1e-3  # of the largest magnitude
+_SAME = 1e-6
 _HALF_MAX = 65504.0
 _MOST_TRANSPOSED = 5  # dims: 120 orders to try
 
@@ -34,8 +36,30 @@ def relation(expected: Any, got: Any) -> str | None:
         told = found(a, b)
         if told is not None:
             return told
+    rounded = _rounded(expected, got)
+    if rounded is not None:
+        return rounded
     if np.array_equal(np.sort(a, None), np.sort(b, None)):
         return "it has the right values in another order"
+    return None
+
+
+def _rounded(expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> str | None:
+    """Whether the numbers went through a coarser element type."""
+    if not is_floating(expected.dtype) or expected.dtype.itemsize <= 2:
+        return None
+    for name, coarse in (("whole numbers", np.trunc), ("whole numbers", np.rint)):
+        if np.array_equal(coarse(expected), got):
+            return f"it is rounded to {name}"
+    for kind in (np.dtype(np.float16), ml_dtypes.bfloat16):
+        with np.errstate(over="ignore"):
+            narrow = expected.astype(kind).astype(got.dtype)
+        scale = float(np.abs(expected).max())
+        if (
+            np.abs(narrow - got).max() <= _SAME * scale
+            and np.abs(expected - got).max() > _SAME * scale
+        ):
+            return f"it is rounded to {np.dtype(kind).name}"
     return None
 
 

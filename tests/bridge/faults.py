@@ -84,6 +84,17 @@ def swapped(op_type: str, nth: int = 0, a: int = 0, b: int = 1, module: str | No
     return plant
 
 
+def duplicated(op_type: str, nth: int = 0):
+    """A node reads its first input twice."""
+
+    def plant(model: ir.Model) -> list[str]:
+        node = find(model, op_type, nth)
+        node.replace_input_with(1, node.inputs[0])
+        return [node.name]
+
+    return plant
+
+
 def rewired(op_type: str, index: int, pick: Callable[[ir.Model, ir.Node], ir.Value], nth: int = 0):
     """Let a node read another value."""
 
