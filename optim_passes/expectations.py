@@ -294,7 +294,9 @@ def _mean_square(node: ir.Node) -> ir.Value | None:
     if added is None:
         return None
     for value in added.inputs:
-        mean = producer(value, "ReduceMean")
+        mean = producer(value, "ReduceMean", "Unsqueeze", "Reshape")
+        if mean is not None and mean.op_type != "ReduceMean":
+            mean = producer(mean.inputs[0], "ReduceMean")
         if mean is None or not _over_last(mean):
             continue
         square = producer(mean.inputs[0], "Mul", "Pow")

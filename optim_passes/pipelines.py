@@ -15,7 +15,7 @@ from optim_passes.fusion.bias_residual import (
     BiasGeluPass,
     SkipLayerNormPass,
 )
-from optim_passes.fusion.convolution import ConvActivationPass
+from optim_passes.fusion.convolution import ConvActivationPass, ConvPadPass
 from optim_passes.fusion.gelu import GeluPass, HardSwishPass, QuickGeluPass
 from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
 from optim_passes.fusion.linear import (
@@ -141,6 +141,7 @@ _STANDARD_FUSIONS: Passes = (
     # After AttentionFusionPass: it removes what was repeated for it.
     SharedHeadsPass(),
     RotaryPass(),
+    ConvPadPass(),
     # Each leaves what another one takes: a scaled branch, a sum of branches that is normalised.
     Repeat(BatchNormPass(), LayerScalePass(), ParallelConvPass()),
     # What fusions made of constants, such as masks.
@@ -173,6 +174,7 @@ CPU: Passes = (
     FullMaskPass(),
     SharedHeadsPass(),
     RotaryPass(),
+    ConvPadPass(),
     # Each leaves what another one takes: a scaled branch, a sum of branches that is normalised.
     Repeat(BatchNormPass(), LayerScalePass(), ParallelConvPass()),
     # Masks that fusions made of constants, and sizes that follow from those of an attention.
@@ -231,6 +233,7 @@ CUDA: Passes = (
     FullMaskPass(),
     SharedHeadsPass(),
     RotaryPass(),
+    ConvPadPass(),
     # Each leaves what another one takes: a scaled branch, a sum of branches that is normalised.
     Repeat(BatchNormPass(), LayerScalePass(), ParallelConvPass()),
     ConstantFoldPass(),

@@ -41,15 +41,22 @@ class _Scores:
     """What goes into the softmax: ``scale * factors * query @ key.T + masks``.
 
     The factors are one for each head. A mask has the number of heads beside it if it came where a
-    product of three dims had its batch and heads apart.
+    product of three dims had its batch and heads apart. What was added may be scaled by a number.
     """
 
     product: ir.Node
     scale: float = 1.0
     factors: list[tuple[str, ir.Value]] = dataclasses.field(default_factory=list)
     added: list[tuple[ir.Value, int | None]] = dataclasses.field(default_factory=list)
+    scales: list[float] = dataclasses.field(default_factory=list)
     allowed: list[tuple[ir.Value, bool, int | None]] = dataclasses.field(default_factory=list)
     path: list[ir.Node] = dataclasses.field(default_factory=list)
+    hidden: ir.Value | None = None
+
+    def hide(self, hidden: tuple[ir.Value, bool]) -> bool:
+        """Let queries that may see no key give 0; say whether a mask says where that is."""
+        self.hidden = hidden[0]
+        return any(hidden == (condition, allowed) for condition, allowed, _ in self.allowed)
 
 
 class AttentionFusionPass(NodePass):
@@ -71,7 +78,7 @@ class AttentionFusionPass(NodePass):
     def rewrite(self, node: ir.Node, op: Builder) -> Any:
         """The attention."""
         weights, value = node.inputs
-        softmax, guarded = _softmax(weights)
+        softmax, guarded, hidden = _softmax(weights)
         if node.domain or softmax is None or value is None:
             return None
         size = rank(softmax.inputs[0])
@@ -80,6 +87,8 @@ class AttentionFusionPass(NodePass):
         scores = _scores(softmax.inputs[0])
         size = None if scores is None else rank(scores.product.outputs[0])
         if scores is None or size is None or size != rank(node.outputs[0]):
+            return None
+        if hidden is not None and not scores.hide(hidden):
             return None
         require(op.opset >= 23 or self.contrib, f"opset {op.opset} has no Attention")
         require(size in (3, 4, 5), f"the scores have rank {size}", softmax)
@@ -105,7 +114,8 @@ class AttentionFusionPass(NodePass):
             windows = any(rank(m) == 5 and (dims(m) or ())[1] != 1 for m, _ in scores.added)
             apart = _apart(query, value, op, fixed=windows)
             operands = [op.Reshape(x, [-1, *_inner_sizes(x)]) for x in operands]
-        mask, causal = _mask(scores, operands, op, guarded=guarded, grouped=size == 3)
+        zeros = guarded or hidden is not None
+        mask, causal = _mask(scores, operands, op, guarded=zeros, grouped=size == 3)
         if op.opset >= 23:
             y = op.node(
                 "Attention", *operands, mask, scale=scale, is_causal=int(causal) or None,
@@ -115,7 +125,7 @@ class AttentionFusionPass(NodePass):
                 query, _, value = operands
                 refine_shape(y, [*(dims(query) or ())[:3], (dims(value) or ())[3]])
         else:
-            y = _multi_head(operands, mask, op, scale=scale, causal=causal, guarded=guarded)
+            y = _multi_head(operands, mask, op, scale=scale, causal=causal, guarded=zeros)
         if size == 5:
             return op.Reshape(y, apart)
         return op.Squeeze(y, [0]) if size == 3 else y
@@ -154,18 +164,31 @@ def _apart(query: ir.Value, value: ir.Value, op: Builder, *, fixed: bool) -> Any
     return op.Concat(op.Shape(query, start=0, end=2), np.asarray(inner, np.int64), axis=0)
 
 
-def _softmax(weights: ir.Value | None) -> tuple[ir.Node | None, bool]:
-    """The softmax that attention weights come from, and whether its NaNs are replaced by 0."""
+def _softmax(
+    weights: ir.Value | None,
+) -> tuple[ir.Node | None, bool, tuple[ir.Value, bool] | None]:
+    """The softmax that attention weights come from.
+
+    Also whether its NaNs are replaced by 0, or where weights are: by a condition, and whether those
+    are kept where it is true.
+    """
     node = producer(weights, "Softmax", "Where", "Reshape")
     if node is None or node.op_type == "Softmax":
-        return node, False
+        return node, False, None
     if node.op_type == "Reshape":
-        return (producer(node.inputs[0], "Softmax"), False) if _regroups(node) else (None, False)
-    condition, zero, kept = node.inputs
-    is_nan = producer(condition, "IsNaN")
-    if is_nan is None or scalar(zero) != 0 or is_nan.inputs[0] is not kept:
-        return None, False
-    return producer(kept, "Softmax"), True
+        softmax = producer(node.inputs[0], "Softmax") if _regroups(node) else None
+        return softmax, False, None
+    condition, first, second = node.inputs
+    for zero, kept, allowed in ((first, second, False), (second, first, True)):
+        softmax = producer(kept, "Softmax")
+        if scalar(zero) != 0 or softmax is None or condition is None:
+            continue
+        is_nan = producer(condition, "IsNaN")
+        if is_nan is None:
+            return softmax, False, (condition, allowed)
+        if is_nan.inputs[0] is kept and not allowed:
+            return softmax, True, None
+    return None, False, None
 
 
 def _scores(value: ir.Value | None) -> _Scores | None:
@@ -184,9 +207,11 @@ def _scores(value: ir.Value | None) -> _Scores | None:
         if factor is None:
             return _scaled_heads(node)
         scores = None if not factor else _scores(x)
-        if scores is None or factor is None or scores.added or scores.allowed:
+        if scores is None or factor is None or scores.allowed:
             return None
-        scores.scale *= factor if node.op_type == "Mul" else 1 / factor
+        factor = factor if node.op_type == "Mul" else 1 / factor
+        scores.scale *= factor
+        scores.scales = [n * factor for n in scores.scales]
         scores.path.append(node)
         return scores
     if node.op_type == "Where":
@@ -196,6 +221,7 @@ def _scores(value: ir.Value | None) -> _Scores | None:
         if scores is None or mask is None:
             continue
         scores.added.append((mask, _heads_apart(x, mask, scores)))
+        scores.scales.append(1.0)
         scores.path.append(node)
         return scores
     return None
@@ -266,6 +292,7 @@ def _windows(node: ir.Node) -> _Scores | None:
         scores = _scores(apart.inputs[0])
         if scores is not None:
             scores.added.append((mask, None))
+            scores.scales.append(1.0)
             scores.path += [apart, add, node]
             return scores
     return None
@@ -302,9 +329,12 @@ def _key(value: ir.Value | None, scale: float, op: Builder) -> tuple[ir.Value | 
     """The keys, from the transposed keys; the Transpose goes away with the one before it."""
     value, scale = _unscaled(value, scale)
     size, view = rank(value), view_of(value)
-    if size is None or view is None or all(n.op_type != "Transpose" for n in view.nodes):
+    if size is None or view is None:
         return None, scale
     turned = [*range(size - 2), size - 1, size - 2]
+    if all(n.op_type != "Transpose" for n in view.nodes):
+        free = 1 in (dims(value) or ())[-2:]  # of one key, turning is a Reshape
+        return op.Transpose(value, perm=turned) if free else None, scale
     last = view.nodes[-1]
     before = permutation(last) if last.op_type == "Transpose" else None
     if before is None:
@@ -326,11 +356,14 @@ def _mask(
     query, key, _ = operands
     given = []
     for condition, allowed, heads in scores.allowed:
-        low = op.number(_lowest(query.dtype), query)
+        hidden = condition is scores.hidden
+        low = op.number(-np.inf if hidden else _lowest(query.dtype), query)
         zero = op.number(0, query)
         given.append((op.Where(condition, *((zero, low) if allowed else (low, zero))), heads))
+    for (mask, heads), factor in zip(scores.added, scores.scales, strict=True):
+        given.append((mask if factor == 1 else op.Mul(mask, op.number(factor, query)), heads))
     masks = []
-    for mask, heads in (*given, *scores.added):
+    for mask, heads in given:
         if heads is not None:
             mask = _for_each_head(mask, heads, query, op)
         masks.append(_for_each_image(mask, query, op) if rank(mask) == 5 else mask)

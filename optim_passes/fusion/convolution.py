@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from optim_passes.rewriting import NodePass, require, require_dtype
 from optim_passes.values import (
     attribute,
     constant,
+    dims,
     input_of,
+    ints,
     is_op,
     only_consumer,
     producer,
+    rank,
     same_shape,
     scalar,
 )
@@ -21,9 +25,42 @@ from optim_passes.values import (
 if TYPE_CHECKING:
     from optim_passes.builder import Builder
 
-__all__ = ["ConvActivationPass"]
+__all__ = ["ConvActivationPass", "ConvPadPass"]
 
 FLOAT = ir.DataType.FLOAT
+
+
+class ConvPadPass(NodePass):
+    """``Conv(Pad(x))`` with zeros around the image becomes a ``Conv`` that pads.
+
+    ONNX Runtime does so too, but not before a convolution that is fused with its activation.
+    """
+
+    op_types: ClassVar[frozenset[str]] = frozenset({"Conv"})
+
+    def rewrite(self, node: ir.Node, op: Builder) -> Any:
+        """The convolution of what was padded."""
+        pad = producer(node.inputs[0], "Pad")
+        size = rank(node.inputs[0])
+        if node.domain or pad is None or size is None:
+            return None
+        if attribute(pad, "mode", "constant") != "constant" or input_of(pad, 3) is not None:
+            return None
+        if attribute(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            return None
+        given, value = ints(input_of(pad, 1)), input_of(pad, 2)
+        if given is None or (value is not None and scalar(value) != 0):
+            return None
+        start, end = given[:size], given[size:]
+        outer = [*start[:2], *end[:2]]
+        require(not any(outer), "the batch or the channels are padded", pad)
+        require(all(n >= 0 for n in given), "the image is cut", pad)
+        before = attribute(node, "pads", [0] * 2 * (size - 2))
+        pads = [a + b for a, b in zip(before, [*start[2:], *end[2:]], strict=True)]
+        return op.node(
+            "Conv", pad.inputs[0], *node.inputs[1:], like=node.outputs[0], attributes_of=node,
+            pads=pads, auto_pad=None,
+        )  # fmt: skip
 
 
 class ConvActivationPass(NodePass):
@@ -70,10 +107,14 @@ class ConvActivationPass(NodePass):
                 continue
             if y.dtype != FLOAT or constant(z) is not None or not same_shape(y, z):
                 continue
+            channels = (dims(y) or (None, None))[1]
+            bias: Any = input_of(conv, 2)
+            if bias is None and isinstance(channels, int):
+                # Without one, ONNX Runtime 1.32 leaves the node out of its blocked layout.
+                bias = np.zeros(channels, np.float32)
             return op.ms(
-                "FusedConv", *conv.inputs[:2], input_of(conv, 2), z, like=node.outputs[0],
-                attributes_of=conv,
-            )  # fmt: skip
+                "FusedConv", *conv.inputs[:2], bias, z, like=node.outputs[0], attributes_of=conv
+            )
         return None
 
 

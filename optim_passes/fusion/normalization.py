@@ -103,8 +103,7 @@ def _mean_square(value: ir.Value | None, d: ir.Value) -> tuple[list[int], float]
         axes = _mean_axes(mean)
         if epsilon is None or axes is None or not is_scalar(number):
             continue
-        assert mean is not None
-        reduce = mean.producer()
+        reduce = _reduction(mean)
         assert reduce is not None
         if _is_square(reduce.inputs[0], d):
             return axes, float(epsilon)
@@ -113,12 +112,30 @@ def _mean_square(value: ir.Value | None, d: ir.Value) -> tuple[list[int], float]
 
 def _mean_axes(value: ir.Value | None) -> list[int] | None:
     """The axes of a ReduceMean that keeps the rank."""
-    node = producer(value, "ReduceMean")
+    node = _reduction(value)
     size = None if node is None else rank(node.inputs[0])
-    if node is None or size is None or not attribute(node, "keepdims", 1):
+    if node is None or size is None:
         return None
     axes = attribute(node, "axes") if len(node.inputs) < 2 else ints(node.inputs[1])
     return None if not axes else [norm_axis(a, size) for a in axes]
+
+
+def _reduction(value: ir.Value | None) -> ir.Node | None:
+    """The ReduceMean that keeps the rank, or over the last axis that is put back after it."""
+    node = producer(value, "ReduceMean", "Unsqueeze", "Reshape")
+    if node is None or node.op_type == "ReduceMean":
+        return node if node is not None and attribute(node, "keepdims", 1) else None
+    reduce, size = producer(node.inputs[0], "ReduceMean"), rank(value)
+    if reduce is None or size is None or rank(reduce.inputs[0]) != size:
+        return None
+    axes = attribute(reduce, "axes") if len(reduce.inputs) < 2 else ints(reduce.inputs[1])
+    placed = ints(input_of(node, 1))
+    if attribute(reduce, "keepdims", 1) or axes not in ([-1], [size - 1]) or placed is None:
+        return None
+    if node.op_type == "Unsqueeze":
+        return reduce if placed in ([-1], [size - 1]) else None
+    kept = placed[:-1] == [0] * (size - 1) or placed[:-1] == [*[0] * (size - 2), -1]
+    return reduce if placed[-1] == 1 and kept and not attribute(node, "allowzero", 0) else None
 
 
 def _is_square(value: ir.Value | None, d: ir.Value) -> bool:
@@ -143,7 +160,7 @@ def _centred(d: ir.Value, axes: list[int]) -> ir.Value | None:
     node = producer(d, "Sub")
     if node is None or _mean_axes(node.inputs[1]) != axes:
         return None
-    reduce = producer(node.inputs[1], "ReduceMean")
+    reduce = _reduction(node.inputs[1])
     assert reduce is not None
     return node.inputs[0] if reduce.inputs[0] is node.inputs[0] else None
 
@@ -177,7 +194,7 @@ class FactoredNormPass(NodePass):
     def _fuse(
         self, x: ir.Value, mean: ir.Value | None, k: ir.Value, shift: ir.Value | None, op: Builder
     ) -> ir.Value | None:
-        axes, reduce = _mean_axes(mean), producer(mean, "ReduceMean")
+        axes, reduce = _mean_axes(mean), _reduction(mean)
         inverse, product = producer(k, "Mul"), None
         size, width = rank(x), (dims(x) or (None,))[-1]
         if reduce is None or reduce.inputs[0] is not x or inverse is None or size is None:

@@ -14,7 +14,9 @@ from optim_passes.values import (
     constant,
     dims,
     input_of,
+    ints,
     norm_axis,
+    only_consumer,
     producer,
     rank,
     same_dim,
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from optim_passes.builder import Builder
 
+Dims = tuple["int | ir.SymbolicDim", ...]
+
 __all__ = ["RotaryHeadsPass", "RotaryPass", "SharedHeadsPass"]
 
 
@@ -33,15 +37,19 @@ class RotaryPass(NodePass):
     """``x * cos + rotate_half(x) * sin`` becomes ``RotaryEmbedding`` (opset 23 and later).
 
     ``rotate_half(x)`` is ``concat(-x[..., half:], x[..., :half])``. Cosines and sines hold each
-    number twice, side by side; that is seen where they are ``concat(f, f)``.
+    number twice, side by side; that is seen where they are ``concat(f, f)``. The halves may be
+    written apart, ``concat(a * cos - b * sin, b * cos + a * sin)``, and what is left of the heads
+    may be put behind them.
     """
 
-    op_types: ClassVar[frozenset[str]] = frozenset({"Add"})
+    op_types: ClassVar[frozenset[str]] = frozenset({"Add", "Concat"})
 
     def rewrite(self, node: ir.Node, op: Builder) -> Any:
         """The embedding."""
         if node.domain:
             return None
+        if node.op_type == "Concat":
+            return _joined(node, op)
         for first, second in (list(node.inputs), list(node.inputs)[::-1]):
             straight, turned = producer(first, "Mul"), producer(second, "Mul")
             if straight is None or turned is None:
@@ -55,17 +63,133 @@ class RotaryPass(NodePass):
 
     def _fuse(self, x: ir.Value, cos: ir.Value, sin: ir.Value, op: Builder) -> ir.Value:
         require_opset(op, 23)
-        shape = dims(x)
-        require(shape is not None and len(shape) == 4, f"the rank is {rank(x)}", x)
-        assert shape is not None
-        require(isinstance(shape[3], int), "the size of the heads varies", x)
         tables = []
         for name, table in (("cosines", cos), ("sines", sin)):
             half = _half(table, op)
             require(half is not None, f"the {name} are not two equal halves", table)
+            assert half is not None
             tables.append(half)
-        y: ir.Value = op.RotaryEmbedding(x, *(_table(t, x, op) for t in tables if t is not None))
+        return _embedding(x, tables, op)
+
+
+def _joined(node: ir.Node, op: Builder) -> ir.Value | None:
+    """The embedding of halves that are put together, or of the first part of each head."""
+    size = rank(node.outputs[0])
+    if size is None or norm_axis(attribute(node, "axis"), size) != size - 1:
+        return None
+    first, *others = node.inputs
+    embedding = producer(first, "RotaryEmbedding")
+    if embedding is not None and len(others) == 1 and first is not None:
+        part, width = _span(embedding.inputs[0]), _width(embedding.inputs[0])
+        rest = _span(others[0])
+        whole = part is not None and (part[0], 0, width) == part and rest is not None
+        if not whole or rest != (part[0], width, _width(part[0])):  # type: ignore[index]
+            return None
+        if only_consumer(first) is None or "rotary_embedding_dim" in embedding.attributes:
+            return None
+        x = part[0]  # type: ignore[index]
+        return op.node(
+            "RotaryEmbedding", x, *embedding.inputs[1:], attributes_of=embedding,
+            rotary_embedding_dim=width,
+        )  # fmt: skip
+    halves = _halves(first, others[0]) if 1 <= len(others) <= 2 else None
+    if halves is None or op.opset < 23:
+        return None
+    x, end, tables = halves
+    width = _width(x)
+    if end != width:
+        rest = _span(others[1]) if len(others) == 2 else None
+        if rest == (x, end, width):
+            return _embedding(x, tables, op, dim=end)
+        x = op.Slice(x, [0], [end], [size - 1])
+    return _embedding(x, tables, op) if len(others) == 1 else None
+
+
+def _halves(
+    first: ir.Value | None, second: ir.Value | None
+) -> tuple[ir.Value, int, list[ir.Value]] | None:
+    """``x``, where its halves end, cosines and sines of ``a * c - b * s`` and ``b * c + a * s``."""
+    minus, plus = producer(first, "Sub"), producer(second, "Add")
+    if minus is None or plus is None:
+        return None
+    products = [producer(v, "Mul") for v in (*minus.inputs, *plus.inputs)]
+    if any(p is None for p in products):
+        return None
+    ac, bs, *crossed = (set(p.inputs) for p in products if p is not None)
+    for a in ac:
+        for b in bs:
+            (c,), (s,) = ac - {a} or (None,), bs - {b} or (None,)
+            if {b, c} not in crossed or {a, s} not in crossed:
+                continue
+            low, high = _span(a), _span(b)
+            if low is None or high is None or low[0] is not high[0] or low[1] != 0:
+                continue
+            if low[2] == high[1] and high[2] == 2 * low[2] and c is not None and s is not None:
+                return low[0], high[2], [c, s]
+    return None
+
+
+def _width(value: ir.Value | None) -> int | None:
+    width = (dims(value) or (None,))[-1]
+    return width if isinstance(width, int) else None
+
+
+def _span(value: ir.Value | None) -> tuple[ir.Value, int, int] | None:
+    """The part of the last axis of another value that this one is; of itself if of no other."""
+    size = rank(value)
+    node = producer(value, "Slice", "Split")
+    source = None if node is None else node.inputs[0]
+    if value is None:
+        return None
+    found = None
+    if node is not None and source is not None and _width(source) is not None and size:
+        found = _sliced(node, size) if node.op_type == "Slice" else _split(node, value, size)
+    if found is None:
+        width = _width(value)
+        return None if width is None else (value, 0, width)
+    assert source is not None
+    outer = _span(source)
+    start, end = found
+    return (source, start, end) if outer is None else (outer[0], outer[1] + start, outer[1] + end)
+
+
+def _sliced(node: ir.Node, size: int) -> tuple[int, int] | None:
+    ranges = slice_ranges(node)
+    return ranges[size - 1] if ranges is not None and set(ranges) == {size - 1} else None
+
+
+def _split(node: ir.Node, value: ir.Value, size: int) -> tuple[int, int] | None:
+    widths = [_width(v) for v in node.outputs[: (value.index() or 0) + 1]]
+    if norm_axis(attribute(node, "axis", 0), size) != size - 1 or None in widths:
+        return None
+    known = [n for n in widths if n is not None]
+    return sum(known[:-1]), sum(known)
+
+
+def _embedding(
+    x: ir.Value, tables: list[ir.Value], op: Builder, *, dim: int | None = None
+) -> ir.Value:
+    """The one node, for heads before or behind the sequence."""
+    shape = dims(x)
+    require(shape is not None and len(shape) == 4, f"the rank is {rank(x)}", x)
+    assert shape is not None
+    require(isinstance(shape[3], int), "the size of the heads varies", x)
+    if not all(map(_is_behind, tables)):
+        made = [_table(t, x, op, axis=1) for t in tables]
+        y: ir.Value = op.RotaryEmbedding(x, *made, rotary_embedding_dim=dim)
         return y
+    heads, width = shape[2:]
+    require(isinstance(heads, int), "the number of heads varies", x)
+    flat = op.Reshape(x, [0, 0, heads * width])
+    made = [_table(t, x, op, axis=2) for t in tables]
+    y = op.RotaryEmbedding(flat, *made, num_heads=heads, rotary_embedding_dim=dim)
+    return op.Reshape(y, [0, 0, heads, width])
+
+
+def _is_behind(table: ir.Value) -> bool:
+    """Whether a table is for heads behind the sequence: ``[.., sequence, 1, half]``."""
+    shape = dims(table)
+    return shape is not None and len(shape) > 2 and shape[-2] == 1 and shape[-3] != 1
 
 
 def _is_rotated(value: ir.Value | None, x: ir.Value) -> bool:
@@ -77,23 +201,18 @@ def _is_rotated(value: ir.Value | None, x: ir.Value) -> bool:
     if norm_axis(attribute(concat, "axis"), size) != size - 1:
         return False
     negated = producer(concat.inputs[0], "Neg")
-    width = (dims(x) or (None,))[-1]
-    if negated is None or not isinstance(width, int) or width % 2:
+    width = _width(x)
+    if negated is None or width is None or width % 2:
         return False
     half = width // 2
     return _is_part(negated.inputs[0], x, half, width) and _is_part(concat.inputs[1], x, 0, half)
 
 
 def _is_part(value: ir.Value | None, x: ir.Value, low: int, high: int) -> bool:
-    node = producer(value, "Slice", "Split")
-    size = rank(x)
-    if node is None or node.inputs[0] is not x or size is None or value is None:
+    part, whole = _span(value), _span(x)
+    if part is None or whole is None:
         return False
-    if node.op_type == "Slice":
-        return slice_ranges(node) == {size - 1: (low, high)}
-    if norm_axis(attribute(node, "axis", 0), size) != size - 1 or len(node.outputs) != 2:
-        return False
-    return value.index() == (1 if low else 0) and dims(value) is not None
+    return part in ((x, low, high), (whole[0], whole[1] + low, whole[1] + high))
 
 
 def _half(table: ir.Value, op: Builder) -> ir.Value | None:
@@ -137,18 +256,27 @@ def _is_rows(node: ir.Node) -> bool:
     return not attribute(node, "axis", 0) and rank(node.inputs[0]) == 2
 
 
-def _table(table: ir.Value, x: ir.Value, op: Builder) -> ir.Value:
-    """The table as ``[batch, sequence, half]``, which the operator wants without positions."""
+def _table(table: ir.Value, x: ir.Value, op: Builder, *, axis: int) -> ir.Value:
+    """The table as ``[batch, sequence, half]``, which the operator wants without positions.
+
+    Args:
+        table: It is broadcast to ``x``.
+        x: What is embedded, of four dims.
+        op: Makes the nodes.
+        axis: That of the heads.
+    """
     shape, wanted = dims(table), dims(x)
     require(shape is not None, "the rank of the tables is not known", table)
     assert shape is not None
     assert wanted is not None
-    if len(shape) == 4:
-        require(shape[1] == 1, "the tables differ between heads", table)
-        table, shape = op.Squeeze(table, [1]), (shape[0], *shape[2:])
+    size = len(shape)
+    require(2 <= size <= 4, f"the rank of the tables is {size}", table)
+    heads = axis - 4 + size  # where the axis of the heads is in the table
+    if heads >= 0:
+        require(shape[heads] == 1, "the tables differ between heads", table)
+        table, shape = op.Squeeze(table, [heads]), (*shape[:heads], *shape[heads + 1 :])
     if len(shape) == 2:
         table, shape = op.Unsqueeze(table, [0]), (1, *shape)
-    require(len(shape) == 3, f"the rank of the tables is {len(shape)}", table)
     if same_dim(shape[0], wanted[0]):
         return table
     require(shape[0] == 1, "the tables' batch is not that of the operand", table)
@@ -200,7 +328,7 @@ class SharedHeadsPass(NodePass):
 
 
 def _unrepeated(value: ir.Value | None) -> ir.Value | None:
-    """``[b, heads, s, d]`` before each head was repeated, by Expand and Reshape or by Gather."""
+    """``[b, heads, s, d]`` before each head was repeated: Expand or Tile, and Reshape; or Gather."""
     shape = dims(value)
     if shape is None or not isinstance(shape[1], int):
         return None
@@ -213,7 +341,7 @@ def _unrepeated(value: ir.Value | None) -> ir.Value | None:
         repeated = np.repeat(np.arange(heads), shape[1] // heads)
         return source if np.array_equal(index, repeated) else None
     reshape = producer(value, "Reshape")
-    expand = None if reshape is None else producer(reshape.inputs[0], "Expand")
+    expand = None if reshape is None else producer(reshape.inputs[0], "Expand", "Tile")
     if expand is None:
         return None
     wide = dims(expand.outputs[0])
@@ -226,4 +354,14 @@ def _unrepeated(value: ir.Value | None) -> ir.Value | None:
         return None
     if rank(source) != 4 or (dims(source) or (None, None))[1] != wide[1]:
         return None
-    return source
+    return source if _repeats_only(expand, before, wide) else None
+
+
+def _repeats_only(expand: ir.Node, before: Dims, wide: Dims) -> bool:
+    """Whether an Expand or Tile leaves all axes but the third one as they are."""
+    given, kept = ints(input_of(expand, 1)), (0, 1, 3, 4)
+    if expand.op_type == "Tile":
+        return given is not None and all(given[i] == 1 for i in kept)
+    if given is not None and len(given) == 5:
+        return all(given[i] in (1, before[i]) for i in kept)
+    return all(same_dim(before[i], wide[i]) for i in kept)

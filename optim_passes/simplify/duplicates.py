@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
+import onnx
 import onnx_ir as ir
 
 from optim_passes.purity import is_pure
@@ -41,7 +43,7 @@ class CommonSubexpressionPass(Pass):
         here = self._seen.setdefault(id(scope.body), {})
         for node in list(scope.body):
             sizes = _sizes(node)
-            key = _key(node) if sizes is None else sizes
+            key = _key(node, scope) if sizes is None else sizes
             if key is None:
                 continue
             first = here.get(key)
@@ -83,11 +85,23 @@ def _before(node: ir.Node, holder: ir.Node) -> bool:
     return False
 
 
-def _key(node: ir.Node) -> Any:
+@functools.cache
+def _defaults(op_type: str, domain: str, version: int) -> dict[str, Any]:
+    """Attributes that say nothing where they have these values."""
+    try:
+        schema = onnx.defs.get_schema(op_type, version, domain)
+    except onnx.defs.SchemaError:
+        return {}
+    known = {n: a.default_value for n, a in schema.attributes.items() if not a.required}
+    return {n: ir.from_proto(v).value for n, v in known.items() if v.name}
+
+
+def _key(node: ir.Node, scope: Scope) -> Any:
     """What equal nodes have in common; None for nodes that must not be merged."""
     if not is_pure(node):
         return None
     attributes: list[Any] = []
+    defaults = _defaults(node.op_type, node.domain, scope.opsets.get(node.domain, 1))
     for name, given in sorted(node.attributes.items()):
         if given.is_ref():
             attributes.append((name, "ref", given.ref_attr_name))
@@ -101,6 +115,8 @@ def _key(node: ir.Node) -> Any:
             value = tuple(value)
         elif not isinstance(value, int | float | str | bytes):
             return None
+        elif name in defaults and value == defaults[name]:
+            continue
         attributes.append((name, int(given.type), value))
     operands = [_operand(v) for v in node.inputs]
     if node.op_type in ("Add", "Mul", "And", "Or", "Equal") and not node.domain:

@@ -24,6 +24,7 @@ from optim_passes.values import (
     ints,
     is_known,
     norm_axis,
+    producer,
     rank,
     static_shape,
 )
@@ -167,7 +168,7 @@ def _convolution(node: ir.Node) -> list[int | str | None] | None:
 def _reshape(node: ir.Node) -> list[int | str | None] | None:
     given, wanted = dim_terms(node.inputs[0]), elements(input_of(node, 1))
     if given is None or wanted is None:
-        return None
+        return _partly_reshaped(node)
     if attribute(node, "allowzero", 0) and Term(0) in wanted:
         return None
     if any(t == Term(0) and i >= len(given) for i, t in enumerate(wanted)):
@@ -182,6 +183,22 @@ def _reshape(node: ir.Node) -> list[int | str | None] | None:
                 rest = None if rest is None else rest.over(term)
         sizes = [t if t != Term(-1) else rest or Term(1, (None,)) for t in sizes]
     return _named(sizes)
+
+
+def _partly_reshaped(node: ir.Node) -> list[int | str | None] | None:
+    """The rank, and the sizes that are written in the target."""
+    target = input_of(node, 1)
+    concat, length = producer(target, "Concat"), static_shape(target)
+    if concat is None:
+        return None if length is None else [None] * length[0]
+    found: list[int | str | None] = []
+    for x in concat.inputs:
+        known, length = elements(x), static_shape(x)
+        if known is None and length is None:
+            return None
+        terms: list[Term | None] = [None] * (length or (0,))[0] if known is None else [*known]
+        found += [None if t is None or t.dims or t.factor < 1 else t.factor for t in terms]
+    return found
 
 
 def _expand(node: ir.Node) -> list[int | str | None] | None:

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from optim_passes.rewriting import NodePass, require
-from optim_passes.values import attribute, dims, input_of, ints, rank, small_array
+from optim_passes.values import (
+    attribute,
+    dims,
+    input_of,
+    ints,
+    producer,
+    rank,
+    small_array,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -154,6 +162,26 @@ def _binary(operation: str) -> Any:
     return rule
 
 
+def _where(node: ir.Node, depth: int) -> list[Term] | None:
+    """``Where(shape == -1, 1, shape)``, as TorchScript writes expand."""
+    comparison = producer(node.inputs[0], "Equal")
+    operands = [] if comparison is None else [*comparison.inputs, *node.inputs[1:]]
+    given = [elements(x, depth) for x in operands]
+    size = max((len(g) for g in given if g is not None), default=0)
+    if not given or any(g is None or len(g) not in (1, size) for g in given):
+        return None
+    left, right, then, other = (g * (size // len(g)) for g in given if g is not None)
+    chosen: list[Term] = []
+    for a, b, yes, no in zip(left, right, then, other, strict=True):
+        if a.dims and b.dims:
+            return None
+        number = min(a, b, key=lambda t: len(t.dims))
+        if (a.dims or b.dims) and number.factor >= 0:
+            return None  # a size may be that number
+        chosen.append(yes if a == b else no)
+    return chosen
+
+
 def _combine(operation: str, a: Term, b: Term) -> Term | None:
     if operation == "Mul":
         return a.times(b)
@@ -185,6 +213,7 @@ _RULES = {
     "Sub": _binary("Sub"),
     "Mul": _binary("Mul"),
     "Div": _binary("Div"),
+    "Where": _where,
 }
 
 

@@ -11,6 +11,7 @@ from optim_passes.simplify.folding import ConstantFoldPass
 from optim_passes.simplify.inference import InferShapesPass
 from optim_passes.simplify.noops import NoOpPass
 from optim_passes.simplify.rearrangements import RearrangementPass
+from optim_passes.simplify.shapes import ShapeChainPass
 from tests.optim_passes.running import SIZES, feed_for, optimise, parse, reasons
 
 TIDY = Repeat(NoOpPass(), RearrangementPass(), CommonSubexpressionPass(), DeadCodePass())
@@ -41,6 +42,11 @@ SCORES = [
     ("a = MatMul(q, t) s = Where(m, inf, a)", f"{TYPES}, bool[S,M] m"),
     ("a = MatMul(q, t) s = Mul(a, m)", f"{TYPES}, float[3,1,1] m"),
     ("a = MatMul(q, t) b = Div(a, m) s = Add(b, n)", f"{TYPES}, float[B,3,1,1] m, float[S,M] n"),
+    ("a = MatMul(q, t) b = Add(a, m) s = Div(b, r)", f"{TYPES}, float[S,M] m"),
+    (
+        "a = MatMul(q, t) b = Add(a, m) c = Mul(b, r) s = Add(c, n)",
+        f"{TYPES}, float[B,3,S,M] m, float[M] n",
+    ),
 ]
 
 
@@ -191,6 +197,32 @@ def test_chosen_masks_keep_what_they_say_of_rows_without_keys(fill, guarded):
         feed["m"][2] = False
     counts, _ = optimise(model, AttentionFusionPass(), feeds=[feed], rtol=1e-4)
     assert counts == {"Where": 1, "Unsqueeze": 1, "Attention": 1}
+
+
+@pytest.mark.parametrize("fill", ["inf", "low"])
+@pytest.mark.parametrize("kept", ["m, a, {0}", "m, {0}, a"])
+def test_weights_that_are_hidden_twice_are_zero_in_rows_without_keys(fill, kept):
+    model = attention(
+        f"a = MatMul(q, t) s = Where({kept.format(fill)})",
+        types=f"{TYPES}, bool[S,M] m",
+        weights=f"p = Softmax<axis=-1>(s) w = Where({kept.replace('a', 'p').format('zero')})",
+    )
+    feed = feed_for(model, SIZES)
+    feed["m"][:] = kept == "m, a, {0}"
+    feed["m"][1, 1:] ^= True
+    feed["m"][2] ^= True
+    counts, _ = optimise(model, AttentionFusionPass(), feeds=[feed], rtol=1e-4)
+    assert counts == {"Where": 1, "Unsqueeze": 1, "Attention": 1}
+
+
+def test_weights_that_are_hidden_by_another_mask_are_left_alone():
+    model = attention(
+        "a = MatMul(q, t) s = Where(m, a, inf)",
+        types=f"{TYPES}, bool[S,M] m, bool[S,M] n",
+        weights="p = Softmax<axis=-1>(s) w = Where(n, p, zero)",
+    )
+    counts, _ = optimise(model, AttentionFusionPass(), rtol=1e-4)
+    assert "Attention" not in counts
 
 
 @pytest.mark.parametrize(
@@ -358,6 +390,50 @@ def test_rotary_tables_may_be_constant():
     passes = (InferShapesPass(), RotaryPass(), ConstantFoldPass(), TIDY)
     counts, _ = optimise(model, *passes, rtol=1e-4)
     assert counts.keys() <= {"RotaryEmbedding", "Expand", "Shape", "Concat"}
+
+
+APART = "p = Mul(a, c) q = Mul(b, s) u = Sub(p, q) p2 = Mul(c, b) q2 = Mul(s, a) v = Add(p2, q2) "
+
+
+@pytest.mark.parametrize(
+    ("shape", "table", "nodes", "left"),
+    [
+        ("B,3,S,4", "S,2", f"a, b = Split(x) {APART} y = Concat(u, v)", {}),
+        ("B,3,S,4", "B,1,S,2", f"a, b = Split(x) {APART} y = Concat(u, v)", {}),
+        ("B,S,3,4", "S,1,2", f"a, b = Split(x) {APART} y = Concat(u, v)", {"Reshape": 2}),
+        ("B,S,3,4", "B,S,1,2", f"a, b = Split(x) {APART} y = Concat(u, v)", {"Reshape": 2}),
+        ("B,3,S,6", "S,2", f"a = Slice(x, n0, n2, n3) b = Slice(x, n2, n4, n3) {APART} "
+         "r = Slice(x, n4, n6, n3) y = Concat(u, v, r)", {}),
+        ("B,3,S,6", "S,2", f"e = Slice(x, n0, n4, n3) a, b = Split(e) {APART} w = Concat(u, v) "
+         "r = Slice(x, n4, n6, n3) y = Concat(w, r)", {}),
+        ("B,3,S,6", "S,4", "x4, r = Split(x, n42) h = Slice(x4, n2, n4, n3) l = Slice(x4, n0, n2, n3) "
+         "n = Neg(h) t = Concat(n, l) c2 = Cos(c) d = Concat(f, f) c3 = Cos(d) s3 = Sin(d) "
+         "p = Mul(x4, c3) q = Mul(t, s3) e = Add(p, q) y = Concat(e, r)", {"Cos": 1, "Sin": 1}),
+    ],
+)  # fmt: skip
+def test_rotary_embedding_of_halves_and_of_parts_of_heads(shape, table, nodes, left):
+    nodes = nodes.replace("Concat(", "Concat<axis=-1>(").replace("Split(x)", "Split(x, n22)")
+    nodes = nodes.replace("Split(e)", "Split(e, n22)").replace("Split(", "Split<axis=-1>(")
+    model = parse(
+        f"g (float[{shape}] x, float[{table}] c, float[{table}] s, float[S,2] f) => (y) <"
+        "int64[1] n0 = {0}, int64[1] n2 = {2}, int64[1] n3 = {3}, int64[1] n4 = {4}, "
+        f"int64[1] n6 = {{6}}, int64[2] n22 = {{2,2}}, int64[2] n42 = {{4,2}}> {{ {nodes} }}",
+        opset=23,
+    )
+    passes = (InferShapesPass(), RotaryPass(), ShapeChainPass(), DeadCodePass())
+    counts, _ = optimise(model, *passes, rtol=1e-4, atol=1e-5)
+    moved = {"Unsqueeze", "Squeeze", "Shape", "Concat", "Expand"}
+    assert {k: n for k, n in counts.items() if k not in moved} == {"RotaryEmbedding": 1, **left}
+
+
+def test_tables_for_each_head_are_refused():
+    model = parse(
+        "g (float[2,2,S,4] x, float[2,S,2] c, float[2,S,2] s) => (y) <int64[2] n22 = {2,2}> {"
+        f"a, b = Split<axis=-1>(x, n22) {APART} y = Concat<axis=-1>(u, v) }}",
+        opset=23,
+    )
+    _, report = optimise(model, InferShapesPass(), RotaryPass())
+    assert reasons(report) == {"the tables differ between heads"}
 
 
 def test_rotary_tables_with_different_halves_are_refused():

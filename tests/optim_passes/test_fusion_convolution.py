@@ -2,14 +2,16 @@ import numpy as np
 import pytest
 
 from optim_passes.fusion.batch_norm import BatchNormPass
-from optim_passes.fusion.convolution import ConvActivationPass
+from optim_passes.fusion.convolution import ConvActivationPass, ConvPadPass
 from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
 from optim_passes.fusion.parallel_convolutions import ParallelConvPass
 from optim_passes.fusion.scaling import LayerScalePass
+from optim_passes.pipeline import run
 from optim_passes.pipelines import CPU
 from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.inference import InferShapesPass
 from optim_passes.simplify.noops import NoOpPass
+from optim_passes.values import constant
 from tests.optim_passes.running import ops, optimise, parse, reasons
 
 RNG = np.random.default_rng(0)
@@ -255,6 +257,61 @@ def test_residual_joins_the_convolution_before_an_activation():
     )
     counts, _ = optimise(model, InferShapesPass(), ConvActivationPass(), rtol=1e-4, atol=1e-5)
     assert counts == {"microsoft.FusedConv": 1}
+
+
+LARGE = {"sizes": [{"N": 2, "H": 6, "W": 7}], "rtol": 1e-4, "atol": 1e-5}
+PADDED = (
+    "g (float[N,3,H,W] x, float[4,3,3,3] w) => (y) <int64[8] p = {0,0,1,0,0,0,2,1}, "
+    "int64[8] c = {0,1,0,0,0,0,0,0}, int64[8] m = {0,0,-1,0,0,0,0,0}, float z = {0}, float o = {1}>"
+)
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "a = Pad(x, p) y = Conv(a, w)",
+        "a = Pad(x, p, z) y = Conv<pads=[1,1,1,1], strides=[2,2]>(a, w)",
+        'a = Pad(x, p, z) b = Conv<auto_pad="VALID">(a, w) y = Relu(b)',
+    ],
+)
+def test_zeros_around_an_image_are_padding(nodes):
+    counts, _ = optimise(
+        parse(f"{PADDED} {{ {nodes} }}", w=weights(4, 3, 3, 3)), ConvPadPass(), **LARGE
+    )
+    assert "Pad" not in counts
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        ("a = Pad(x, p, o) y = Conv(a, w)", None),
+        ('a = Pad<mode="edge">(x, p) y = Conv(a, w)', None),
+        ('a = Pad(x, p) y = Conv<auto_pad="SAME_UPPER">(a, w)', None),
+        ("a = Pad(x, m) y = Conv(a, w)", "the image is cut"),
+        ("s = Slice(x, z0, z2, z1) a = Pad(s, c) y = Conv(a, w)", "the batch or the channels are padded"),
+    ],
+)  # fmt: skip
+def test_other_padding_stays(nodes, reason):
+    text = PADDED.replace(
+        "<int64[8] p", "<int64[1] z0 = {0}, int64[1] z1 = {1}, int64[1] z2 = {2}, int64[8] p"
+    )
+    counts, report = optimise(
+        parse(f"{text} {{ {nodes} }}", w=weights(4, 3, 3, 3)), ConvPadPass(), **LARGE
+    )
+    assert "Pad" in counts
+    assert reasons(report) == ({reason} if reason else set())
+
+
+def test_residual_joins_a_convolution_that_has_a_bias():
+    """Of one without, ONNX Runtime makes no convolution of its blocked layout."""
+    model = parse(
+        "g (float[N,3,H,W] x, float[3,3,3,3] w) => (float[N,3,H,W] y) "
+        "{ a = Conv<pads=[1,1,1,1]>(x, w) c = Add(x, a) y = Relu(c) }",
+        w=weights(3, 3, 3, 3),
+    )
+    made, _ = run(model, (InferShapesPass(), ConvActivationPass()))
+    (node,) = made.graph
+    assert constant(node.inputs[2]).size == 3
 
 
 @pytest.mark.parametrize(
