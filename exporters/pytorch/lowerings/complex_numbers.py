@@ -105,7 +105,7 @@ def _joined(real: Any, imag: Any) -> Any:
     return torch.complex(real, imag)
 
 
-def _by_parts(function: Callable[..., Any]) -> Callable[..., Any]:
+def by_parts(function: Callable[..., Any]) -> Callable[..., Any]:
     def body(*args: Any, **kwargs: Any) -> Any:
         results = [
             function(*_parts_of(args, i), **{k: _parts_of(v, i) for k, v in kwargs.items()})
@@ -126,7 +126,7 @@ LINEAR = (
     torch.tril, torch.triu, torch.neg, torch.alias_copy, T.expand_as, T.view_as,
 )  # fmt: skip
 for _function in LINEAR:
-    decomposes(_function, pairs=True)(_by_parts(_function))
+    decomposes(_function, pairs=True)(by_parts(_function))
 
 
 def _both(x: Any) -> tuple[Any, Any]:

@@ -121,7 +121,7 @@ def addmm(
 
 
 def _sum_with_product(input: T, product: T, beta: Any, alpha: Any) -> T:
-    if not input.is_floating_point() and not hasattr(beta, "record"):
+    if not (input.is_floating_point() or input.is_complex() or hasattr(beta, "record")):
         beta, alpha = int(beta), int(alpha)  # as eager reads them
     if hasattr(alpha, "record") or alpha != 1:
         product = product * alpha

@@ -260,7 +260,8 @@ def as_strided(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     owner = tracer.record(base)
     if owner is None or not base.is_contiguous():
         return tracer.call(func, plan(func), args, kwargs)
-    if not any(isinstance(x, TracedScalar) for x in tracer.leaves(args, kwargs)):
+    dynamic = any(isinstance(x, TracedScalar) for x in tracer.leaves(args, kwargs))
+    if not dynamic and not tensor.is_complex():
         with torch._C.DisableTorchFunction():
             result = func(*args, **kwargs)
         tracer.adopt(result, base, owner)
