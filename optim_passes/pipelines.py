@@ -64,6 +64,7 @@ from optim_passes.simplify.skewing import LoopSkewPass
 from optim_passes.simplify.slices import ConcatPass, SlicePass
 from optim_passes.simplify.tables import LoopTablePass
 from optim_passes.simplify.unit_axes import LeadingAxisPass, UnitAxisPass
+from optim_passes.simplify.writes import LoopWritePass
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -104,6 +105,8 @@ SIMPLIFY: Passes = (
         # LoopTablePass, which does so for the inner one of two loops.
         LoopSkewPass(),
         LoopTablePass(),
+        # After LoopTablePass, which may leave nothing of the loop.
+        LoopWritePass(),
         RowTablePass(),
         SequenceToScanPass(),
         # Before RearrangementPass, which merges the transposes.
