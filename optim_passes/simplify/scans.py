@@ -11,10 +11,12 @@ from optim_passes.builder import Builder
 from optim_passes.copying import copy_nodes, put_beside, stands_beside
 from optim_passes.rewriting import Outcome, Pass
 from optim_passes.scopes import Names, visible_from
-from optim_passes.simplify.tables import is_counted
+from optim_passes.simplify.tables import is_counted, scalars
 from optim_passes.values import (
     attribute,
     dims,
+    ints,
+    norm_axis,
     producer,
     rank,
     same_dim,
@@ -106,29 +108,32 @@ def _scan(node: ir.Node, op: Builder, names: Names) -> list[ir.Value]:
     carried = [_formal(within, v) for v in body.inputs[2:]]
     mapping: dict[ir.Value, ir.Value | None] = dict(zip(body.inputs[2:], carried, strict=True))
     mapping[body.inputs[1]] = op.constant(np.asarray(True))
-    taken, nodes = [], []
-    for inner in body:
-        index = _index(inner, number, op)
-        if index is None:
-            nodes.append(inner)
-            continue
-        x = inner.inputs[0]
-        row = mapping[inner.outputs[0]] = _formal(within, inner.outputs[0])
-        whole = index is number and _has_rows(x, trips)
-        place = numbers if index is number else _table(index, number, numbers, op)
-        taken.append((row, x if whole else op.Gather(x, place, axis=0)))
-    counts = any(v is number for n in nodes for v in _reads(n)) or number in body.outputs
-    if counts or not taken:  # a Scan goes over something
+    rows = _Rows(number, numbers, trips, op)
+    nodes = [inner for inner in body if not rows.take(inner)]
+    read = {v for n in nodes for v in _reads(n)} | set(body.outputs)
+    before, taken = op.within(op.scope), []
+    for value, (table, axis) in rows.tables.items():
+        if value in read:
+            row = mapping[value] = _formal(within, value)
+            taken.append((row, table, axis))
+    for value, table in rows.matrices.items():
+        if value in read:
+            assert value.dtype is not None
+            row = within.formal("row", value.dtype, 1)
+            mapping[value] = before.Unsqueeze(row, [0])
+            taken.append((row, table, 0))
+    if number in read or not taken:  # a Scan goes over something
         row = mapping[number] = within.formal("number", ir.DataType.INT64, 0)
-        taken.append((row, numbers))
+        taken.append((row, numbers, 0))
     copies = copy_nodes(nodes, mapping, names)
     results = _results(body, mapping, copies, within)
-    op.initializers += within.initializers
-    inputs = [*carried, *(row for row, _ in taken)]
-    graph = ir.Graph(inputs, results, nodes=[*copies, *within.nodes], name=body.name)
+    op.initializers += before.initializers + within.initializers
+    inputs = [*carried, *(row for row, _, _ in taken)]
+    inner_nodes = [*before.nodes, *copies, *within.nodes]
+    graph = ir.Graph(inputs, results, nodes=inner_nodes, name=body.name)
     made = op.node(
-        "Scan", *node.inputs[2:], *(x for _, x in taken), outputs=len(node.outputs), body=graph,
-        num_scan_inputs=len(taken),
+        "Scan", *node.inputs[2:], *(x for _, x, _ in taken), outputs=len(node.outputs), body=graph,
+        num_scan_inputs=len(taken), scan_input_axes=[axis for _, _, axis in taken],
     )  # fmt: skip
     made = [made] if isinstance(made, ir.Value) else made
     for new, old in zip(made, node.outputs, strict=True):
@@ -166,14 +171,75 @@ def _reads(node: ir.Node) -> list[ir.Value | None]:
     return reads
 
 
-def _index(node: ir.Node, number: ir.Value, op: Builder) -> ir.Value | None:
-    """What chooses a row of a table from outside, if that is computed from the iteration's number."""
-    if node.op_type != "Gather" or node.domain or attribute(node, "axis", 0) != 0:
-        return None
-    x, index = node.inputs
-    if x is None or index is None or not visible_from(x, op.scope) or not dims(x):
-        return None
-    return index if _depends_on(index, number, op) else None
+class _Rows:
+    """The rows that the iterations take from tables outside.
+
+    Args:
+        number: The iteration's number.
+        numbers: All of them.
+        trips: How many there are.
+        op: Makes the nodes before the scan.
+
+    Attributes:
+        tables: Where a value of the body is a row along an axis.
+        matrices: Where one is a matrix of one row, or what a product makes of one: its rows.
+    """
+
+    def __init__(self, number: ir.Value, numbers: ir.Value, trips: ir.Value, op: Builder) -> None:
+        self.number, self.numbers, self.trips, self.op = number, numbers, trips, op
+        self.tables: dict[ir.Value, tuple[ir.Value, int]] = {}
+        self.matrices: dict[ir.Value, ir.Value] = {}
+
+    def take(self, node: ir.Node) -> bool:
+        """Whether a node takes a row, or may do so for all rows before."""
+        if node.domain or len(node.outputs) != 1:
+            return False
+        result, (x, *rest) = node.outputs[0], node.inputs or (None,)
+        if node.op_type == "Gemm" and x in self.matrices and not attribute(node, "transA", 0):
+            if not all(v is not None and visible_from(v, self.op.scope) for v in rest):
+                return False
+            if len(rest) > 1 and rank(rest[1]) != 1:
+                return False
+            self.matrices[result] = self.op.node(
+                "Gemm", self.matrices[x], *rest, attributes_of=node
+            )
+            return True
+        if x is None or not visible_from(x, self.op.scope) or not dims(x):
+            return False
+        if node.op_type == "Slice" and rank(x) == 2 and self._is_row(node):
+            self.matrices[result] = self._table(x, self.number, 0)
+            return True
+        index = rest[0] if node.op_type == "Gather" else None
+        if index is None or not _depends_on(index, self.number, self.op):
+            return False
+        axis = norm_axis(attribute(node, "axis", 0), rank(x) or 0)
+        self.tables[result] = self._table(x, index, axis), axis
+        return True
+
+    def _is_row(self, node: ir.Node) -> bool:
+        """``x[i : i + 1]`` that certainly has a row."""
+        shape, operands = dims(node.outputs[0]), list(node.inputs)
+        if not shape or shape[0] != 1 or len(operands) < 4 or ints(operands[3]) != [0]:
+            return False
+        if len(operands) > 4 and ints(operands[4]) != [1]:
+            return False
+        start, end = (scalars(v) for v in operands[1:3])
+        if start is None or end is None or [start[0]] != start or start[0] is not self.number:
+            return False
+        step = producer(end[0], "Add")
+        if len(end) != 1 or step is None or self.number not in step.inputs:
+            return False
+        return any(scalar(v) == 1 for v in step.inputs)
+
+    def _table(self, x: ir.Value, index: ir.Value, axis: int) -> ir.Value:
+        """A table of as many rows as there are iterations."""
+        if index is self.number and axis == 0 and _has_rows(x, self.trips):
+            return x
+        place = self.numbers
+        if index is not self.number:
+            place = _table(index, self.number, self.numbers, self.op)
+        made: ir.Value = self.op.Gather(x, place, axis=axis)
+        return made
 
 
 def _depends_on(index: ir.Value, number: ir.Value, op: Builder) -> bool:

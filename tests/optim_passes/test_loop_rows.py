@@ -136,3 +136,45 @@ def test_what_else_is_read_keeps_its_axis():
     )
     optimise(model, InferShapesPass(), UnitAxisPass(), DeadCodePass())
     assert ops(model)["Squeeze"] == 1
+
+
+def written_until(x, k):
+    y, h = torch.ones(2, x.shape[0] + 1, 3), torch.zeros(3)
+    for t in range(x.shape[0]):
+        h = h + x[t]
+        y[k, t] = h
+        if h.max() > 2:
+            break
+    return y, h
+
+
+def read_again(x, k):
+    y = torch.zeros(x.shape[0], 3)
+    for t in range(x.shape[0]):
+        y[t] = x[t] + y[k]
+        if y[t].max() > 2:
+            break
+    return y
+
+
+def written_twice(x, k):
+    y, h = torch.zeros(2, 3), torch.zeros(3)
+    for t in range(x.shape[0]):
+        h = h + x[t]
+        y[t % 2] = h
+        if h.max() > 2:
+            break
+    return y
+
+
+@pytest.mark.parametrize(
+    ("function", "inside"), [(written_until, 0), (read_again, 1), (written_twice, 1)]
+)
+def test_rows_with_places_of_their_own_are_written_behind_the_loop(function, inside):
+    x, k = torch.rand(6, 3, generator=torch.Generator().manual_seed(1)), torch.tensor(1)
+    program = bridge.export(function, (x, k), dynamic_shapes=({0: "n"}, {}))
+    fast = bridge.optimize(program, target="cpu")
+    assert body(fast).count("ScatterND") == inside
+    for n in (6, 2, 30):
+        inputs = (x.repeat(n, 1)[:n] * 0.3, k)
+        assert_same(fast(*inputs), function(*inputs), rtol=1e-5, atol=1e-6, inputs=inputs)
