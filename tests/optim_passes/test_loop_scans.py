@@ -43,9 +43,9 @@ def written(x):
 
 def with_a_branch(x):
     state, count = torch.zeros(3), 0
-    for row in x:
+    for i, row in enumerate(x):
         if row.sum() > 0:
-            state = state + row
+            state = state + row * i
             count += 1
         else:
             state = state * 0.5
@@ -72,11 +72,19 @@ def columns(x):
     return total, torch.stack(seen)
 
 
+def of_nothing(x):
+    a, b = torch.zeros(()), x.sum()
+    for _ in range(x.shape[0]):
+        a, b = b, a * 0.5 - b
+    return a
+
+
 INPUTS = [torch.randn(n, 3, generator=torch.Generator().manual_seed(n)) for n in (6, 1, 4, 5, 40)]
 
 
 @pytest.mark.parametrize(
-    "function", [best_path, of_the_number, written, with_a_branch, rows_of_a_cell, columns]
+    "function",
+    [best_path, of_the_number, written, with_a_branch, rows_of_a_cell, columns, of_nothing],
 )
 def test_a_loop_over_rows_is_scanned(function):
     program = bridge.export(function, (INPUTS[0],), dynamic_shapes=({0: "n"},))
