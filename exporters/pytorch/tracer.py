@@ -32,7 +32,7 @@ from exporters.pytorch.unsupported import (
     describe_arguments,
     untraced_transform,
 )
-from exporters.pytorch.views import scatter_view
+from exporters.pytorch.views import assigns_itself, scatter_view
 from exporters.tracing.lists import StagedList
 from exporters.tracing.record import Record, View
 from exporters.tracing.replay import OuterWrite
@@ -205,7 +205,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                 self._note_fresh(result, leaves)
             return result
 
-        if known.assigns and self._assigns_itself(*args):
+        if known.assigns and assigns_itself(self, *args):
             return None
         if known.reshapes and self.record(args[0]) is not None:
             return self._reshape(func, known, args, kwargs)
@@ -337,20 +337,6 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
 
     def _is_same_everywhere(self, argument: torch.Tensor, results: dict[int, Any]) -> bool:
         return all(self.concrete(argument, w) is result for w, result in results.items())
-
-    def _assigns_itself(self, tensor: torch.Tensor, index: Any, value: Any) -> bool:
-        """Whether ``x[i] = v`` ends an ``x[i] += y``: the value is that very part of ``x``."""
-        if not isinstance(value, torch.Tensor):
-            return False
-        if value.untyped_storage()._cdata != tensor.untyped_storage()._cdata:
-            return False
-        home = self.trace.active[0]
-        place = self.concrete(tensor, home)[self.concrete(index, home)]
-        return (
-            place.data_ptr() == value.data_ptr()
-            and place.shape == value.shape
-            and place.stride() == value.stride()
-        )
 
     def _is_random(self, known: Plan) -> bool:
         return any(isinstance(e, Lowering) and e.random for e in known.entries)
@@ -596,7 +582,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
             return
         record.memory = base.memory
         record.seen = base.memory.writes
-        record.view = View(base, emit_again, put_back)
+        record.view = View(base, emit_again, put_back, args[1] if len(args) > 1 else None)
 
 
 def _filled(x: Any) -> Any:

@@ -15,7 +15,7 @@ from exporters.script.structure import PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MODULE", "ExpressionConverter", "staged_call"]
+__all__ = ["MODULE", "ExpressionConverter", "is_run_time_place", "staged_call"]
 
 
 _COMPARISONS = {
@@ -222,6 +222,8 @@ class ExpressionConverter(ast.NodeTransformer):
             return ast.fix_missing_locations(
                 ast.copy_location(ast.Call(function, arguments, []), node)
             )
+        if isinstance(function, ast.Attribute) and is_run_time_place(function.value):
+            return self.within(function.value, lambda item: self._called_on(node, item))
         args = [self.visit(a) for a in node.args]
         keywords = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
         if isinstance(function, ast.Attribute) and function.attr in _METHODS:
@@ -239,6 +241,39 @@ class ExpressionConverter(ast.NodeTransformer):
             args = [called, *args]
             called = _staged_operator("invoke", function)
         return ast.fix_missing_locations(ast.copy_location(ast.Call(called, args, keywords), node))
+
+    def _called_on(self, node: ast.Call, item: ast.expr) -> ast.expr:
+        """The call of a method of what a name stands for."""
+        assert isinstance(node.func, ast.Attribute)
+        function = ast.copy_location(ast.Attribute(item, node.func.attr, ast.Load()), node.func)
+        call = ast.Call(function, node.args, node.keywords)
+        converted: ast.expr = self.visit(ast.copy_location(call, node))
+        return converted
+
+    def within(self, place: ast.expr, change: Callable[[ast.expr], ast.expr]) -> ast.expr:
+        """What is done with ``a[i]``, which may change it.
+
+        Args:
+            place: The subscript.
+            change: Makes the (converted) expression for what is done with a name.
+        """
+        assert isinstance(place, ast.Subscript)
+        self._count += 1
+        name = f"{PREFIX}place_{self._count}"
+        self._own_scopes += 1
+        try:
+            body = change(ast.copy_location(ast.Name(name, ast.Load()), place))
+        finally:
+            self._own_scopes -= 1
+        function = ast.copy_location(ast.Lambda(_parameters(name), body), place)
+        index = self.visit(place.slice)
+
+        def at(container: ast.expr) -> ast.expr:
+            return staged_call("within", container, index, function, at=place)
+
+        if is_run_time_place(place.value):
+            return self.within(place.value, at)
+        return at(self.visit(place.value))
 
     def _spread(
         self, at: ast.Call, called: ast.expr, args: list[ast.expr], keywords: list[ast.keyword]
@@ -340,6 +375,14 @@ def _function_of(target: ast.expr, body: ast.expr) -> ast.Lambda:
     )
     picked = ast.Subscript(ast.ListComp(body, [generator]), ast.Constant(0), ast.Load())
     return ast.Lambda(_parameters(f"{PREFIX}items"), picked)
+
+
+def is_run_time_place(node: ast.AST) -> bool:
+    """Whether ``x[i]`` may be a list's item at a run-time position."""
+    if not isinstance(node, ast.Subscript):
+        return False
+    index = node.slice.operand if isinstance(node.slice, ast.UnaryOp) else node.slice
+    return not isinstance(index, ast.Constant | ast.Slice | ast.Tuple)
 
 
 def _is_plain_index(index: ast.expr) -> bool:

@@ -6,7 +6,12 @@ import ast
 import builtins
 from typing import TYPE_CHECKING, Any
 
-from exporters.script.expressions import MODULE, ExpressionConverter, staged_call
+from exporters.script.expressions import (
+    MODULE,
+    ExpressionConverter,
+    is_run_time_place,
+    staged_call,
+)
 from exporters.script.names import (
     FUNCTIONS,
     bound_names,
@@ -155,7 +160,9 @@ class StatementConverter:
             return self._assign(s)
         if isinstance(s, ast.Return) and s.value is not None:
             return [_at(s, ast.Return(self._returned(self.expression(s.value), s)))]
-        if isinstance(s, ast.AugAssign) and _is_run_time_place(s.target):
+        if isinstance(s, ast.AugAssign) and (
+            is_run_time_place(s.target) or _is_nested_place(s.target)
+        ):
             return self._update_item(s)
         if isinstance(s, ast.AugAssign):
             s.value = self.expressions.beside(s.target, s.value)
@@ -299,11 +306,10 @@ class StatementConverter:
 
     def _assign(self, s: ast.Assign) -> list[ast.stmt]:
         """An assignment; items at a run-time position are set by a call after it."""
-        places: list[tuple[str, ast.Subscript]] = []
+        places: list[tuple[str, ast.expr]] = []
 
         def replaced(target: ast.expr) -> ast.expr:
-            if _is_run_time_place(target):
-                assert isinstance(target, ast.Subscript)
+            if is_run_time_place(target) or _is_nested_place(target):
                 places.append((self.name("item"), target))
                 return _at(target, ast.Name(places[-1][0], ast.Store()))
             if isinstance(target, ast.Tuple | ast.List):
@@ -319,29 +325,52 @@ class StatementConverter:
             value = staged_call("unpack", value, ast.Constant(before), ast.Constant(after), at=s)
             targets_ = [_unstarred(t) for t in s.targets]
             s = _at(s, ast.Assign(targets_, s.value))
-        if len(s.targets) == 1 and _is_run_time_place(s.targets[0]):
-            return [self._set_item(s, s.targets[0], value)]
+        (single, *others) = s.targets
+        if not others and (is_run_time_place(single) or _is_nested_place(single)):
+            return [self._set_item(s, single, value)]
         targets = [replaced(t) for t in s.targets]
         self.made.update(name for name, _ in places)
         sets = [self._set_item(s, target, _load(name, s)) for name, target in places]
         return [_at(s, ast.Assign(targets, value)), *sets]
 
     def _set_item(self, at: ast.stmt, target: ast.expr, value: ast.expr) -> ast.stmt:
+        if _is_nested_place(target):
+            assert isinstance(target, ast.Subscript | ast.Attribute)
+            call = self.expressions.within(
+                target.value, lambda o: self._stored(at, target, o, value)
+            )
+        else:
+            assert isinstance(target, ast.Subscript)
+            call = self._stored(at, target, self.expression(target.value), value)
+        return _at(at, ast.Expr(call))
+
+    def _stored(
+        self, at: ast.stmt, target: ast.expr, owner: ast.expr, value: ast.expr
+    ) -> ast.expr:
+        """``owner[i] = value`` or ``owner.name = value``, as a call."""
+        if isinstance(target, ast.Attribute):
+            return staged_call("setattribute", owner, ast.Constant(target.attr), value, at=at)
         assert isinstance(target, ast.Subscript)
-        container, index = self.expression(target.value), self.expression(target.slice)
-        return _at(at, ast.Expr(staged_call("setitem", container, index, value, at=at)))
+        return staged_call("setitem", owner, self.expression(target.slice), value, at=at)
 
     def _update_item(self, s: ast.AugAssign) -> list[ast.stmt]:
         target = s.target
-        assert isinstance(target, ast.Subscript)
-        call = staged_call(
-            "updateitem",
-            self.expression(target.value),
-            self.expression(target.slice),
-            ast.Constant(type(s.op).__name__),
-            self.expression(s.value),
-            at=s,
-        )
+        operation = ast.Constant(type(s.op).__name__)
+        value = self.expression(s.value)
+
+        def updated(owner: ast.expr) -> ast.expr:
+            if isinstance(target, ast.Attribute):
+                name = ast.Constant(target.attr)
+                return staged_call("updateattribute", owner, name, operation, value, at=s)
+            assert isinstance(target, ast.Subscript)
+            index = self.expression(target.slice)
+            return staged_call("updateitem", owner, index, operation, value, at=s)
+
+        assert isinstance(target, ast.Subscript | ast.Attribute)
+        if _is_nested_place(target):
+            call = self.expressions.within(target.value, updated)
+        else:
+            call = updated(self.expression(target.value))
         return [_at(s, ast.Expr(call))]
 
     # Functions of bodies
@@ -496,12 +525,9 @@ def _unstarred(target: ast.expr) -> ast.expr:
     return _at(target, ast.Tuple(names, ast.Store()))
 
 
-def _is_run_time_place(target: ast.expr) -> bool:
-    """Whether ``x[i]`` may be a list's item at a run-time position."""
-    if not isinstance(target, ast.Subscript):
-        return False
-    index = target.slice.operand if isinstance(target.slice, ast.UnaryOp) else target.slice
-    return not isinstance(index, ast.Constant | ast.Slice | ast.Tuple)
+def _is_nested_place(target: ast.expr) -> bool:
+    """Whether ``x[i][j]`` or ``x[i].name`` is in an object at a run-time position."""
+    return isinstance(target, ast.Subscript | ast.Attribute) and is_run_time_place(target.value)
 
 
 def _parameter_names(args: ast.arguments) -> set[str]:

@@ -55,6 +55,10 @@ class Scope:
     kept: int | None = None
     given: tuple[str, ...] = ()
 
+    def reaching(self, x: Any) -> Scope:
+        """The same of a statement whose bodies read one more thing."""
+        return dataclasses.replace(self, roots=lambda: (*self.roots(), x))
+
 
 NO_SCOPE = Scope((), lambda: (), lambda _: None, lambda: ())
 

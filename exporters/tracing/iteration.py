@@ -13,6 +13,7 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable, stage_loop
 from exporters.tracing.merging import is_staged
 from exporters.tracing.operators import and_, plain_truth, staged_in
+from exporters.tracing.places import over_places
 from exporters.tracing.scalars import TracedInt
 from exporters.tracing.trace import Interrupt, Trace
 
@@ -60,6 +61,13 @@ def for_(
         test: Whether the loop goes on (no ``break`` yet); called before each iteration.
     """
     trace = recorded()
+    current = Trace.current()
+    if current is not None and current.live:
+        changing = over_places(current, items, body)
+        if changing is not None:
+            body, scope = changing, scope.reaching(items)
+            length = items.staged_length()
+            items = range(length) if trace is None else Iterable(length, lambda i: i)
     if trace is not None:
         staged = iterable(trace, items)
         if staged is not None:

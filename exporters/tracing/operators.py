@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     import onnx_ir as ir
 
-__all__ = ["Operand", "and_", "arithmetic", "assert_", "beside", "bind", "compare", "getitem",
-           "ifexp", "not_", "or_", "plain_truth", "setitem", "staged_in", "truth", "updateitem"]  # fmt: skip
+__all__ = ["UPDATES", "Operand", "and_", "arithmetic", "assert_", "beside", "bind", "compare", "getitem",
+           "ifexp", "not_", "or_", "plain_truth", "require_key",
+           "setitem", "staged_in", "truth", "updateitem"]  # fmt: skip
 
 
 def bind(read: Callable[[], Any]) -> Any:
@@ -290,7 +291,7 @@ def getitem(container: Any, index: Any) -> Any:
     if isinstance(container, range):
         return index * container.step + container.start
     if isinstance(container, dict):
-        _require_key(trace, container, index)
+        require_key(trace, container, index)
         keys, items = list(container), list(container.values())
     else:
         items = [container[i] for i in range(len(container))]
@@ -299,7 +300,7 @@ def getitem(container: Any, index: Any) -> Any:
     return pick(trace, index, keys, items)
 
 
-def _require_key(trace: Trace, container: dict[Any, Any], key: Any) -> None:
+def require_key(trace: Trace, container: dict[Any, Any], key: Any) -> None:
     """Raise if a dict lacks a key that only run time knows.
 
     Raises:
@@ -345,7 +346,7 @@ def setitem(container: Any, index: Any, value: Any) -> None:
         index = trace.frontend.to_number(index)
     keys: Any = list(container) if isinstance(container, dict) else range(len(container))
     if isinstance(container, dict):
-        _require_key(trace, container, index)
+        require_key(trace, container, index)
     else:
         index = trace.arithmetic("mod", index, len(container))  # from the end, too
     for key in keys:
@@ -357,10 +358,10 @@ def setitem(container: Any, index: Any, value: Any) -> None:
 def updateitem(container: Any, index: Any, operation: str, value: Any) -> None:
     """``container[index] += value`` and its like; ``operation`` is the syntax tree's name of it."""
     old = getitem(container, index)
-    setitem(container, index, _UPDATES[operation](old, value))
+    setitem(container, index, UPDATES[operation](old, value))
 
 
-_UPDATES: dict[str, Callable[[Any, Any], Any]] = {
+UPDATES: dict[str, Callable[[Any, Any], Any]] = {
     "Add": operator.iadd, "Sub": operator.isub, "Mult": operator.imul, "Div": operator.itruediv,
     "FloorDiv": operator.ifloordiv, "Mod": operator.imod, "Pow": operator.ipow,
     "MatMult": operator.imatmul, "BitAnd": operator.iand, "BitOr": operator.ior,

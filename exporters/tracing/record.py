@@ -36,11 +36,13 @@ class View:
         base: The record that is viewed.
         replay: The view's graph value from the base's.
         put_back: ``(base value, new view value) -> new base value``.
+        index: Where it was cut out, as it was written.
     """
 
     base: Record
     replay: Callable[[ir.Value], ir.Value]
     put_back: Callable[[ir.Value, ir.Value], ir.Value]
+    index: Any = None
 
 
 class Record:

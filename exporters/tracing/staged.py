@@ -34,10 +34,12 @@ from exporters.tracing.operators import (
     updateitem,
 )
 from exporters.tracing.ordering import method
+from exporters.tracing.places import setattribute, updateattribute, within
 
 __all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "arithmetic", "as_list",
            "assert_", "beside", "bind", "call", "compare", "comprehension", "display", "for_", "generator",
            "getitem", "given", "if_", "ifexp", "invoke", "is_constant", "is_instance_of", "is_mapping",
            "is_sequence", "method", "not_", "or_", "positional_attribute", "returned",
-           "setitem", "spread", "truth", "unpack", "updateitem", "while_",
+           "setattribute", "setitem", "spread", "truth", "unpack", "updateattribute", "updateitem",
+           "while_", "within",
            "without_keys"]  # fmt: skip
