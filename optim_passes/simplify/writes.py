@@ -94,6 +94,8 @@ def _write_behind(
     body.remove(write, safe=True)
     body.inputs.pop(index)
     operands = [v for i, v in enumerate(node.inputs) if i != index]
+    if len(operands) == 2 and operands[1] is None:  # which is no operand at all at the end
+        operands[1] = op.constant(np.asarray(True))
     made = op.node("Loop", *operands, outputs=len(node.outputs), body=body)
     made = [made] if isinstance(made, ir.Value) else list(made)
     kept = [v for i, v in enumerate(node.outputs) if i != index - 2]

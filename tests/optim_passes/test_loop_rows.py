@@ -148,6 +148,14 @@ def written_until(x, k):
     return y, h
 
 
+def written_alone(x, k):
+    y = torch.zeros(x.shape[0] + 1, 2, 3)
+    for t in range(x.shape[0]):
+        for s in range(x.shape[0]):
+            y[s, k] = (x[s] + t) * x[t, 0]
+    return y
+
+
 def read_again(x, k):
     y = torch.zeros(x.shape[0], 3)
     for t in range(x.shape[0]):
@@ -168,7 +176,8 @@ def written_twice(x, k):
 
 
 @pytest.mark.parametrize(
-    ("function", "inside"), [(written_until, 0), (read_again, 1), (written_twice, 1)]
+    ("function", "inside"),
+    [(written_until, 0), (written_alone, 1), (read_again, 1), (written_twice, 1)],
 )
 def test_rows_with_places_of_their_own_are_written_behind_the_loop(function, inside):
     x, k = torch.rand(6, 3, generator=torch.Generator().manual_seed(1)), torch.tensor(1)
