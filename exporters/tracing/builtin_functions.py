@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.bodies import recorded
 from exporters.tracing.extremes import largest, smallest
-from exporters.tracing.iteration import Endless, comprehension, iterable, natively
+from exporters.tracing.iteration import BoundedDeque, Endless, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS, accumulated, zipped
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
@@ -55,6 +55,8 @@ def _len(x: Any) -> Any:
         return x.staged_length()
     if isinstance(x, Iterable):
         return x.count
+    if isinstance(x, BoundedDeque):
+        return x.length()
     trace = staged_in(x)
     if trace is None or isinstance(x, tuple | list | dict):  # which may be None at run time
         return len(x)

@@ -55,6 +55,10 @@ class ItemType:
         if self.number is not None and other.number is not None:
             wide = max(self.number, other.number, key=[bool, int, float].index)
             return ItemType(NUMBERS[wide], 0, wide)
+        if (self.number is None) is not (other.number is None):
+            number, array = (self, other) if self.number is not None else (other, self)
+            fits = number.number is not float or array.dtype.is_floating_point()
+            return array if fits and array.rank == 0 else None  # a number, and tensors later
         if (self.dtype, self.rank, self.number) != (other.dtype, other.rank, other.number):
             return None
         pairs = zip(self.dims, other.dims, strict=True)
@@ -86,11 +90,17 @@ class Column:
 
     def in_world(self, world: int) -> list[Any]:
         """The items in one world."""
-        if self.items is None:
-            return list(self.worlds[world])
         kind = self.type.number
+        if self.items is None:
+            concrete = list(self.worlds[world])
+            return concrete if kind is not None else self._as_arrays(concrete)
         concrete = [_concrete(self.trace, i, world) for i in self.items]
-        return concrete if kind is None else [kind(i) for i in concrete]
+        return self._as_arrays(concrete) if kind is None else [kind(i) for i in concrete]
+
+    def _as_arrays(self, items: list[Any]) -> list[Any]:
+        """The items, of which some were numbers before others were arrays."""
+        is_array, make = self.trace.frontend.is_array, self.trace.frontend.from_number
+        return [x if is_array(x) else make(x, self.type.dtype) for x in items]
 
     # The graph's side
 

@@ -12,7 +12,7 @@ from exporters.tracing.branches import if_
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable, stage_loop
 from exporters.tracing.merging import is_staged
-from exporters.tracing.operators import and_, plain_truth, staged_in
+from exporters.tracing.operators import and_, compare, getitem, plain_truth, staged_in
 from exporters.tracing.places import over_places
 from exporters.tracing.scalars import TracedInt
 from exporters.tracing.trace import Interrupt, Trace
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 __all__ = [
+    "BoundedDeque",
     "Cursor",
     "Endless",
     "Nested",
@@ -102,6 +103,67 @@ def _later(item: Callable[[Any], Any], start: int, index: Any) -> Any:
     return item(index + start)
 
 
+class BoundedDeque:
+    """Stands for a ``collections.deque`` of limited length while a trace runs.
+
+    Args:
+        maxlen: How many items it keeps.
+    """
+
+    def __init__(self, maxlen: int) -> None:
+        self.items: list[Any] = []
+        self.maxlen = maxlen
+
+    def _scope(self) -> Scope:
+        return Scope((), tuple, lambda _: None, lambda: (self,))
+
+    def append(self, item: Any) -> None:
+        """Add an item at the end; the first one goes if there are too many."""
+        self.items.append(item)
+        self._limit(0)
+
+    def appendleft(self, item: Any) -> None:
+        """Add an item at the start; the last one goes if there are too many."""
+        self.items.insert(0, item)
+        self._limit(-1)
+
+    def extend(self, items: Any) -> None:
+        """Add several items at the end."""
+        for_(items, self.append, self._scope())
+
+    def _limit(self, place: int) -> None:
+        def leave() -> None:
+            self.items.pop(place)
+
+        if_(compare("gt", self.length(), self.maxlen), leave, _nothing, self._scope())
+
+    def length(self) -> Any:
+        """How many items there are."""
+        items = self.items
+        return items.staged_length() if isinstance(items, StagedList) else len(items)
+
+    def pop(self) -> Any:
+        """Take the last item out."""
+        return self.items.pop()
+
+    def popleft(self) -> Any:
+        """Take the first item out."""
+        return self.items.pop(0)
+
+    def clear(self) -> None:
+        """Take all items out."""
+        self.items = []
+
+    def __getitem__(self, index: Any) -> Any:
+        return getitem(self.items, index)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.items)
+
+
 def raise_endless(trace: Trace, scope: Scope) -> None:
     """Complain of an iterator of which nobody knows how long it is.
 
@@ -164,6 +226,8 @@ def natively(items: Any) -> Any:
     world = trace.active[0]
     if isinstance(items, Iterable):
         return (items.item(i) for i in range(trace.number_in(items.count, world)))
+    if isinstance(items, BoundedDeque):
+        items = items.items
     if isinstance(items, StagedList):
         return items.in_world(world)
     return trace.frontend.concrete(items, world) if trace.frontend.is_array(items) else items
@@ -175,6 +239,8 @@ def iterable(trace: Trace, items: Any) -> Iterable | None:
         return items if is_staged(trace, items.count) else None
     if isinstance(items, Cursor):
         return items.rest()
+    if isinstance(items, BoundedDeque):
+        return iterable(trace, items.items)
     if isinstance(items, StagedList):
         return Iterable(items.staged_length(), items.__getitem__)
     if trace.frontend.is_handle(items):

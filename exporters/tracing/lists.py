@@ -156,8 +156,16 @@ class StagedList(list[Any]):
             Interrupt: It has another structure than the other items.
         """
         from exporters.tracing.leaves import item_type
-        from exporters.tracing.merging import Ways, describe
+        from exporters.tracing.merging import NESTED, Ways, describe
 
+        if isinstance(item, StagedList):
+            raise Interrupt(
+                BranchMismatchError(
+                    "the new item is a list whose length only run time knows",
+                    source=self.trace.position()[0],
+                    hint=NESTED,
+                )
+            )
         leaves: list[Any] = []
         if not self.item.take(self.trace, item, leaves):
             leaves = []
@@ -182,7 +190,16 @@ class StagedList(list[Any]):
         kinds = []
         for column, leaf in zip(self.columns, leaves, strict=True):
             joined = column.type.join(item_type(self.trace, leaf))
-            assert joined is not None
+            if joined is None:
+                source, _ = self.trace.position()
+                raise Interrupt(
+                    BranchMismatchError(
+                        f"the list holds {describe(self.trace, self.example())}, the new item is "
+                        f"{describe(self.trace, item)}",
+                        source=source,
+                        hint="put items of one structure, dtype and number of dims into the list",
+                    )
+                )
             kinds.append(joined)
         return leaves, kinds
 

@@ -192,7 +192,8 @@ class Recording:
             shown = shown.like
         worlds = {w: leaf_in(trace, shown, slot.type, w) for w in trace.active}
         if slot.type.kind == "column":
-            worlds |= self._filled(slot, seen, merged)
+            filled = self._filled(slot, seen, merged)
+            worlds |= {w: items for w, items in filled.items() if len(items) > len(worlds[w])}
         dims, varies = None, False
         if slot.type.kind == "array":
             dims, varies = self.dims(slot, seen), self.varies(slot, seen)

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = ["UNBOUND", "Merged", "Ways", "describe", "flatten_state", "is_staged", "static_dims"]
 
 _ITEMS = "the items of a list"
+NESTED = "use one list, or a tensor in its place: torch.zeros(rows, columns)"
 _WIDTH = {bool: 0, int: 1, float: 2}
 
 
@@ -299,6 +300,13 @@ class Ways:
         ways.observed = self.observed
         item = ways._node(label, examples, (*path, ITEM), inside, always=True)
         made: list[Slot] = []
+        if any(slot.type.kind == "column" for slot in inside):
+            raise BranchMismatchError(
+                f"the items of {f'`{label}`' if label else 'the list'} are lists whose lengths only run "
+                "time knows",
+                source=self.source or trace.position()[0],
+                hint=NESTED,
+            )
         for slot in inside:
             kind = self._column_type(slot)
             if kind is None:

@@ -239,7 +239,13 @@ def as_columns(
 ) -> list[Column] | None:
     """The columns of a list whose items have a structure; None if they have not."""
     if isinstance(items, StagedList):
-        return list(items.columns) if items.item.signature() == item.signature() else None
+        if items.item.signature() == item.signature():
+            return list(items.columns)
+        single = isinstance(items.item, Leaf) and isinstance(item, Leaf)
+        wanted = slots[0].type.item if single else None
+        if wanted is None or items.columns[0].type.join(wanted) != wanted:
+            return None
+        return list(items.columns)  # numbers, which are arrays from now on
     rows: list[list[Any]] = []
     for x in items:
         row: list[Any] = []

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.bodies import NO_SCOPE, recorded
 from exporters.tracing.branches import if_
-from exporters.tracing.iteration import comprehension, iterable, natively
+from exporters.tracing.iteration import BoundedDeque, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import is_staged
 from exporters.tracing.operators import compare, getitem
+from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,6 +118,9 @@ class Deque(list[Any]):
 
 def deque(items: Any = (), maxlen: int | None = None) -> Any:
     """``collections.deque(items, maxlen)``."""
-    if recorded() is None or maxlen is not None:
-        return collections.deque(natively(items), maxlen)
-    return Deque(items)
+    trace = Trace.current()
+    if trace is not None and trace.live and maxlen is not None:
+        made = BoundedDeque(maxlen)
+        made.extend(items)
+        return made
+    return collections.deque(natively(items), maxlen) if recorded() is None else Deque(items)

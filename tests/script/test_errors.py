@@ -170,6 +170,44 @@ def other_tuples(x):
     return pair[0]
 
 
+def list_of_lists(x):
+    table = [[0.0 for _ in range(x.shape[0])] for _ in range(x.shape[0])]
+    return torch.tensor(table)
+
+
+def list_of_repeated_lists(x):
+    n = int(x.sum())
+    table = [[0] * n for _ in range(n)]
+    return torch.tensor(table)
+
+
+def fills(found, x):
+    for v in x:
+        found.append(v)
+
+
+def fills_what_it_is_given(x):
+    found = []
+    fills(found, x)
+    return torch.stack(found)
+
+
+def takes_three(a, b, c):
+    return a + b + c
+
+
+def gives_items_one_by_one(x):
+    return takes_three(*[v * 2 for v in x])
+
+
+def breaks_out_of_an_iterator(x):
+    for scale in iter(lambda: 1, None):
+        x = x + scale
+        if x.sum() > 50:
+            break
+    return x
+
+
 MISMATCH = "give it one type, dtype and number of dims on both ways"
 ITEMS = "put items of one structure, dtype and number of dims into a list of run-time length"
 EXAMPLE = "give an example that {} it with examples=[...]"
@@ -322,6 +360,45 @@ def test_what_depends_on_data_is_refused_where_it_stands(function, told, hint):
     text = str(caught.value)
     assert text.startswith(f"{told}\n  at tests/script/test_errors.py:")
     assert f"\nhint: {hint}\n" in text
+
+
+NESTED = "use one list, or a tensor in its place: torch.zeros(rows, columns)"
+
+
+@pytest.mark.parametrize(
+    ("function", "told", "hint"),
+    [
+        (list_of_lists, "the items of `the comprehension` are lists whose lengths only run time knows",
+         NESTED),
+        (list_of_repeated_lists, "the new item is a list whose length only run time knows", NESTED),
+        (fills_what_it_is_given, "the list `found` changes its length here, and is reached through a "
+                                 "name that this function does not own",
+         "make the list in the function that fills it"),
+        (gives_items_one_by_one, "`takes_three` is given the items of a list one by one, and only run "
+                                 "time knows how many", "let takes_three take the list itself, or *args"),
+    ],
+    ids=lambda f: getattr(f, "__name__", ""),
+)  # fmt: skip
+def test_what_lists_cannot_do_is_told(function, told, hint):
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(function, T([1.0, 2.0, 1.0]), dynamic_shapes=({0: "n"},))
+    text = str(caught.value)
+    assert text.startswith(f"{told}\n  at tests/script/test_errors.py:")
+    assert f"\nhint: {hint}\n" in text
+
+
+def test_an_iterator_without_an_end_is_refused():
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(breaks_out_of_an_iterator, T([1.0, 2.0, 1.0]), unroll_limit=4)
+    text = str(caught.value)
+    assert text.startswith(
+        "this loop ends by a `break` that depends on the input, and its iterator goes on for more than "
+        "4 items\n  at tests/script/test_errors.py:"
+    )
+    assert (
+        "\nhint: loop over a range, a list, a tensor or itertools.count(), or write `while`\n"
+        in text
+    )
 
 
 def test_a_loop_in_a_try_is_refused():

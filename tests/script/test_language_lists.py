@@ -333,6 +333,56 @@ def pops_in_one_branch(x):
     return len(p), x
 
 
+@program
+def numbers_and_then_tensors(x):
+    found = [0] * len(x)
+    for i in range(len(x)):
+        found[i] = x[i] * 2
+    return torch.stack(found)
+
+
+@program
+def takes_two_and_puts_one_back(x):
+    waiting = [v for v in x]
+    rounds = 0
+    while len(waiting) > 1:
+        a, b = waiting.pop(0), waiting.pop(0)
+        waiting.append((a + b) / 2)
+        rounds += 1
+    return waiting[0], rounds
+
+
+@program
+def deque_of_limited_length(x):
+    window = collections.deque([torch.zeros(())], maxlen=2)
+    total = torch.zeros(())
+    for v in x:
+        if v > 0:
+            window.append(v)
+        total = total + sum(window) / len(window)
+        if len(window) == window.maxlen and window[0] > 3:
+            window.popleft()
+    return total, len(window), max(window)
+
+
+@program
+def table_of_pairs(x):
+    rows = []
+    for i, v in enumerate(x):
+        if v < 9:
+            rows.append((i, int(v)))
+    return torch.tensor(rows), len(rows)
+
+
+@program
+def rows_of_a_tensor(x):
+    pairs = torch.stack([x, x * 2], 1).long()
+    total = 0
+    for a, b in pairs.tolist():
+        total = total * 2 + a - b if a > 0 else total + b
+    return total
+
+
 @pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
 @pytest.mark.parametrize("example", [0, 1])
 def test_agrees_when_one_way_is_the_example(function, example):

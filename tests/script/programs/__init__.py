@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.script.programs import boxes, classic, decoding, networks, numerics
+from tests.script.programs import boxes, classic, containers, decoding, networks, numerics
 from tests.script.programs.case import Case
 
 __all__ = ["CASES", "Case"]
@@ -13,4 +13,5 @@ CASES: dict[str, Case] = {
     **numerics.CASES,
     **classic.CASES,
     **boxes.CASES,
+    **containers.CASES,
 }
