@@ -126,13 +126,21 @@ def _without(model: ir.Model, values: Sequence[ir.Value]) -> Iterator[None]:
             initializers.add(value)
 
 
-def proto_without(model: ir.Model, names: Sequence[str], dropped: Sequence[str] = ()) -> bytes:
+def proto_without(
+    model: ir.Model,
+    names: Sequence[str],
+    dropped: Sequence[str] = (),
+    *,
+    location: str = "in memory",
+) -> bytes:
     """The serialised model in which the named initializers say that their data is elsewhere.
 
     Args:
         model: The model.
         names: Initializers whose data is elsewhere.
         dropped: Initializers to leave out.
+        location: Where it is: the name of a file that has room for each of them at its start, if
+            it is not handed over in memory.
     """
     values = [model.graph.initializers[n] for n in names]
     with _without(model, [*values, *(model.graph.initializers[n] for n in dropped)]):
@@ -146,7 +154,8 @@ def proto_without(model: ir.Model, names: Sequence[str], dropped: Sequence[str] 
             dims=list(tensor.shape.numpy()),
             data_location=onnx.TensorProto.EXTERNAL,
         )
-        stub.external_data.add(key="location", value="in memory")
+        stub.external_data.add(key="location", value=location)
+        stub.external_data.add(key="length", value=str(tensor.nbytes))
     data: bytes = proto.SerializeToString()
     return data
 

@@ -24,7 +24,7 @@ from bridge.untrusted import check_bytes, check_path
 from optim_passes.precision.wide import is_bfloat16, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from bridge.providers import Contract
 
@@ -156,10 +156,11 @@ class Runtime:
         _preload_libraries(contract)
         self.graph_refusal: str | None = None
         self._own_options = options is None
-        if options is None and settings.cached:
-            self.session = self._start_cached(model)
-        else:
-            self.session = self._start(model, settings.options() if options is None else options)
+        with contextlib.ExitStack() as self._until_started:
+            if options is None and settings.cached:
+                self.session = self._start_cached(model)
+            else:
+                self.session = self._start(model, options or settings.options())
         if not settings.share_weights:
             self._held.clear()  # ONNX Runtime keeps copies of its own, laid out for its kernels
         contract.require_active(self.session.get_providers())
@@ -261,13 +262,36 @@ class Runtime:
             values.append(_ort_value(tensor, self._held))
         if rest > _PROTOBUF_LIMIT // 2:
             return self._write_down(model)
+        if names and self.settings.share_weights:
+            return self._share(model, options, dict(zip(names, values, strict=True)), unused)
         if names:
             options.add_external_initializers(names, values)
-        if self.settings.share_weights:
-            for name, ort_value in zip(names, values, strict=True):
-                options.add_initializer(name, ort_value)
-            self._held += values
         return proto_without(model, names, unused)
+
+    def _share(
+        self,
+        model: ir.Model,
+        options: onnxruntime.SessionOptions,
+        values: dict[str, onnxruntime.OrtValue],
+        unused: Sequence[str],
+    ) -> str:
+        """The path of a model that reads its weights where they are; ONNX Runtime copies none.
+
+        It wants to know of a file that they could be read from. That is one full of holes: nobody
+        reads it, and it takes no place on a disk.
+        """
+        for name, value in values.items():
+            options.add_initializer(name, value)
+        # What is made of weights is made when it is needed, and not all at once.
+        options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+        self._held += values.values()
+        made = tempfile.TemporaryDirectory(prefix="bridge-")
+        folder = Path(self._until_started.enter_context(made))
+        with (folder / "weights").open("wb") as file:
+            file.truncate(max(array.nbytes for array in self._held[: len(values)]))
+        proto = proto_without(model, list(values), unused, location="weights")
+        (folder / "model.onnx").write_bytes(proto)
+        return str(folder / "model.onnx")
 
     def _write_down(self, model: ir.Model) -> str:
         """The path of a temporary file, for what neither memory nor one message can carry."""

@@ -19,6 +19,7 @@ from bridge.errors import TargetError
 from bridge.kernel_coverage import NoKernel, has_kernel_in, nodes_without_kernel
 from bridge.kernels import KernelTable, kernel_table, known_versions
 from bridge.providers import CPU, Contract, Provider, available
+from optim_passes.fusion.convolution import ConvActivationPass
 from optim_passes.fusion.masks import UnseenRowsPass
 from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.opsets import RaiseOpsetPass
@@ -43,7 +44,8 @@ _RUNTIME = re.compile(
 )
 _PREFERRED = 23  # the first opset with Attention, RMSNormalization and RotaryEmbedding
 _OLDEST = 17  # the oldest that is exported
-_ZERO_ROWS = (1, 28)  # since then, attention to nothing is 0
+# Since then, attention to nothing is 0, and a FusedConv in the blocked layout adds its residual.
+_SOUND = (1, 28)
 _WRITTEN = 13  # the opset from which on passes write operators
 _SHOWN = 8
 
@@ -96,14 +98,20 @@ class Target:
             RaiseOpsetPass(newest) if isinstance(p, RaiseOpsetPass) and p.version > newest else p
             for p in chosen
         ]
-        return [*made, UnseenRowsPass()] if self.needs_guards else made
+        if not self.needs_guards:
+            return made
+        made = [
+            ConvActivationPass(residual=False) if isinstance(p, ConvActivationPass) else p
+            for p in made
+        ]
+        return [*made, UnseenRowsPass()]
 
     @property
     def needs_guards(self) -> bool:
-        """Whether its kernels may give something else than 0 for a row that sees nothing."""
+        """Whether kernels may forget residuals, or not give 0 for a row that sees nothing."""
         if self.version is None and self.kind == "portable":
             return True
-        return kernel_table(self.version).version < _ZERO_ROWS
+        return kernel_table(self.version).version < _SOUND
 
     def guarded(self, model: ir.Model) -> ir.Model:
         """The model, or a copy that gives 0 for rows of attention that see nothing there."""

@@ -68,18 +68,26 @@ class ConvActivationPass(NodePass):
 
     For ONNX Runtime's CPU provider: float32, and the activations that its kernel has known since
     version 1.15. The residual ``z`` has the result's shape.
+
+    Args:
+        residual: Whether to take it in. Before version 1.28, ONNX Runtime forgets it where it
+            brings the convolution into its blocked layout.
     """
 
     op_types: ClassVar[frozenset[str]] = frozenset(
         {"Relu", "Sigmoid", "Tanh", "LeakyRelu", "Clip", "HardSigmoid", "Add"}
     )
 
+    def __init__(self, *, residual: bool = True) -> None:
+        super().__init__()
+        self.residual = residual
+
     def rewrite(self, node: ir.Node, op: Builder) -> Any:
         """The fused convolution."""
         if node.domain:
             return None
         if node.op_type == "Add":
-            return self._residual(node, op)
+            return self._residual(node, op) if self.residual else None
         x = node.inputs[0]
         conv = _convolution(x)
         if conv is None or x is None or attribute(conv, "activation") is not None:

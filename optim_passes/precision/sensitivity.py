@@ -12,7 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from optim_passes.scopes import scopes
-from optim_passes.values import constant, producer, scalar
+from optim_passes.values import attribute, constant, producer, scalar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,6 +26,7 @@ _CHUNK = 1 << 20
 # A rounding of what these read moves what they return by more than a rounding.
 _ANGLES = frozenset({"Sin", "Cos", "Tan"})
 _SUMS = frozenset({"CumSum"})
+_SCATTERING = frozenset({"ScatterElements", "ScatterND"})
 _SIZED = 2048  # from here on 16 bits have no place for every integer
 _CHEAP = frozenset({
     "Abs", "Add", "Cast", "Ceil", "Clip", "Concat", "Div", "Exp", "Expand", "Floor", "Gather",
@@ -170,6 +171,8 @@ def _own_reason(node: ir.Node, limits: Limits) -> str | None:
         return "it quantizes"
     if node.op_type in _SUMS:
         return "rounding adds up in it"
+    if node.op_type in _SCATTERING and attribute(node, "reduction", "none") != "none":
+        return "ONNX Runtime's CPU provider adds up no 16 bits in it"  # version 1.32
     for value in (*node.inputs, *node.outputs):
         if value is not None and is_float(value) and limits.is_wide(value):
             tensor = constant(value)

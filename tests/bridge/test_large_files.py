@@ -8,6 +8,10 @@ import pytest
 from bridge.errors import ModelFileError
 from bridge.files import load_model
 from bridge.large_files import load_apart
+from bridge.providers import resolve
+from bridge.runtime import Settings
+from bridge.session import Session
+from tests.benchmarks.export import PeakMemory
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 21]>
@@ -54,3 +58,32 @@ def test_weights_of_the_wrong_size_are_refused(path, monkeypatch):
     monkeypatch.setattr("bridge.files._LARGE_FILE", 0)
     with pytest.raises(ModelFileError, match="large"):
         load_model(path)
+
+
+def test_shared_weights_are_read_where_they_are():
+    """Four weights that are transposed as the model runs: none of them is copied, nor all turned."""
+    size = 2048
+    rng = np.random.default_rng(0)
+    weights = [rng.standard_normal((size, size), dtype=np.float32) / size for _ in range(4)]
+    value = ir.Value(name="x", shape=ir.Shape(["N", size]), type=ir.TensorType(ir.DataType.FLOAT))
+    graph = ir.Graph([value], [], nodes=[], opset_imports={"": 21}, name="g")
+    for i, array in enumerate(weights):
+        weight = ir.Value(name=f"w{i}", const_value=ir.tensor(array, name=f"w{i}"))
+        graph.initializers.add(weight)
+        turned = ir.node("Transpose", [weight], {"perm": [1, 0]})
+        product = ir.node("MatMul", [value, turned.outputs[0]])
+        graph.extend([turned, product])
+        value = product.outputs[0]
+    value.name, value.type = "y", ir.TensorType(ir.DataType.FLOAT)
+    graph.outputs.append(value)
+    model = ir.Model(graph, ir_version=10)
+    settings = Settings(resolve("cpu"), optimization="none", share_weights=True)
+    feed = {"x": np.ones((1, size), np.float32)}
+    with PeakMemory() as peak:
+        session = Session(model, settings=settings)
+        result = session.run(feed)["y"]
+    assert peak.above < 2.5 * 4 * size**2  # one of them turned, and the buffers of its product
+    expected = feed["x"]
+    for array in weights:
+        expected = expected @ array.T
+    np.testing.assert_allclose(result, expected, rtol=1e-3, atol=1e-5)

@@ -132,10 +132,15 @@ def test_inputs_and_outputs_are_kept_or_converted(keep_io):
         ("e = Constant <value = float {1e5}> ()\n a = Add(x, e)\n y = Sub(a, e)", 1.0, "a"),
         ("a = Mul(x, x)\n y = Sin(a)", 40.0, "a"),
         ("y = CumSum(x, zero)", 1.0, "y"),
+        ('y = ScatterElements<reduction="add">(x, first, x)', 1.0, "y"),
+        ('y = ScatterND<reduction="max">(x, rows, x)', 1.0, "y"),
     ],
 )
 def test_what_16_bits_cannot_hold_stays(text, x, stays):
-    model = parse(f"g (float[4] x) => (float[4] y) <int64 zero = {{0}}> {{ {text} }}")
+    model = parse(
+        "g (float[4] x) => (float[4] y) <int64 zero = {0}, int64[4] first = {0,0,1,1}, "
+        f"int64[4,1] rows = {{0,1,2,3}}> {{ {text} }}"
+    )
     program = narrowed(model, [{"x": np.full(4, x, np.float32)}])
     assert program.report.passes.refusals
     kept = {r.node for r in program.report.passes.refusals}

@@ -245,6 +245,25 @@ def test_the_script_needs_no_table(tmp_path, monkeypatch):
     assert (tmp_path / "kernels.json").read_text() == first
 
 
+@pytest.mark.parametrize(("target", "operands"), [("cpu", 4), ("onnxruntime==1.27", 3)])
+def test_residuals_are_added_apart_where_the_runtime_forgets_them(target, operands):
+    """ONNX Runtime before 1.28 drops the residual of a FusedConv in its blocked layout."""
+
+    class Residual(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            return torch.relu(self.conv(x) + x)
+
+    x = torch.randn(2, 8, 6, 6)
+    program = bridge.export(Residual().eval(), x, target=target, optimize=True)
+    found = [n for n in program.model.graph if "Conv" in n.op_type]
+    assert all(len(n.inputs) <= operands for n in found)
+    assert ("Add" in ops(program.model)) == (operands == 3)
+
+
 class Masked(nn.Module):
     """Attention to what a mask allows, which may be nothing."""
 
