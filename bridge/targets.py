@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from bridge.kernels import Kernel
 
-__all__ = ["Target", "parse_target"]
+__all__ = ["Target", "fitted", "parse_target"]
 
 _PROVIDERS = {"cpu": CPU, "cuda": "CUDAExecutionProvider", "portable": None}
 # Results that are compared are not rounded to 10 bits, and no kernels are timed for a few runs.
@@ -100,11 +100,7 @@ class Target:
         ]
         if not self.needs_guards:
             return made
-        made = [
-            ConvActivationPass(residual=False) if isinstance(p, ConvActivationPass) else p
-            for p in made
-        ]
-        return [*made, UnseenRowsPass()]
+        return [*fitted(made, self.version), UnseenRowsPass()]
 
     @property
     def needs_guards(self) -> bool:
@@ -254,6 +250,21 @@ def _remedy(missing: Sequence[NoKernel], table: KernelTable) -> str:
         told = ".".join(map(str, newest))
         return f"export it with an older opset, or deploy a newer runtime ({told} is known here)"
     return "export it with an older opset, or replace the operators"
+
+
+def fitted(
+    passes: Sequence[ir.passes.PassBase | Repeat], version: tuple[int, int] | None = None
+) -> list[ir.passes.PassBase | Repeat]:
+    """Passes without what a version of ONNX Runtime computes wrong.
+
+    Args:
+        passes: The passes.
+        version: The version; None for the installed one.
+    """
+    if kernel_table(version).version >= _SOUND:
+        return list(passes)
+    plain = ConvActivationPass(residual=False)
+    return [plain if isinstance(p, ConvActivationPass) else p for p in passes]
 
 
 def parse_target(text: str | Target) -> Target:

@@ -13,6 +13,7 @@ from bridge.calibration import Calibration, Calibrator, batches_of
 from bridge.quantizing.forms import quantizable
 from bridge.quantizing.processor import this_processor
 from bridge.session import Session
+from bridge.targets import fitted
 from optim_passes.pipeline import run
 from optim_passes.precision.ranges import RANGES, ranges_of, with_ranges
 from optim_passes.quantization.dynamic import DynamicQuantizationPass
@@ -274,7 +275,7 @@ class Builder:
         counted = quantized_nodes(model)
         for op_type, count in quantized_nodes(self.prepared).items():
             counted[op_type] -= count  # the model had them before
-        model, _ = run(model, FINISH)
+        model, _ = run(model, fitted(FINISH))
         names = {n.name for n in self.prepared.graph.all_nodes()}
         return Built(
             model,
@@ -326,7 +327,7 @@ def _compute_constants(model: ir.Model) -> None:
 
 def optimized_float(model: ir.Model) -> ir.Model:
     """The float model in its fastest form, which quantized ones are measured against."""
-    made, _ = run(model.clone(), (*BEFORE, *FINISH))
+    made, _ = run(model.clone(), fitted((*BEFORE, *FINISH)))
     return made
 
 

@@ -7,8 +7,9 @@ import onnx_ir as ir
 import pytest
 import torch
 
+from bridge.targets import fitted
 from optim_passes.pipeline import run
-from optim_passes.pipelines import CPU
+from optim_passes.pipelines import CPU as NEWEST
 from tests.optim_passes.running import check_same, ops, optimise, parse
 from tests.optim_passes.test_node_counts import filled
 from tests.zoo.models import ZOO
@@ -89,7 +90,7 @@ def test_exports_of_torch_are_fused(name, dynamo, tmp_path):
     path = tmp_path / "model.onnx"
     export(name, path, dynamo=dynamo)
     before = ir.load(path)
-    after, _ = run(ir.load(path), CPU)
+    after, _ = run(ir.load(path), fitted(NEWEST))
     counts = ops(after)
     assert {k: counts.get(k) for k in EXPECTED[name]} == EXPECTED[name]
     assert not counts.keys() & (DECOMPOSED - ({"Pow"} if name == "t5" else set()))
@@ -108,7 +109,7 @@ def weights(**shapes):
 
 def fused(text, *, opset, feeds=None, **arrays):
     model = parse(text, opset=opset, **arrays)
-    counts, _ = optimise(model, *CPU, rtol=1e-3, atol=1e-4, feeds=feeds)
+    counts, _ = optimise(model, *fitted(NEWEST), rtol=1e-3, atol=1e-4, feeds=feeds)
     return counts
 
 

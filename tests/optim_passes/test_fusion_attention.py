@@ -12,7 +12,7 @@ from optim_passes.simplify.inference import InferShapesPass
 from optim_passes.simplify.noops import NoOpPass
 from optim_passes.simplify.rearrangements import RearrangementPass
 from optim_passes.simplify.shapes import ShapeChainPass
-from tests.optim_passes.running import SIZES, feed_for, optimise, parse, reasons
+from tests.optim_passes.running import SIZES, feed_for, optimise, parse, reasons, since_1_28
 
 TIDY = Repeat(NoOpPass(), RearrangementPass(), CommonSubexpressionPass(), DeadCodePass())
 TYPES = "float[B,3,S,4] q, float[B,3,M,4] k, float[B,3,M,4] v"
@@ -169,6 +169,7 @@ def test_rows_masked_by_the_lowest_number_keep_the_mean():
     optimise(model, AttentionFusionPass(), feeds=[feed], rtol=1e-4)
 
 
+@since_1_28
 def test_rows_of_nan_that_become_zero_stay_zero():
     guarded = "p = Softmax<axis=-1>(s) n = IsNaN(p) w = Where(n, zero, p)"
     model = attention(
@@ -181,6 +182,7 @@ def test_rows_of_nan_that_become_zero_stay_zero():
     assert counts == {"Max": 1, "IsInf": 1, "Where": 1, "Unsqueeze": 1, "Attention": 1}
 
 
+@since_1_28
 @pytest.mark.parametrize("fill", [-np.inf, LOWEST])
 @pytest.mark.parametrize("guarded", [True, False])
 def test_chosen_masks_keep_what_they_say_of_rows_without_keys(fill, guarded):
@@ -199,6 +201,7 @@ def test_chosen_masks_keep_what_they_say_of_rows_without_keys(fill, guarded):
     assert counts == {"Where": 1, "Unsqueeze": 1, "Attention": 1}
 
 
+@since_1_28
 @pytest.mark.parametrize("fill", ["inf", "low"])
 @pytest.mark.parametrize("kept", ["m, a, {0}", "m, {0}, a"])
 def test_weights_that_are_hidden_twice_are_zero_in_rows_without_keys(fill, kept):

@@ -12,7 +12,7 @@ from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.inference import InferShapesPass
 from optim_passes.simplify.noops import NoOpPass
 from optim_passes.values import constant
-from tests.optim_passes.running import ops, optimise, parse, reasons
+from tests.optim_passes.running import ops, optimise, parse, reasons, since_1_28
 
 RNG = np.random.default_rng(0)
 
@@ -248,6 +248,7 @@ def test_convolution_and_activation_become_one_node(activation):
     assert counts == {"microsoft.FusedConv": 1}
 
 
+@since_1_28
 def test_residual_joins_the_convolution_before_an_activation():
     model = parse(
         "g (float[N,3,H,W] x, float[3,3,3,3] w, float[3] b) => (float[N,3,H,W] y) "

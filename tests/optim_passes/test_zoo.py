@@ -12,14 +12,17 @@ import torch
 
 import bridge
 from bridge.program import Program
+from bridge.targets import fitted
 from optim_passes.pipeline import leaves, pass_name, run
-from optim_passes.pipelines import CPU, PORTABLE
+from optim_passes.pipelines import CPU as NEWEST
+from optim_passes.pipelines import PORTABLE
 from tests import torchvision_shim
 from tests.zoo.models import ZOO
 from tests.zoo.test_zoo import leaves as tensors
 
 torchvision_shim.install()  # transformers imports torchvision, too
 
+CPU = fitted(NEWEST)
 PIPELINES = {"cpu": CPU, "portable": PORTABLE}
 QUICK = ("bert", "llama_with_cache", "unet", "seq2seq", "wavenet", "t5")
 
