@@ -397,10 +397,13 @@ class Ways:
                 source=source,
                 hint="put items of one structure, dtype and number of dims into a list of run-time length",
             )
+        missing = any(v is MISSING for v in values)
         raise BranchMismatchError(
             f"`{label}` is {first[0]} after {first[1]} but {last[0]} after {last[1]}",
             source=source,
-            hint="give it one type, dtype and number of dims on both ways",
+            hint="set it on both ways, to None on the one without it"
+            if missing
+            else "give it one type, dtype and number of dims on both ways",
         )
 
 

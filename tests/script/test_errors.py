@@ -157,6 +157,13 @@ def other_keys(x):
     return torch.nn.functional.layer_norm(x, (3,), **options)
 
 
+def one_key_more(x):
+    options = {"eps": 1e-5}
+    if x.sum() > 0:
+        options["weight"] = x
+    return torch.nn.functional.layer_norm(x, (3,), **options)
+
+
 class Pair(NamedTuple):
     first: torch.Tensor
     second: torch.Tensor
@@ -237,6 +244,11 @@ CASES = {
     other_keys: (
         "`options` is {'weight': float32[3]} after the `if` branch but {} after the `else` branch",
         1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
+    ),
+    one_key_more: (
+        "`['weight']` is float32[3] after the `if` branch but missing after the `else` branch",
+        2, "x.sum() > 0", "set it on both ways, to None on the one without it",
+        "BranchMismatchError",
     ),
     other_tuples: (
         "`pair` is Pair(float32[3], float32[3]) after the `if` branch but (float32[3],) after the "
