@@ -329,7 +329,6 @@ _FLOAT_UNARY = {
     "exp": "Exp",
     "log": "Log",
     "sin": "Sin",
-    "cos": "Cos",
     "tan": "Tan",
     "tanh": "Tanh",
     "erf": "Erf",
@@ -371,6 +370,8 @@ def emit(
         return _emit_floordiv(op, first, power, nonnegative=nonnegative)
     if name in _BITWISE:
         return op.emit(_BITWISE[name][result is not bool], *operands)
+    if name == "cos":  # ORT 1.24's CPU provider has no float64 Cos kernel
+        return op.Sin(op.Add(first, math.pi / 2))
     if name in _FLOAT_UNARY:
         return op.emit(_FLOAT_UNARY[name], first)
     if name in ("log2", "log10"):
@@ -406,7 +407,7 @@ def working_dtype(name: str, kinds: list[type], result: type) -> ir.DataType | N
         return None
     if name in _COMPARISONS or name in ("min", "max"):
         return _DTYPES[float if float in kinds else int]
-    if name in _FLOAT_UNARY or name in (
+    if name in (*_FLOAT_UNARY, "cos") or name in (
         "truediv",
         "log2",
         "log10",

@@ -69,12 +69,17 @@ def _seeded(op: Op, op_type: str, x: ir.Value) -> ir.Value:
     return op.Cast(op.emit(op_type, op.Cast(x, to=ir.DataType.FLOAT)), to=ir.DataType.DOUBLE)
 
 
+def _cos(op: Op, x: ir.Value) -> ir.Value:
+    """ORT 1.24 has a float64 kernel of Sin, and none of Cos."""
+    return op.Sin(op.Add(x, math.pi / 2))
+
+
 def _atan(op: Op, x: ir.Value) -> ir.Value:
     """One step from the float32 result; beyond 1 by way of ``1 / x``."""
     beyond = op.Greater(op.Abs(x), 1.0)
     near = op.Where(beyond, op.Reciprocal(x), x)
     y = _seeded(op, "Atan", near)
-    sine, cosine = op.Sin(y), op.Cos(y)
+    sine, cosine = op.Sin(y), _cos(op, y)
     missing = op.Div(op.Sub(op.Mul(near, cosine), sine), op.Add(cosine, op.Mul(near, sine)))
     result = op.Add(y, missing)
     quarter = with_sign(op, op.constant(np.asarray(math.pi / 2)), x)
@@ -151,6 +156,7 @@ DOUBLE_FORMULAS: dict[str, Callable[..., ir.Value]] = {
     "Asinh": _asinh,
     "Atan": _atan,
     "Atanh": _atanh,
+    "Cos": _cos,
     "Cosh": _cosh,
     "Elu": _elu,
     "Erf": _erf,
@@ -164,6 +170,6 @@ DOUBLE_FORMULAS: dict[str, Callable[..., ir.Value]] = {
     "Sinh": _sinh,
     "Softplus": softplus,
     "Softsign": lambda op, x: op.Div(x, op.Add(op.Abs(x), 1.0)),
-    "Tan": lambda op, x: op.Div(op.Sin(x), op.Cos(x)),
+    "Tan": lambda op, x: op.Div(op.Sin(x), _cos(op, x)),
     "ThresholdedRelu": lambda op, x, *, alpha: op.Where(op.Greater(x, alpha), x, 0.0),
 }
