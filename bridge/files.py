@@ -53,7 +53,7 @@ def save_model(
     Raises:
         ModelFileError: The folder does not exist or cannot be written to.
     """
-    target = Path(path)
+    target = _target(path)
     size = sum(
         v.const_value.nbytes
         for v in model.graph.initializers.values()
@@ -83,7 +83,7 @@ def require_folder(path: str | os.PathLike[str]) -> None:
     Raises:
         ModelFileError: Its folder does not exist or cannot be written to.
     """
-    target = Path(path)
+    target = _target(path)
     reason = None
     if target.is_dir():
         reason = "it is a folder"
@@ -96,6 +96,15 @@ def require_folder(path: str | os.PathLike[str]) -> None:
             f"cannot write {target}: {reason}",
             hint="give a path in an existing folder that you may write to",
         )
+
+
+def _target(path: Any) -> Path:
+    if isinstance(path, str | os.PathLike) and Path(path).name:
+        return Path(path)
+    raise ModelFileError(
+        f"cannot write {path!r}: it is no name of a file",
+        hint='give a path such as "model.onnx"',
+    )
 
 
 @contextlib.contextmanager

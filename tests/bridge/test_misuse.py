@@ -37,6 +37,8 @@ MISTAKES: dict[str, tuple[Any, Any, str]] = {
     "opset is text": (lambda: export(NET, X, opset="17"), bridge.InputError, "a number such as 20"),
     "opset is no integer": (lambda: export(NET, X, opset=17.5), bridge.InputError, "a number such"),
     "examples is a tensor": (lambda: export(NET, X, examples=X), bridge.InputError, "list of examples"),
+    "the path is a number": (lambda: export(NET, X, 3), bridge.ModelFileError, "no name of a file"),
+    "the path is empty": (lambda: PROGRAM.save(""), bridge.ModelFileError, "no name of a file"),
     "output names are one": (lambda: export(NET, X, output_names="y"), bridge.InputError, r"\['y'\]"),
     "an output is called like an input": (
         lambda: export(NET, X, output_names=["x"]), bridge.InputError, "a name of its own"),
