@@ -78,11 +78,8 @@ def _wrapped(function: ast.FunctionDef, code: CodeType) -> ast.Module:
     free = list(code.co_freevars)
     if free:
         keep = ast.If(ast.Constant(0), [ast.Expr(ast.Name(n, ast.Load())) for n in free], [])
-        first = function.body[0]
-        position = (
-            1 if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) else 0
-        )
-        function.body.insert(position, ast.fix_missing_locations(ast.copy_location(keep, first)))
+        # At the end: what is declared nonlocal must not be named before that.
+        function.body.append(ast.fix_missing_locations(ast.copy_location(keep, function.body[0])))
     owned: list[ast.stmt] = []
     if free:
         targets: list[ast.expr] = [ast.Name(n, ast.Store()) for n in free]

@@ -130,8 +130,8 @@ def target_of(where: FrameType | CodeType) -> Target | None:
     frame: FrameType | None = where
     while frame is not None and frame.f_code.co_name in _COMPREHENSIONS:
         frame = frame.f_back
-    if frame is None:
-        return None
+    if frame is None:  # of a generator expression that ended
+        return target_of(where.f_code)
     functions = list(_functions_of(frame.f_code, frame.f_globals, frame))
     code = _origins.get(frame.f_code, frame.f_code)
     return Target(code, functions) if functions else None

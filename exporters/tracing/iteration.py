@@ -310,10 +310,22 @@ def comprehension(
     return found
 
 
+def _is_short(trace: Trace, items: Any) -> bool:
+    """Whether items can be looked at before they are asked for: their tests may be staged."""
+    if trace.frontend.is_handle(items):
+        return True
+    return isinstance(items, list | tuple | range) and len(items) <= trace.unroll_limit
+
+
 def generator(items: Any, element: Callable[[Any], Any], *tests: Callable[[Any], Any]) -> Any:
     """A generator expression: lazy for Python, a list where its items are staged."""
     trace = recorded()
-    if trace is not None and iterable(trace, items) is not None:
+    if trace is not None and tests and isinstance(items, enumerate | zip):
+        head = list(itertools.islice(items, trace.unroll_limit + 1))
+        items = head if len(head) <= trace.unroll_limit else itertools.chain(head, items)
+    if trace is not None and (
+        iterable(trace, items) is not None or (tests and _is_short(trace, items))
+    ):
         return comprehension(items, element, *tests)
 
     def lazily(level: Nested) -> Iterator[Any]:

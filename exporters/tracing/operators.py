@@ -254,7 +254,9 @@ def _holds_numbers(a: Any, b: Any) -> bool:
 def _contains(container: Any, x: Any) -> Any:
     if isinstance(x, Chosen):
         return x.map(functools.partial(_contains, container))
-    trace = staged_in(x, container)
+    listed = isinstance(container, list | tuple) and not isinstance(container, StagedList)
+    inside = container if listed else ()
+    trace = staged_in(x, container, *inside)
     if trace is None:
         return x in container
     if trace.frontend.is_array(container):

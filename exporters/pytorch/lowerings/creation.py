@@ -188,7 +188,7 @@ def new_full(
 
 @lowers(torch.arange)
 def arange_to(op: Op, /, end: Any, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
-    return _range(op, 0, end, 1, dtype)
+    return _counted(op, 0, end, 1, dtype)
 
 
 @lowers(torch.arange)
@@ -202,7 +202,15 @@ def arange(
     dtype: torch.dtype | None = None,
     **_: object,
 ) -> ir.Value:
-    return _range(op, start, end, step, dtype)
+    return _counted(op, start, end, step, dtype)
+
+
+def _counted(op: Op, start: Any, end: Any, step: Any, dtype: torch.dtype | None) -> ir.Value:
+    """The numbers; how many there are depends on values where a bound is a tensor."""
+    value = _range(op, start, end, step, dtype)
+    if any(isinstance(x, ir.Value) and x.const_value is None for x in (start, end, step)):
+        value.meta["unbacked"] = True
+    return value
 
 
 def _range(op: Op, start: Any, end: Any, step: Any, dtype: torch.dtype | None) -> ir.Value:
