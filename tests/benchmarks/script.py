@@ -1,8 +1,8 @@
 """Programs with control flow: eager PyTorch beside ONNX Runtime, both on one thread.
 
-``python -m tests.benchmarks script`` prints a table of every program in ``tests/script/programs``,
-and a line for each that ONNX Runtime runs slower. Eager code and the exported program are called
-in turns, with torch tensors in and out; the medians are compared.
+``python -m tests.benchmarks script`` prints a table of every program in ``tests/script/programs``
+that has large inputs, and a line for each that ONNX Runtime runs slower. Eager code and the
+exported program are called in turns, with torch tensors in and out; the medians are compared.
 """
 
 from __future__ import annotations

@@ -529,7 +529,7 @@ CASES = {
         ((normal(1),), (normal(25, seed=1),)),
         ({0: "n"},),
     ),
-    "dbscan": Case(
+    "dbscan_with_seeds": Case(
         lambda: dbscan,
         (normal(12, 2),),
         ((normal(1, 2),), (normal(20, 2, seed=4),)),
