@@ -183,6 +183,39 @@ class Graph:
             y = self.node("Add", y, self.pick(lambda s: s == shape)[0])
         self.add(self.node(self.one_of("Relu", "Sigmoid", "Identity"), y), shape)
 
+    def grow_padded(self):
+        x, shape = self.pick(lambda s: len(s) == 4 and s[2] >= 3 and s[3] >= 3)
+        pads = [self.one_of(0, 1, 2) for _ in range(4)]
+        wide = self.node("Pad", x, np.asarray([0, 0, *pads[:2], 0, 0, *pads[2:]]))
+        if self.draw(st.booleans()):
+            self.add(
+                wide, (*shape[:2], shape[2] + pads[0] + pads[2], shape[3] + pads[1] + pads[3])
+            )
+        y = self.node("Conv", wide, self.weight(shape[1], shape[1], 3, 3))
+        size = [n + pads[i] + pads[i + 2] - 2 for i, n in enumerate(shape[2:])]
+        self.add(self.node(self.one_of("Relu", "Tanh", "Identity"), y), (*shape[:2], *size))
+
+    def grow_rows(self):
+        x, shape = self.pick(lambda s: len(s) == 3)
+        width = shape[1] * shape[2]
+        rows = self.node("Reshape", x, np.asarray([0, width]))
+        if self.draw(st.booleans()):
+            variance = np.abs(self.rng.standard_normal(width)) + 0.5
+            stats = [self.weight(width) for _ in range(3)]
+            rows = self.node("BatchNormalization", rows, *stats, variance)
+        y = self.node("MatMul", rows, self.weight(width, 8))
+        if self.draw(st.booleans()):
+            y = self.node("Add", *self.one_of((y, self.weight(8)), (self.weight(8), y)))
+        self.add(self.node("Reshape", y, np.asarray([0, 4, 2])), (shape[0], 4, 2))
+
+    def grow_halves(self):
+        x, shape = self.pick(lambda s: len(s) == 4 and s[3] % 2 == 0)
+        a, b = self.node("Split", x, outputs=2, axis=-1, num_outputs=2)
+        c, s = self.weight(shape[2], shape[3] // 2), self.weight(shape[2], shape[3] // 2)
+        first = self.node("Sub", self.node("Mul", a, c), self.node("Mul", b, s))
+        second = self.node("Add", self.node("Mul", c, b), self.node("Mul", self.one_of(a, b), s))
+        self.add(self.node("Concat", first, second, axis=-1), shape)
+
     def grow_branches(self):
         x, shape = self.pick(lambda s: len(s) == 4 and s[2] >= 3 and s[3] >= 3)
         channels = shape[1]
