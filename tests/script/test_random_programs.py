@@ -8,7 +8,7 @@ import os
 
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 
 import bridge
 from tests.script.generator import programs
@@ -70,6 +70,21 @@ def test_random_programs_agree(source):
 @given(programs(size=16))
 def test_longer_random_programs_agree(source):
     _check(source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_longer_random_programs_of_other_seeds_agree(number):
+    @seed(number)
+    @settings(
+        max_examples=int(os.environ.get("BRIDGE_LONGER_PROGRAMS", "200")), deadline=None, database=None,
+        phases=[Phase.generate], suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(programs(size=16))
+    def check(source):
+        _check(source)
+
+    check()
 
 
 @settings(
