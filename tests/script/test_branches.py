@@ -300,3 +300,25 @@ def test_agrees_when_one_way_is_the_example(program, example):
 def test_agrees_at_other_sizes(program):
     others = [(T([1.0, 2, 3, 4, 5]),), (T([-4.0, 1, 1, 1]),), (T([90.0, 9, 9]),)]
     agree(program, [POSITIVE], others, dynamic_shapes={"x": {0: "n"}})
+
+
+def bound_where_nobody_reads_it(x, k):
+    v = x * 0.5
+    if x.sum() > 0.1:
+        if (k == 2).any():
+            if x.mean() > 0.1:
+                v = torch.full_like(x, 0.5)
+        elif bool((v < 0).all()):
+            v *= 0.5
+            k = k * 0 + 1
+    v = (x + 1) * 0.5
+    return v, k
+
+
+def test_what_a_branch_binds_stays_in_it():
+    """A name that is dead after an inner ``if``, and written to on the other way of the outer one."""
+    x, k = T([3.0, 1.0, 1.0]), T([1, 2, 0])
+    inputs = [(x, k), (x, k * 0), (x - 1.5, k), (-x, k), (x * 0 - 1, k * 0)]
+    longer = torch.cat([x, x]), torch.cat([k, k])
+    for example in inputs:
+        agree(bound_where_nobody_reads_it, [example, longer], inputs)
