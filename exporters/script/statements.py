@@ -203,7 +203,6 @@ class StatementConverter:
             after: Names that may be read after it.
             needed: Names that are certainly read after it.
         """
-        after = after | self._filled([*s.body, *s.orelse])
         test = self.expressions.test(s.test)
         then_name, else_name = self.name("then"), self.name("else")
         tail = _ends_with_return(s.body) or _ends_with_return(s.orelse)
@@ -212,7 +211,7 @@ class StatementConverter:
         roots = read_names([*s.body, *s.orelse])
         lenient = kept if jumps(s) or is_exhaustive(s) else kept - needed
         scope_parts, scope = self._scope(
-            s, kept, [*s.body, *s.orelse], roots, lenient=lenient, restored=bound & roots
+            s, kept, [*s.body, *s.orelse], roots, lenient=lenient, restored=bound
         )
         then = self._body(then_name, s.body, after, bound, s)
         orelse = self._body(else_name, s.orelse, after, bound, s)
@@ -231,12 +230,7 @@ class StatementConverter:
             return value
         return staged_call("returned", value, at=at)
 
-    def _filled(self, bodies: Sequence[ast.AST]) -> set[str]:
-        """Names whose objects a statement fills or writes to: they matter after it, and so inside."""
-        return mutated_lists(bodies) & self.bound
-
     def _while(self, s: ast.While, after: set[str]) -> list[ast.stmt]:
-        after = after | self._filled(s.body)
         live = live_before([s], after)
         roots = read_names([*s.body, s.test])
         before, self.hoisted = self.hoisted, []
@@ -257,7 +251,6 @@ class StatementConverter:
         ]
 
     def _for(self, s: ast.For, after: set[str]) -> list[ast.stmt]:
-        after = after | self._filled(s.body)
         live = live_before([s], after)
         roots = read_names([s.target, *s.body])
         items = self.expression(s.iter)
@@ -433,9 +426,10 @@ class StatementConverter:
             inside: Its bodies.
             read: Names that they read.
             lenient: See :class:`exporters.tracing.bodies.Scope`.
-            restored: Names that it binds and that another of its bodies reads.
+            restored: Names that it binds, and that hold afterwards what they held before.
         """
-        names = sorted(kept | self._filled(inside) | (self.shared & self.bound))
+        lists = {n for n in mutated_lists(inside) if n in self.bound}
+        names = sorted(kept | lists | (self.shared & self.bound))
         matter = len(names)
         names += sorted((restored or set()) - set(names))
         roots = sorted(n for n in read if not hasattr(builtins, n) and n != "__class__")
