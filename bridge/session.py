@@ -36,7 +36,7 @@ from bridge.files import model_bytes
 from bridge.graph_index import open_model
 from bridge.parity.inputs import generate_runnable
 from bridge.profiling import Placement, Profile, profile, unmeasured_placement
-from bridge.providers import CPU, CUDA_PROVIDERS, resolve
+from bridge.providers import CUDA_PROVIDERS, resolve
 from bridge.runtime import Optimization, Runtime, Settings
 from bridge.signature import Signature, flatten_unsigned
 from exporters.tracing.pytree import flatten
@@ -127,9 +127,7 @@ class Session:
         # Sequences, maps and strings have no values that could be made of memory.
         self._plain = all(s.dtype is not None for s in (*self.inputs, *self.outputs))
         replaced = self._overridable.values()
-        odd_types = any(s.native is None for s in (*self.inputs, *replaced, *self.outputs))
-        # onnxruntime-gpu 1.31 ends the process where T5 is given arrays and not values
-        self._by_values = odd_types or self.runtime.get_providers() != [CPU]
+        self._odd_types = any(s.native is None for s in (*self.inputs, *replaced, *self.outputs))
         # An output that is an input comes back in the caller's memory, which the caller may free.
         self._passed_on = frozenset(self.input_names) & frozenset(self.output_names)
         self._on_device = any(n in CUDA_PROVIDERS for n in self.runtime.get_providers())
@@ -224,7 +222,7 @@ class Session:
                 results = list(self.runtime.run(names, objects, options))
         if not any(map(is_torch, feed.values() if self._plain else flatten(feed, is_torch)[0])):
             return results
-        if self._by_values:
+        if self._odd_types:
             return [to_torch(x) for x in results]
         import torch
 
@@ -250,22 +248,22 @@ class Session:
         names: list[str],
         options: onnxruntime.RunOptions,
     ) -> list[Any]:
-        if self._by_values:
-            return self._run_by_values(inputs, feed, names, options)
+        if self._odd_types:
+            return self._run_odd(inputs, feed, names, options)
         arrays = {spec.name: host_array(spec, feed[spec.name]) for spec in inputs}
         runtime = self._runtime_for(inputs, arrays)
         # Given arrays, ONNX Runtime computes on their memory, and lends that of its results.
         results: list[Any] = runtime._sess.run(names, arrays, options)
         return self._owned(results, names)
 
-    def _run_by_values(
+    def _run_odd(
         self,
         inputs: Sequence[TensorSpec],
         feed: Mapping[str, Any],
         names: list[str],
         options: onnxruntime.RunOptions,
     ) -> list[Any]:
-        """Run on other providers than the CPU, or on element types that NumPy lacks."""
+        """Run a model that takes or gives element types that NumPy lacks."""
         values: dict[str, OrtValue] = {}
         arrays: dict[str, Any] = {}  # keeps the memory that the values point to
         for spec in inputs:
