@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from tests.script.harness import T, agree
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["VECTORS", "every_way", "one_way"]
+__all__ = ["VECTORS", "Programs"]
 
 VECTORS = [
     (T([1.0, -2.0, 3.0]),),
@@ -20,12 +22,30 @@ VECTORS = [
 ]
 
 
-def one_way(function: Callable[..., Any], example: int) -> None:
-    """The trace sees one vector, and the others are compared."""
-    inputs = VECTORS[example:] + VECTORS[:example]
-    agree(function, inputs[:1], inputs[1:], dynamic_shapes={"x": {0: "n"}})
+class Programs:
+    """Collects a module's programs, as a decorator, and makes the tests of them."""
 
+    def __init__(self) -> None:
+        self.functions: list[Callable[..., Any]] = []
 
-def every_way(function: Callable[..., Any]) -> None:
-    """The trace sees all vectors."""
-    agree(function, VECTORS)
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        self.functions.append(function)
+        return function
+
+    def tests(self) -> tuple[Callable[..., None], Callable[..., None]]:
+        """That each agrees where the trace sees one vector, and where it sees all of them."""
+        every_program = pytest.mark.parametrize(
+            "function", self.functions, ids=lambda f: f.__name__
+        )
+
+        @every_program
+        @pytest.mark.parametrize("example", [0, 1])
+        def one_way(function: Callable[..., Any], example: int) -> None:
+            inputs = VECTORS[example:] + VECTORS[:example]
+            agree(function, inputs[:1], inputs[1:], dynamic_shapes={"x": {0: "n"}})
+
+        @every_program
+        def every_way(function: Callable[..., Any]) -> None:
+            agree(function, VECTORS)
+
+        return one_way, every_way

@@ -7,17 +7,11 @@ import heapq
 import itertools
 import operator
 
-import pytest
 import torch
 
-from tests.script.language import every_way, one_way
+from tests.script.language import Programs
 
-PROGRAMS = []
-
-
-def program(function):
-    PROGRAMS.append(function)
-    return function
+program = Programs()
 
 
 @program
@@ -170,12 +164,4 @@ def tuple_lt(x):
     return (a, b) > (1.0, 0.0)
 
 
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("example", [0, 1])
-def test_agrees_when_one_way_is_the_example(function, example):
-    one_way(function, example)
-
-
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-def test_agrees_when_every_way_is_an_example(function):
-    every_way(function)
+test_one_way, test_every_way = program.tests()

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 import collections
 
-import pytest
 import torch
 
-from tests.script.language import every_way, one_way
+from tests.script.language import Programs
 
-PROGRAMS = []
-
-
-def program(function):
-    PROGRAMS.append(function)
-    return function
+program = Programs()
 
 
 @program
@@ -383,12 +377,4 @@ def rows_of_a_tensor(x):
     return total
 
 
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("example", [0, 1])
-def test_agrees_when_one_way_is_the_example(function, example):
-    one_way(function, example)
-
-
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-def test_agrees_when_every_way_is_an_example(function):
-    every_way(function)
+test_one_way, test_every_way = program.tests()

@@ -4,18 +4,12 @@ from __future__ import annotations
 
 import contextlib
 
-import pytest
 import torch
 
-from tests.script.language import every_way, one_way
+from tests.script.language import Programs
 
 OFF = torch.ones(())
-PROGRAMS = []
-
-
-def program(function):
-    PROGRAMS.append(function)
-    return function
+program = Programs()
 
 
 @program
@@ -347,12 +341,4 @@ def equal_of_run_time_sizes(x):
     return y
 
 
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("example", [0, 1])
-def test_agrees_when_one_way_is_the_example(function, example):
-    one_way(function, example)
-
-
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-def test_agrees_when_every_way_is_an_example(function):
-    every_way(function)
+test_one_way, test_every_way = program.tests()

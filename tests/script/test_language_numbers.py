@@ -5,16 +5,9 @@ from __future__ import annotations
 import math
 from math import hypot, sqrt
 
-import pytest
+from tests.script.language import Programs
 
-from tests.script.language import every_way, one_way
-
-PROGRAMS = []
-
-
-def program(function):
-    PROGRAMS.append(function)
-    return function
+program = Programs()
 
 
 @program
@@ -110,12 +103,4 @@ def math_sums(x):
     return math.prod([n, 2, 3]), math.fsum([n, 0.5]), x
 
 
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("example", [0, 1])
-def test_agrees_when_one_way_is_the_example(function, example):
-    one_way(function, example)
-
-
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-def test_agrees_when_every_way_is_an_example(function):
-    every_way(function)
+test_one_way, test_every_way = program.tests()

@@ -5,18 +5,12 @@ from __future__ import annotations
 import dataclasses
 import typing
 
-import pytest
 import torch
 from torch import nn
 
-from tests.script.language import every_way, one_way
+from tests.script.language import Programs
 
-PROGRAMS = []
-
-
-def program(function):
-    PROGRAMS.append(function)
-    return function
+program = Programs()
 
 
 @program
@@ -306,12 +300,4 @@ def str_state(x):
     return x * 2 if mode == "up" else -x
 
 
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-@pytest.mark.parametrize("example", [0, 1])
-def test_agrees_when_one_way_is_the_example(function, example):
-    one_way(function, example)
-
-
-@pytest.mark.parametrize("function", PROGRAMS, ids=lambda f: f.__name__)
-def test_agrees_when_every_way_is_an_example(function):
-    every_way(function)
+test_one_way, test_every_way = program.tests()
