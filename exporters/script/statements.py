@@ -430,6 +430,7 @@ class StatementConverter:
         """
         lists = {n for n in mutated_lists(inside) if n in self.bound}
         names = sorted(kept | lists | (self.shared & self.bound))
+        filled = lists - kept - self.shared
         matter = len(names)
         names += sorted((restored or set()) - set(names))
         roots = sorted(n for n in read if not hasattr(builtins, n) and n != "__class__")
@@ -458,6 +459,7 @@ class StatementConverter:
             ast.Tuple([ast.Constant(n) for n in sorted(lenient)], ast.Load()),
             ast.Constant(matter),
             ast.Tuple([ast.Constant(n) for n in names if n in self.given], ast.Load()),
+            ast.Tuple([ast.Constant(n) for n in sorted(filled)], ast.Load()),
             at=s,
         )
         return [_function(get, [getter], s), _function(put, setter, s, value)], scope

@@ -43,6 +43,7 @@ class Scope:
             may hold anything elsewhere.
         kept: How many of the names, from the first, matter afterwards; None for all.
         given: Names that hold what the caller gave, which the caller may hold, too.
+        filled: Names that nobody reads afterwards, of lists that the statement may fill.
     """
 
     names: tuple[str, ...]
@@ -54,6 +55,7 @@ class Scope:
     lenient: tuple[str, ...] = ()
     kept: int | None = None
     given: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
 
     def reaching(self, x: Any) -> Scope:
         """The same of a statement whose bodies read one more thing."""

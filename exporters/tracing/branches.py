@@ -47,6 +47,7 @@ _CHEAP = frozenset({
     "Unsqueeze"
 })  # fmt: skip
 _CHEAP_NODES = 6
+_FILLED = (list, dict, set)  # staged lists are lists
 
 
 def if_(
@@ -280,6 +281,8 @@ class _IfMerge:
         if all(o.names[index] is before for o in self.outcomes):
             return _SAME
         values = [o.values[index] for o in self.outcomes]
+        if name in self.staged.scope.filled and not any(isinstance(v, _FILLED) for v in values):
+            return _SAME
         known = [v for v in values if v is not UNBOUND]
         if (name.startswith(_INTERNAL) or name in self.staged.scope.lenient) and len(known) == 1:
             values = [ABSENT if v is UNBOUND else v for v in values]

@@ -322,3 +322,39 @@ def test_what_a_branch_binds_stays_in_it():
     longer = torch.cat([x, x]), torch.cat([k, k])
     for example in inputs:
         agree(bound_where_nobody_reads_it, [example, longer], inputs)
+
+
+def of_another_rank_before(x):
+    t = x
+    if x.sum() > 0:
+        t = x[None] * 2
+        y = total(t)
+    else:
+        y = total(t) + 1
+    return y
+
+
+def a_tuple_before(x):
+    t = x
+    if x.sum() > 0:
+        t = (x, x * 2)
+        y = total(t[0]) + total(t[1])
+        nothing(t)
+    else:
+        y = total(t)
+    return y
+
+
+def total(t):
+    return t.sum()
+
+
+def nothing(t):
+    pass
+
+
+@pytest.mark.parametrize("function", [of_another_rank_before, a_tuple_before])
+def test_names_that_nobody_reads_afterwards_have_any_type(function):
+    """Also those that are given to functions, which could fill a list."""
+    inputs = [(torch.ones(3),), (-torch.ones(3),), (torch.ones(5),)]
+    agree(function, inputs[:1], inputs, dynamic_shapes=({0: "n"},))
