@@ -178,7 +178,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         known = self.plan(func)
         if known.query:
             return func(*args, **kwargs)
-        if self.trace.optional and not known.writes:
+        if self.trace.optional and not self._target(known, args, kwargs)[2]:
             args, kwargs, maybe = settled_arguments(self, func, args, kwargs)
             if maybe is not None:
                 with self:

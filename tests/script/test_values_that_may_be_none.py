@@ -164,3 +164,15 @@ def sizes_to_torch(x):
 def test_sizes_that_may_be_none(function):
     images = [torch.rand(1, 2, h, w) for h, w in ((8, 12), (9, 11), (8, 11), (2, 2))]
     agree(function, [(images[0],)], [(x,) for x in images], dynamic_shapes=({2: "h", 3: "w"},))
+
+
+def written_elsewhere(x, mask):
+    low = x.min() if mask.all() else None
+    held = torch.zeros_like(x)
+    torch.clamp(x, low, x.new_tensor(0.5), out=held)
+    return held
+
+
+def test_a_result_that_is_written_elsewhere_is_written_once():
+    inputs = [(X, FULL), (-X, FULL)]
+    agree(written_elsewhere, [(X, FULL)], inputs)
