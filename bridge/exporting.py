@@ -11,9 +11,10 @@ from bridge.optimizing import optimize as optimized
 from bridge.program import ExportReport, Program, count_ops
 from bridge.signature import Signature
 from bridge.targets import parse_target
-from bridge.verification import UnseenSizesError, verify
+from bridge.verification import UnseenInputsError, verify
 from exporters.errors import ExportError
 from exporters.pytorch import frontend
+from exporters.pytorch.eager import EagerRuns
 from exporters.pytorch.inputs import modules_of
 from exporters.script import Target
 
@@ -109,6 +110,7 @@ def export(
     if runtime is not None and opset is None:
         opset = runtime.opset
     targets: list[Target] = []
+    runs = EagerRuns()
     more_sizes: list[dict[str, int]] = []
     while True:
         tell("tracing")
@@ -126,6 +128,7 @@ def export(
             targets=targets,
             more_sizes=more_sizes,
             check=verify,
+            runs=runs,
         )
         program = Program(
             traced.model,
@@ -144,18 +147,10 @@ def export(
         started = time.perf_counter()
         try:
             program.report.verified = verify_traced(traced, program)
-        except ExportError as frozen:  # unseen inputs showed what the worlds did not
-            known = {t.code for t in traced.targets}
-            found = frozen.target
-            if script != "auto" or not isinstance(found, Target) or found.code in known:
-                raise
-            targets = [*traced.targets, found]
-            continue
-        except UnseenSizesError as unseen:
-            if len(more_sizes) == _MORE_WORLDS:
-                raise unseen.finding from None
-            more_sizes = [*more_sizes, unseen.sizes]
-            targets = list(traced.targets)
+        except UnseenInputsError as unseen:
+            targets = [*traced.targets, *_mending(unseen, traced, more_sizes, script)]
+            if unseen.sizes:
+                more_sizes = [*more_sizes, unseen.sizes]
             continue
         program.report.seconds["verify"] = time.perf_counter() - started
         break
@@ -170,6 +165,30 @@ def export(
 
 
 verify_traced = verify
+
+
+def _mending(
+    unseen: UnseenInputsError,
+    traced: TracedModel,
+    more_sizes: Sequence[Mapping[str, int]],
+    script: str,
+) -> list[Target]:
+    """What to compile besides, before another trace in a world of the unseen sizes.
+
+    Raises:
+        ExportError: Another trace would freeze the same.
+        ParityError: There were enough of them.
+    """
+    finding = unseen.finding
+    if not isinstance(finding, ExportError):
+        if len(more_sizes) == _MORE_WORLDS:
+            raise finding
+        return []
+    found = finding.target
+    known = {t.code for t in traced.targets}
+    if script != "auto" or not isinstance(found, Target) or found.code in known:
+        raise finding from unseen.__cause__
+    return [found]
 
 
 def _signature(traced: TracedModel) -> Signature:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from bridge.session import Session
 from exporters.errors import ExportError, ScriptError
 from exporters.pytorch import frontend
 from exporters.pytorch.inputs import world_leaves
-from exporters.tracing.worlds import are_sides, candidate_sizes
+from exporters.tracing.worlds import smaller_sizes, unseen_sizes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -28,22 +27,23 @@ if TYPE_CHECKING:
     from exporters.pytorch.frontend import TracedModel
     from exporters.tracing.worlds import Symbol
 
-__all__ = ["UnseenSizesError", "verify"]
+__all__ = ["UnseenInputsError", "verify"]
 
 # How long eager code may run on inputs that the trace did not see: seconds, and times the trace.
 _SECONDS, _TRACES = 1.0, 4.0
-_SLOW = 5.0  # seconds of a trace, after which unseen sizes are a little larger, not twice as large
+_SLOW = 1.0  # seconds of a trace, after which unseen sizes are a little larger, not twice as large
 
 
-class UnseenSizesError(Exception):
-    """The graph is wrong at sizes that no world had, and right once a world has them.
+class UnseenInputsError(Exception):
+    """The graph is wrong on inputs that no world had.
 
     Sizes that are equal in all worlds by coincidence (both padded to the same multiple) look
     static; another world tells them apart.
 
     Attributes:
-        sizes: The sizes, by dim.
-        finding: What to tell the user if more worlds do not help.
+        sizes: The sizes of the dynamic dims in these inputs.
+        finding: What to tell the user if another trace does not help: a mismatch, or what the
+            trace froze.
     """
 
     def __init__(self, sizes: dict[str, int], finding: Exception) -> None:
@@ -59,8 +59,8 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
 
     Raises:
         ParityError: An output differs; the message names the first node that goes wrong.
-        SpecialisationError: It differs because the trace froze something that varies.
-        UnseenSizesError: It differs because the worlds' sizes happened to agree somewhere.
+        UnseenInputsError: It differs because the trace froze something that varies, or because the
+            worlds' sizes happened to agree somewhere.
     """
     check = _Verification(traced, Session(program))
     rows: list[Comparison] = []
@@ -77,11 +77,9 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
             rows += check.run(f"unseen inputs {_sizes(sizes)}", leaves, expected)
         except (ParityError, RunError) as error:
             reason = frontend.explain(traced, leaves, sizes)
-            if reason is not None and not isinstance(reason, ScriptError):
-                raise reason from error
-            if sizes and reason is None:
-                raise UnseenSizesError(sizes, error) from error
-            raise
+            if isinstance(reason, ScriptError) or (reason is None and not sizes):
+                raise
+            raise UnseenInputsError(sizes, reason or error) from error
     program.report.warnings += _told_otherwise(traced)
     return rows
 
@@ -174,42 +172,21 @@ def fresh_inputs(traced: TracedModel) -> Iterator[tuple[dict[str, int], list[Any
         yield {}, moved
         return
     slow = traced.seconds.get("trace", 0.0) > _SLOW
-    for pick in (_smaller, _next_larger if slow else _larger):
-        sizes = {s.name: pick(s, traced) for s in traced.symbols}
-        if pick is _smaller:
-            _make_square(sizes, traced.symbols)
+    seen = {s.name: {w.sizes.get(s.name, s.size) for w in traced.worlds} for s in traced.symbols}
+    smaller = smaller_sizes(traced.symbols, seen)
+    larger = {s.name: _larger(s, seen[s.name], slow=slow) for s in traced.symbols}
+    for sizes in (smaller, larger):
         yield sizes, world_leaves(moved, traced.symbols, sizes)
 
 
-def _make_square(sizes: dict[str, int], symbols: Sequence[Symbol]) -> None:
-    """An image as high as it is wide, where no world had one."""
-    for first, second in itertools.combinations(symbols, 2):
-        size = sizes[first.name]
-        if size > 1 and first.size != second.size and are_sides(first, second):
-            sizes[second.name] = size if second.allows(size) else sizes[second.name]
+def _larger(symbol: Symbol, seen: set[int], *, slow: bool) -> int:
+    """About twice the example's size, so that loops and windows that ran once run twice.
 
-
-def _unseen(symbol: Symbol, traced: TracedModel) -> list[int]:
-    seen = {w.sizes.get(symbol.name, symbol.size) for w in traced.worlds}
-    options = [1, *candidate_sizes(symbol)] if symbol.allows(1) else [*candidate_sizes(symbol)]
-    return sorted({n for n in options if n not in seen}) or [symbol.size]
-
-
-def _smaller(symbol: Symbol, traced: TracedModel) -> int:
-    """1 for a dim that is small; for a large one another size below the example's."""
-    below = [n for n in _unseen(symbol, traced) if n <= symbol.size] or [symbol.size]
-    return below[0] if symbol.size < 16 else below[-1]
-
-
-def _larger(symbol: Symbol, traced: TracedModel) -> int:
-    """About twice the example's size: loops and windows that ran once run twice."""
-    above = [n for n in _unseen(symbol, traced) if n >= 2 * symbol.size]
+    A little more than it for models that take long.
+    """
+    least = symbol.size + 1 if slow else 2 * symbol.size
+    above = [n for n in unseen_sizes(symbol, seen) if n >= least]
     return above[0] if above else symbol.size
-
-
-def _next_larger(symbol: Symbol, traced: TracedModel) -> int:
-    """A little more than the example's size, for models that take long."""
-    return next((n for n in _unseen(symbol, traced) if n > symbol.size), symbol.size)
 
 
 def _rolled(x: Any) -> Any:

@@ -237,6 +237,6 @@ def _device(model: Any) -> Any:
 
 def call_eager(model: Any, arguments: Arguments, leaves: Sequence[Any]) -> Any:
     """Call eager code and leave no sign of it: not in attributes, nor in tensors."""
-    from exporters.pytorch.attempt import run_eager
+    from exporters.pytorch.eager import run_eager
 
     return run_eager(model, arguments, leaves, exporting=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import json
@@ -14,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 
-from exporters.errors import InputError, UnboundNameError, UntraceableError
+from exporters.errors import InputError, UnboundNameError
 from exporters.pytorch import handlers, isolation, lowerings  # noqa: F401  (registration)
 from exporters.pytorch.dtypes import is_complex
+from exporters.pytorch.eager import LIBRARY, EagerRuns, run_eager
 from exporters.pytorch.inputs import (
     Arguments,
     clone,
@@ -36,7 +36,7 @@ from exporters.tracing.finish import build_model
 from exporters.tracing.none_tests import NoneTests
 from exporters.tracing.pytree import Tree, flatten
 from exporters.tracing.scalars import ScalarRecord, TracedScalar, plain
-from exporters.tracing.source import SourceFinder, source_of_error
+from exporters.tracing.source import SourceFinder
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
 if TYPE_CHECKING:
@@ -46,11 +46,10 @@ if TYPE_CHECKING:
     from exporters.script import Target
     from exporters.tracing.worlds import Symbol
 
-__all__ = ["Attempt", "TracedModel", "World", "explained"]
+__all__ = ["Attempt", "TracedModel", "World"]
 
-_TORCH = os.path.dirname(torch.__file__) + os.sep
 _PLUMBING = tuple(
-    os.path.join(_TORCH, name)
+    os.path.join(LIBRARY, name)
     for name in (
         "overrides.py",
         "_tensor.py",
@@ -100,6 +99,7 @@ class TracedModel:
         drawn: Random number generators outside of torch that forward draws from.
         compiling: Whether the model saw ``torch.compiler.is_compiling()``.
         derives: Whether the model asks autograd for derivatives.
+        runs: The eager runs that were needed so far.
         training: Paths of modules that are in train mode.
         scripted: Functions that were compiled without being marked.
         targets: All functions that were compiled.
@@ -127,11 +127,12 @@ class TracedModel:
     drawn: list[str] = dataclasses.field(default_factory=list)
     compiling: bool = False
     derives: bool = False
+    runs: EagerRuns = dataclasses.field(default_factory=EagerRuns)
 
     def eager(self, leaves: Sequence[Any]) -> list[Any]:
         """Every leaf of the eager result; the model and the arguments stay as they were."""
         with isolation.compiling(told=self.compiling):
-            return flatten(run_eager(self.callable, self.arguments, leaves), is_leaf)[0]
+            return self.runs(self.callable, self.arguments, leaves)
 
     def eager_outputs(self, leaves: Sequence[Any]) -> list[Any]:
         """The leaves of the eager result that are graph outputs."""
@@ -141,7 +142,9 @@ class TracedModel:
     def other_when_exported(self) -> list[str]:
         """The outputs that the example has other values for outside of an export, by path."""
         world = self.worlds[0]
-        plain = run_eager(self.callable, self.arguments, world.leaves, exporting=False)
+        plain = run_eager(
+            self.callable, self.arguments, world.leaves, exporting=False, memo=self.runs.memo
+        )
         leaves, tree = flatten(plain, is_leaf)
         by_path = dict(zip(tree.paths(), leaves, strict=True))
         paths = list(self.output_tree.paths())
@@ -160,44 +163,6 @@ def is_like(a: Any, b: Any) -> bool:
     return a.shape == b.shape and a.dtype == b.dtype
 
 
-def run_eager(
-    model: Callable[..., Any],
-    arguments: Arguments,
-    leaves: Sequence[Any],
-    *,
-    exporting: bool = True,
-) -> Any:
-    """Call the model, and leave no sign of it.
-
-    Args:
-        model: The eager callable.
-        arguments: The example, of which the structure is used.
-        leaves: What the arguments hold.
-        exporting: Whether the model sees that it is exported, as in a trace.
-    """
-    modules = modules_of(model)
-    told = isolation.exporting() if exporting else contextlib.nullcontext()
-    with isolation.isolated(modules.values()), isolation.untouched(), told:
-        return arguments.call(model, [clone(x) for x in leaves])
-
-
-def explained(error: Exception, model: Callable[..., Any], arguments: Arguments) -> Exception:
-    """An error of user code: with a note if eager code raises it too, else a refusal of the trace."""
-    source = source_of_error(error, (_TORCH,))
-    try:
-        run_eager(model, arguments, arguments.leaves)
-    except Exception:
-        place = [] if source is None else [f"  at {source}", source.excerpt(), ""]
-        hint = "hint: call the model with these arguments until it runs, then export it"
-        error.add_note("\n".join(["eager code raises this for the example", *place, hint]))
-        return error
-    return UntraceableError(
-        f"eager code runs, but its trace raises {type(error).__name__}: {error}",
-        source=source,
-        hint="write this line in another way, or keep it out of the exported model",
-    )
-
-
 class Attempt:
     """One tracing run.
 
@@ -213,6 +178,7 @@ class Attempt:
         state: Buffers that become extra inputs and outputs, by ``state_dict`` name.
         keep: Called with every graph value and its tensors, see :class:`TorchTracer`.
         derives: Whether the model asks autograd for derivatives.
+        runs: Eager runs that were needed before.
     """
 
     def __init__(
@@ -229,9 +195,11 @@ class Attempt:
         state: Sequence[str] = (),
         keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
         derives: bool = False,
+        runs: EagerRuns | None = None,
     ) -> None:
         self.model = model
         self.derives = derives
+        self.runs = EagerRuns() if runs is None else runs
         self.arguments = arguments
         self.symbols = list(symbols)
         self.worlds = list(worlds)
@@ -255,7 +223,7 @@ class Attempt:
         """What eager raises for other sizes of some dims, None if it accepts them."""
         try:
             leaves = world_leaves(self.arguments.leaves, symbols, sizes)
-            run_eager(self.model, self.arguments, leaves)
+            self.runs(self.model, self.arguments, leaves)
         except Exception as error:
             return error
         return None
@@ -264,7 +232,7 @@ class Attempt:
         """Finds the user's position below :func:`_run_model`."""
         paths = module_paths(self.modules)
         return SourceFinder(
-            library=(_TORCH,),
+            library=(LIBRARY,),
             module_call=torch.nn.Module._call_impl.__code__,
             module_path=lambda module: paths.get(id(module)),
             entry=_run_model.__code__,
@@ -295,6 +263,7 @@ class Attempt:
                 trace.settled = self.scripting.settled
         tracer = TorchTracer(trace, self.named)
         tracer.keep = self.keep
+        tracer.memo = self.runs.memo
         if log_world is not None:
             tracer.log_calls(log_world)
         handles, graph_inputs, positions = self._enter(tracer)
@@ -455,6 +424,7 @@ class Attempt:
             targets=[],
             seconds={},
             derives=self.derives,
+            runs=self.runs,
         )
 
     def _output_names(self, tree: Tree, positions: Sequence[int]) -> list[str]:

@@ -19,8 +19,9 @@ from exporters.errors import (
     WorldError,
 )
 from exporters.pytorch import isolation
-from exporters.pytorch.attempt import Attempt, TracedModel, World, explained
+from exporters.pytorch.attempt import Attempt, TracedModel, World
 from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.eager import EagerRuns, explained
 from exporters.pytorch.handlers import DerivativesAsked
 from exporters.pytorch.inputs import (
     Arguments,
@@ -42,7 +43,13 @@ from exporters.pytorch.specialisation import (
 from exporters.pytorch.torchscript import torchscript_traces
 from exporters.script import compiled, nested_codes, target_behind, target_of
 from exporters.tracing.trace import Assumption
-from exporters.tracing.worlds import Symbol, first_sizes, parse_dynamic_shapes
+from exporters.tracing.worlds import (
+    Symbol,
+    first_sizes,
+    oblong,
+    parse_dynamic_shapes,
+    smaller_sizes,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -73,6 +80,7 @@ def trace(
     targets: Iterable[Target] = (),
     more_sizes: Sequence[Mapping[str, int]] = (),
     check: bool = True,
+    runs: EagerRuns | None = None,
     keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None,
 ) -> TracedModel:
     """Trace an eager callable into an ONNX model.
@@ -97,6 +105,7 @@ def trace(
         more_sizes: Sizes of the dynamic dims for further worlds.
         check: Whether to run eager code in the other worlds too, to see that the trace froze
             nothing that varies.
+        runs: Eager runs of the model that earlier traces needed.
         keep: Called with every value of the graph and the tensor that it is in each world.
 
     Raises:
@@ -144,10 +153,12 @@ def trace(
         "output_names": output_names,
         "unroll_limit": unroll_limit,
         "keep": keep,
+        "runs": EagerRuns() if runs is None else runs,
     }
 
     def once() -> TracedModel:
         scripting: Scripting = options["scripting"]
+        options["runs"].memo.remembers |= bool(scripting.chosen)  # it is not the first trace
         if others:
             symbols, worlds = _infer_symbols(arguments, others)
             attempt = Attempt(model, arguments, symbols, worlds, **options)
@@ -319,6 +330,7 @@ def explain(
             opset=opset,
             scripting=scripting,
             derives=traced.derives,
+            runs=traced.runs,
         )
         try:
             again = attempt.run()
@@ -435,8 +447,10 @@ def _trace_resized(
 ) -> tuple[Attempt, TracedModel]:
     """Trace with a second world in which every declared dim has another size."""
     sizes = first_sizes(symbols, _sizes_in(arguments))
-    worlds = _resized_worlds(arguments, symbols, [sizes, *more_sizes])
-    attempt = Attempt(model, arguments, symbols, worlds, **options)
+    attempt = Attempt(model, arguments, symbols, (), **options)
+    if options["scripting"].chosen and not more_sizes:
+        more_sizes = _square_images(attempt, sizes)
+    attempt.worlds = _resized_worlds(arguments, symbols, [sizes, *more_sizes])
     try:
         return attempt, attempt.run()
     except WorldError as failure:
@@ -448,6 +462,18 @@ def _trace_resized(
         if not symbols or attempt.eager_error(symbols, sizes) is None:
             raise
     return _trace_accepted(attempt, symbols, more_sizes)
+
+
+def _square_images(attempt: Attempt, second: Mapping[str, int]) -> list[dict[str, int]]:
+    """The sizes of a world whose images are as high as wide, if eager code accepts them.
+
+    Code that asks for sizes often asks which side is the longer one, or pads to a multiple.
+    """
+    symbols = attempt.symbols
+    sides = {s.name for pair in oblong(symbols) for s in pair if s.size > 1}
+    seen = {s.name: {s.size, second[s.name]} for s in symbols}
+    sizes = {n: z for n, z in smaller_sizes(symbols, seen).items() if n in sides}
+    return [sizes] if sizes and attempt.eager_error(symbols, sizes) is None else []
 
 
 def _trace_accepted(

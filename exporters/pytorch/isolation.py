@@ -15,9 +15,18 @@ from exporters.pytorch.substitutes import substituted
 from exporters.tracing.effects import Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-__all__ = ["asked_of_compiling", "compiling", "exporting", "is_opaque", "isolated", "untouched"]
+__all__ = [
+    "asked_of_compiling",
+    "compiling",
+    "exporting",
+    "is_opaque",
+    "is_told_of_compiling",
+    "isolated",
+    "untouched",
+    "writes",
+]
 
 
 def is_opaque(x: Any) -> bool:
@@ -49,6 +58,11 @@ def compiling(*, told: bool = True) -> Iterator[None]:
         yield
     finally:
         _thread.compiling = before
+
+
+def is_told_of_compiling() -> bool:
+    """Whether ``torch.compiler.is_compiling()`` is true in exports of this thread."""
+    return _thread.compiling
 
 
 def asked_of_compiling() -> bool:
@@ -119,16 +133,24 @@ def isolated(modules: Iterable[torch.nn.Module]) -> Iterator[list[str]]:
             torch.set_default_dtype(default_dtype)
 
 
+def _call(func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    return func(*args, **kwargs)
+
+
 @contextlib.contextmanager
-def untouched() -> Iterator[None]:
-    """Take back what eager code writes to tensors that it did not make."""
-    writes = _Writes()
+def untouched(call: Callable[..., Any] = _call) -> Iterator[None]:
+    """Take back what eager code writes to tensors that it did not make.
+
+    Args:
+        call: Makes each call of torch, given the function, its arguments and its keywords.
+    """
+    mode = _Writes(call)
     try:
-        with writes:
+        with mode:
             yield
     finally:
         with torch.no_grad():
-            for x, before in writes.copies.values():
+            for x, before in mode.copies.values():
                 if not torch.equal(x, before):
                     x.copy_(before)
 
@@ -140,8 +162,9 @@ class _Writes(TorchFunctionMode):
         copies: A tensor of each such storage, and its values before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, call: Callable[..., Any]) -> None:
         super().__init__()
+        self._call = call
         self.copies: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         self._made: set[int] = set()
 
@@ -151,7 +174,7 @@ class _Writes(TorchFunctionMode):
         kwargs = kwargs or {}
         with torch._C.DisableTorchFunction():
             self._keep(_written(func, args, kwargs))
-        result = func(*args, **kwargs)
+        result = self._call(func, args, kwargs)
         with torch._C.DisableTorchFunction():
             given = {x.untyped_storage()._cdata for x in _strided((*args, *kwargs.values()))}
             self._made |= {x.untyped_storage()._cdata for x in _strided(result)} - given
@@ -164,6 +187,11 @@ class _Writes(TorchFunctionMode):
                 elements = storage.nbytes() // x.itemsize
                 whole = x.detach().new_empty(0).set_(storage, 0, (elements,), (1,))
                 self.copies[storage._cdata] = (whole, whole.clone())
+
+
+def writes(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call writes to its arguments."""
+    return any(True for _ in _strided(_written(func, args, kwargs)))
 
 
 def _strided(x: Any) -> Iterator[torch.Tensor]:

@@ -15,6 +15,7 @@ from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback
 from exporters.pytorch.lists import call_on_list, is_split, split_by_list
 from exporters.pytorch.loans import Loans
+from exporters.pytorch.memo import CallMemo
 from exporters.pytorch.optionals import call_either_way, settled_arguments
 from exporters.pytorch.plans import Plan, plan
 from exporters.pytorch.registry import (
@@ -67,6 +68,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         self._plans: dict[Any, Plan] = {}
         self._composing: list[Callable[..., Any]] = []
         self.loans = Loans()
+        self.memo = CallMemo()
         self.log: list[Call] = []
         self._log_world: int | None = None
         self.captured: Any = None  # while calls are none of the trace's: what is read in them
@@ -113,7 +115,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
     def _call(self, func: Any, args: Any, kwargs: dict[str, Any], world: int) -> Any:
         """A concrete call; where only its kind matters, there is an item in every empty tensor."""
         try:
-            return func(*args, **kwargs)
+            return self.memo.call(func, args, kwargs)
         except (IndexError, RuntimeError):
             found = tensors_of((args, kwargs))
             if world not in self.trace.ghosts or all(t.numel() for t in found):

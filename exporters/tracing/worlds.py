@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import DynamicShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
-__all__ = ["Symbol", "are_sides", "candidate_sizes", "first_sizes", "parse_dynamic_shapes"]
+__all__ = [
+    "Symbol",
+    "are_sides",
+    "candidate_sizes",
+    "first_sizes",
+    "oblong",
+    "parse_dynamic_shapes",
+    "smaller_sizes",
+    "unseen_sizes",
+]
 
 
 @dataclasses.dataclass(slots=True)
@@ -97,6 +107,39 @@ def first_sizes(symbols: Sequence[Symbol], taken: set[int]) -> dict[str, int]:
         used.add(free[0])
         chosen[symbol.name] = free[0]
     return chosen
+
+
+def unseen_sizes(symbol: Symbol, seen: Collection[int]) -> list[int]:
+    """Other sizes for a dim, the smallest first; its own if there are none."""
+    options = [1, *candidate_sizes(symbol)] if symbol.allows(1) else [*candidate_sizes(symbol)]
+    return sorted({n for n in options if n not in seen}) or [symbol.size]
+
+
+def smaller_sizes(
+    symbols: Sequence[Symbol], seen: Mapping[str, Collection[int]]
+) -> dict[str, int]:
+    """For small dims 1, for large ones a size below the example's; images are as high as wide.
+
+    Args:
+        symbols: The dynamic dims.
+        seen: The sizes that worlds gave to each dim.
+    """
+    sizes: dict[str, int] = {}
+    for symbol in symbols:
+        unseen = unseen_sizes(symbol, seen[symbol.name])
+        below = [n for n in unseen if n <= symbol.size] or [symbol.size]
+        sizes[symbol.name] = below[0] if symbol.size < 16 else below[-1]
+    for first, second in oblong(symbols):
+        size = sizes[first.name]
+        if size > 1 and second.allows(size):
+            sizes[second.name] = size
+    return sizes
+
+
+def oblong(symbols: Sequence[Symbol]) -> list[tuple[Symbol, Symbol]]:
+    """The pairs of dims that are an image's sides, of different lengths in the example."""
+    pairs = itertools.combinations(symbols, 2)
+    return [(a, b) for a, b in pairs if a.size != b.size and are_sides(a, b)]
 
 
 def are_sides(first: Symbol, second: Symbol) -> bool:

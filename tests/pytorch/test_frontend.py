@@ -17,7 +17,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import bridge
-from exporters.pytorch.attempt import run_eager
+from exporters.pytorch.eager import run_eager
 from exporters.pytorch.inputs import bind
 from tests.script.harness import assert_same
 
