@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnxruntime
 
+from bridge.control import time_limit
 from bridge.errors import BridgeError, FeedError
 from bridge.feeds import to_numpy, to_torch
 from bridge.optimizing import as_program, optimize
@@ -35,6 +36,7 @@ __all__ = ["FORMS", "BenchmarkReport", "Row", "benchmark"]
 FORMS = ("eager", "compile", "float", "optimized", "int8-dynamic")
 _ROUND = 0.1  # seconds that one form runs in one round
 _MOST_CALLS = 200  # in one round
+_LONGEST = 600.0  # seconds of a run
 
 
 @dataclasses.dataclass(slots=True)
@@ -316,7 +318,8 @@ def _started(
     """Make a form and run it once; note what that takes."""
     before, started = _memory(), time.perf_counter()
     call = make()
-    results = _leaves(call())
+    with time_limit(_LONGEST):
+        results = _leaves(call())
     row.load = time.perf_counter() - started
     row.memory = max(0, _memory() - before)
     call()

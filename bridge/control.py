@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import threading
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -10,10 +12,25 @@ import onnxruntime
 from bridge.errors import BridgeError, FeedError, RunCancelledError, RunError, RunTimeoutError
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
-__all__ = ["Closed", "RunControl"]
+__all__ = ["Closed", "RunControl", "time_limit"]
+
+_LIMIT: contextvars.ContextVar[float | None] = contextvars.ContextVar("limit", default=None)
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float | None) -> Iterator[None]:
+    """Stop runs of this thread that take longer, of whatever session, unless they say otherwise.
+
+    Args:
+        seconds: For each run; None for no limit.
+    """
+    token = _LIMIT.set(None if seconds is None else _seconds(seconds))
+    try:
+        yield
+    finally:
+        _LIMIT.reset(token)
 
 
 class _Run:
@@ -92,8 +109,7 @@ class RunControl:
         """
         # a context made of a generator would take a microsecond more
         config = {**self._config, **run_config} if run_config else self._config
-        if timeout is not None:
-            timeout = _seconds(timeout)
+        timeout = _LIMIT.get() if timeout is None else _seconds(timeout)
         return _Run(self._running, config, timeout)
 
     def cancel(self) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NoProbesError", "ProbeCheck", "as_feeds", "made_up_feeds", "narrowed"]
 
+_LONGEST = 600.0  # seconds of a run: Loops that a pass broke may not end
 _FEEDS = 2  # made-up feeds, of different sizes
 _SIZES = (8, 16, 32, 64, 128, 224)  # for models that take no small sizes
 _DISTINCT = (2, 3, 5, 7, 11, 13, 17, 19, 23, 29)
@@ -48,7 +49,7 @@ def made_up_feeds(session: Session) -> list[dict[str, Any]]:
     for seed, sizes in enumerate(_choices(session.inputs)):
         try:
             feed = generate(session.inputs, sizes=sizes, seed=seed)
-            results = session.run(feed)
+            results = session.run(feed, timeout=_LONGEST)
         except (RunError, FeedError) as error:
             problem = problem or error.message
             continue
@@ -244,7 +245,7 @@ def narrowed(x: Any, dtype: ir.DataType) -> Any:
 
 def _run(session: Session, feed: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return {n: np.asarray(to_numpy(x)) for n, x in session.run(feed).items()}
+        return {n: np.asarray(to_numpy(x)) for n, x in session.run(feed, timeout=_LONGEST).items()}
     except BridgeError as error:
         raise NoProbesError(
             f"the model refuses a probe: {error.message}", hint=error.hint

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bridge.errors import BridgeError, ParityError, RunError
+from bridge.control import time_limit
+from bridge.errors import BridgeError, ParityError, RunError, RunTimeoutError
 from bridge.feeds import to_numpy
 from bridge.parity.checking import Trial, compare_outputs
+from bridge.parity.endless import find_endless, time_for
 from bridge.parity.locating import locate_divergence
 from bridge.parity.sides import EagerSide
 from bridge.session import Session
@@ -125,6 +127,7 @@ class _Verification:
         self.random = traced.random
         self.state = traced.state
         self.inputs = traced.inputs
+        self.seconds = traced.seconds.get("trace", 0.0)
         self.session = session
         self.eager = EagerSide(traced.callable, session, traced.arguments)
 
@@ -133,12 +136,19 @@ class _Verification:
 
         Raises:
             ParityError: An output differs.
+            RunTimeoutError: The run does not end; names the Loop.
         """
         names = [n for n in self.session.input_names if n not in self.state]
         feed = {n: to_numpy(leaves[i]) for n, i in zip(names, self.inputs, strict=True)}
         feed |= {n: to_numpy(x) for n, x in self.state.items()}
         outputs = self.session.output_names[: len(expected)]
-        results = self.session.run(feed, outputs=outputs)
+        try:
+            with time_limit(time_for(self.seconds, self.session)):
+                results = self.session.run(feed, outputs=outputs)
+        except RunTimeoutError as error:
+            found = find_endless(self.session, feed)
+            told = error.message if found is None else f"{error.message}; {found.told}"
+            raise RunTimeoutError(f"{label.strip()}: {told}") from error
         if self.random:
             return []
         wanted = dict(zip(results, map(to_numpy, expected), strict=True))

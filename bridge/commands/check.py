@@ -74,6 +74,11 @@ def add_sides(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", action="append", default=[], metavar="SYMBOL=N", help="of made-up inputs"
     )
+    parser.add_argument(
+        "--timeout", type=float, metavar="SECONDS",
+        help="for each run on ONNX Runtime; 50 times what the reference takes, and 20 s at least, "
+        "unless given",
+    )  # fmt: skip
     add_input_options(parser)
     add_export_options(parser)
     add_target_options(parser)
@@ -118,6 +123,7 @@ def sides(
         "tolerance": _tolerances(options),
         "vary": options.vary,
         "judge": False if options.no_judge else None,
+        "timeout": options.timeout,
     }
     terminal.progress(f"opening {options.reference}")
     target = find_target(options.reference, options)

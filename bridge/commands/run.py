@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import dataclasses
 import statistics
 import time
@@ -14,12 +15,16 @@ from bridge.commands.inputs import add_input_options
 from bridge.commands.sessions import add_session_options, open_session
 from bridge.commands.targets import add_target_options, find_target, is_eager_name
 from bridge.commands.terminal import PASSED, add_report_options
-from bridge.errors import ModelFileError
+from bridge.errors import ModelFileError, RunTimeoutError
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Mapping
 
     from bridge.commands.terminal import Terminal
+    from bridge.session import Session
+
+_TIMEOUT = 600.0  # seconds
 
 EXAMPLES = """  bridge run model.onnx --size batch=4
   bridge run model.onnx --inputs x.npz --outputs y.npz --providers cuda,cpu
@@ -74,7 +79,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--size", action="append", default=[], metavar="SYMBOL=N", help="of made-up inputs"
     )
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="how often to run")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", help="for each run")
+    parser.add_argument(
+        "--timeout", type=float, default=_TIMEOUT, metavar="SECONDS",
+        help=f"for each run; {_TIMEOUT:g} unless given",
+    )  # fmt: skip
     parser.add_argument(
         "--profile", action="store_true", help="time by module, operator and provider"
     )
@@ -100,11 +108,7 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
         session = open_session(target.model, options)
         feed = feed_of(session, options)
     terminal.progress("running")
-    seconds = []
-    for _ in range(max(1, options.repeat)):
-        started = time.perf_counter()
-        results = session.run(feed, timeout=options.timeout)
-        seconds.append(time.perf_counter() - started)
+    results, seconds = _repeated(session, feed, max(1, options.repeat), options.timeout)
     if options.outputs is not None:
         _save(options.outputs, results)
     report = RunReport(
@@ -116,6 +120,41 @@ def run(options: argparse.Namespace, terminal: Terminal) -> int:
     )
     terminal.report(report, options)
     return PASSED
+
+
+def _repeated(
+    session: Session, feed: Mapping[str, Any], runs: int, timeout: float
+) -> tuple[dict[str, Any], list[float]]:
+    """What the last run gives, and the seconds of each.
+
+    They run in another thread: the main one would not see Ctrl-C before a run ends.
+
+    Raises:
+        RunTimeoutError: A run takes longer than ``timeout``; names the Loop that does not end.
+    """
+
+    def repeat() -> tuple[dict[str, Any], list[float]]:
+        results, seconds = {}, []
+        for _ in range(runs):
+            started = time.perf_counter()
+            results = session.run(feed, timeout=timeout)
+            seconds.append(time.perf_counter() - started)
+        return results, seconds
+
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            return pool.submit(repeat).result()
+        except KeyboardInterrupt:
+            session.cancel()
+            raise
+        except RunTimeoutError as error:
+            from bridge.parity.endless import find_endless
+
+            found = find_endless(session, feed)
+            told = "" if found is None else f"; {found.told}"
+            raise RunTimeoutError(
+                error.message + told, hint="--timeout SECONDS gives it longer"
+            ) from error
 
 
 def _described(name: str, value: Any) -> dict[str, Any]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.errors import FeedError, RunError
+from bridge.control import time_limit
+from bridge.errors import FeedError, RunError, RunTimeoutError
 from bridge.graph_index import open_model
 from bridge.parity.branches import branch_cases
 from bridge.parity.comparison import (
@@ -20,6 +22,7 @@ from bridge.parity.comparison import (
     is_floating,
 )
 from bridge.parity.coverage import Coverage
+from bridge.parity.endless import LONGEST, STOPPED, find_endless, time_for
 from bridge.parity.inputs import Case, generate_runnable, load_cases, varied
 from bridge.parity.precision import coarsest
 from bridge.parity.report import CaseReport, ParityReport
@@ -68,6 +71,7 @@ def check(
     vary: bool = False,
     judge: bool | None = None,
     locate: bool = True,
+    timeout: float | None = None,
     providers: Any = "cpu",
     progress: Callable[[str], None] | None = None,
 ) -> ParityReport:
@@ -91,6 +95,9 @@ def check(
         judge: Whether float64 eager code decides where float32 and the candidate differ; None asks
             it if the model is smaller than 1 GB.
         locate: Whether to look for the node that goes wrong first.
+        timeout: Seconds that a run on ONNX Runtime may take. Unless given, 50 times what the
+            reference took, and 20 at least (300 where engines may be built at the first run). A Loop
+            that does not end by then is named.
         providers: For candidates that are not sessions yet.
         progress: Called with a line of text at the start of each phase.
 
@@ -122,8 +129,14 @@ def check(
     coverage = Coverage(session)
     for trial in trials:
         tell(f"checking {trial.label}")
-        coverage.run(trial.feed)
-        found = _run_trial(trial, side, tolerance, metric, metrics, judge=judge)
+        try:
+            found = _run_trial(trial, side, tolerance, metric, metrics, timeout, judge=judge)
+        except RunTimeoutError as error:  # further inputs may well take as long
+            report.cases.append(CaseReport(trial.label, [], f"{side.label}: {error.message}"))
+            _explain_endless(report, trial, session, tolerance, tell, locate=locate)
+            return report
+        with time_limit(timeout or LONGEST):
+            coverage.run(trial.feed)
         if found is None:
             continue
         report.cases.append(found)
@@ -135,7 +148,8 @@ def check(
         expected, got = (float(np.mean(c)) for c in columns)
         report.metric = (expected, got)
     if not report.passed and failed:
-        _explain(report, failed, session, tolerance, tell, locate=locate)
+        with time_limit(timeout or LONGEST):
+            _explain(report, failed, session, tolerance, tell, locate=locate)
     return report
 
 
@@ -226,12 +240,19 @@ def _run_trial(
     tolerance: Tolerances,
     metric: Callable[[dict[str, Any]], float] | None,
     metrics: list[tuple[float, float]],
+    timeout: float | None,
     *,
     judge: bool | None,
 ) -> CaseReport | None:
-    """One comparison; None where the reference does not take inputs that nobody gave."""
+    """One comparison; None where the reference does not take inputs that nobody gave.
+
+    Raises:
+        RunTimeoutError: The candidate does not end.
+    """
+    started = time.perf_counter()
     try:
-        expected = trial.reference.run(trial.feed)
+        with time_limit(timeout or LONGEST):
+            expected = trial.reference.run(trial.feed)
     except Exception as error:
         if not trial.given:
             return None
@@ -239,8 +260,12 @@ def _run_trial(
             raise
         told = f"{trial.reference.label} fails: {type(error).__name__}: {error}"
         return CaseReport(trial.label, [], told, reference_fails=True)
+    limit = timeout or time_for(time.perf_counter() - started, side.session)
     try:
-        got = side.run(trial.feed)
+        with time_limit(limit):
+            got = side.run(trial.feed)
+    except RunTimeoutError:
+        raise
     except (FeedError, RunError) as error:
         if trial.given and isinstance(error, FeedError):
             raise
@@ -408,3 +433,31 @@ def _explain(
                 # a weight that is not eager's is told of above
                 if NOT_THE_REFERENCES not in v or v.split("'")[1] not in known
             ]
+
+
+def _explain_endless(
+    report: ParityReport,
+    trial: Trial,
+    session: Session,
+    tolerance: Tolerances,
+    tell: Callable[[str], None],
+    *,
+    locate: bool,
+) -> None:
+    """Name the Loop that does not end, and the node that makes it go on."""
+    tell("looking for a Loop that does not end")
+    found = find_endless(session, trial.feed)
+    if found is None:
+        report.verdicts.append("no Loop of it goes on for ever: a longer timeout may do")
+        return
+    report.verdicts.append(found.told)
+    if locate:
+        from bridge.parity.locating import locate_divergence
+
+        tell("locating the first node that goes wrong")
+        with time_limit(LONGEST):
+            report.divergence = locate_divergence(
+                trial.reference, found.session, trial.feed, tolerance, progress=tell
+            )
+        if report.divergence is not None:
+            report.verdicts += [v for v in report.divergence.verdicts if STOPPED not in v]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.errors import FeedError, RunError
+from bridge.errors import FeedError, RunError, RunTimeoutError
 from bridge.feeds import to_numpy
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Case", "generate", "generate_runnable", "resized", "save_cases", "varied"]
 
 _LARGEST = 2**28  # elements of a made-up input
+_ACCEPTED = 5.0  # seconds: a model that runs so long has taken its inputs
 _UNNAMED = 2  # the size of a dim without a name, and of one that nobody gave a size
 _TRIED = (2, 8, 16, 32, 64, 128, 224)  # sizes of lengths, heights and widths, the cheapest first
 
@@ -91,7 +92,9 @@ def generate_runnable(session: Session, *, seed: int = 0) -> dict[str, Any]:
         sizes = {d: size for d, axis in symbols.items() if axis}  # a batch may stay small
         feed = generate(session.inputs, sizes=sizes, seed=seed)
         try:
-            session.run(feed)
+            session.run(feed, timeout=_ACCEPTED)
+        except RunTimeoutError:
+            return feed
         except RunError as error:
             refusal = refusal or error
         else:

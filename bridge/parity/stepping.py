@@ -168,4 +168,9 @@ def _locate_body(
     """The first node of a body that goes wrong on the inputs of one iteration."""
     ours, theirs = bodies
     oracle = graph_oracle(theirs.probe, theirs.feed(own, outer), "the right graph")
+    known = dict(oracle.values)  # outputs go by their places where they have other names
+    for name, right in zip(ours.outputs, theirs.outputs, strict=False):
+        if right in known and name not in theirs.probe.types:
+            known[name] = known[right]
+    oracle = dataclasses.replace(oracle, values=known)
     return locate_in(ours.probe, oracle, ours.feed(own, outer))
