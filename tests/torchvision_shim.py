@@ -55,21 +55,25 @@ _library: Any = None
 
 def _nms(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     order = scores.argsort(descending=True, stable=True)
-    x1, y1, x2, y2 = dets[order].numpy().T
-    areas = (x2 - x1) * (y2 - y1)
-    keep: list[int] = []
-    alive = np.ones(len(order), dtype=bool)
-    for i in range(len(order)):
-        if not alive[i]:
-            continue
-        keep.append(i)
-        rest = np.flatnonzero(alive[i + 1 :]) + i + 1
-        width = np.minimum(x2[i], x2[rest]) - np.maximum(x1[i], x1[rest])
-        height = np.minimum(y2[i], y2[rest]) - np.maximum(y1[i], y1[rest])
+    boxes = dets[order].numpy()
+    kept: list[np.ndarray] = []
+    rest = np.arange(len(order))
+    while len(rest):  # the overlaps of the first 64 that are left with all that are left
+        x1, y1, x2, y2 = boxes[rest].T
+        head = slice(0, 64)
+        width = np.minimum(x2[head, None], x2) - np.maximum(x1[head, None], x1)
+        height = np.minimum(y2[head, None], y2) - np.maximum(y1[head, None], y1)
         inter = width.clip(min=0) * height.clip(min=0)
+        areas = (x2 - x1) * (y2 - y1)
         with np.errstate(invalid="ignore", divide="ignore"):
-            alive[rest[inter / (areas[i] + areas[rest] - inter) > iou_threshold]] = False
-    return order[torch.tensor(keep, dtype=torch.int64)]
+            overlaps = inter / (areas[head, None] + areas - inter) > iou_threshold
+        alive = np.ones(len(rest), dtype=bool)
+        for i, over in enumerate(overlaps):
+            if alive[i]:
+                alive[i + 1 :] &= ~over[i + 1 :]
+        kept.append(rest[head][alive[head]])
+        rest = rest[64:][alive[64:]]
+    return order[torch.from_numpy(np.concatenate([*kept, rest]))]
 
 
 def _bilinear(image: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["CallMemo"]
 
 _LONG = 5e-4  # seconds; what is shorter costs little more than to look it up
-_BYTES = 1 << 29
+_BYTES = 1 << 30
 _TORCHS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 _PLAIN = (int, float, bool, str, complex, type(None), *_TORCHS)
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True, order=True)
 class _Entry:
-    leaves: list[Any]
-    versions: list[int]
-    result: Any
+    worth: float  # seconds per byte
+    size: int = dataclasses.field(compare=False)
+    key: Any = dataclasses.field(compare=False)
+    leaves: list[Any] = dataclasses.field(compare=False)
+    versions: list[int] = dataclasses.field(compare=False)
+    result: Any = dataclasses.field(compare=False)
 
 
 class CallMemo:
@@ -33,6 +37,7 @@ class CallMemo:
 
     A model is traced anew for each function that has to be compiled, and compared with eager code.
     All of these runs make the same calls on the same tensors up to some place, and many after it.
+    When there are too many of them for the memory, those go first that took the least time per byte.
 
     Attributes:
         remembers: Whether calls are looked up and kept; off until something runs a second time.
@@ -41,6 +46,7 @@ class CallMemo:
     def __init__(self) -> None:
         self.remembers = False
         self._entries: dict[Any, list[_Entry]] = {}
+        self._least: list[_Entry] = []  # a heap: the one that is worth the least first
         self._left = _BYTES
 
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
@@ -57,22 +63,34 @@ class CallMemo:
         drawn = torch.get_rng_state()
         started = time.perf_counter()
         result = func(*args, **kwargs)
-        if time.perf_counter() - started > _LONG and torch.equal(drawn, torch.get_rng_state()):
-            self._keep(key, leaves, result)
+        seconds = time.perf_counter() - started
+        if seconds > _LONG and torch.equal(drawn, torch.get_rng_state()):
+            self._keep(key, leaves, result, seconds)
         return result
 
-    def _keep(self, key: Any, leaves: list[Any], result: Any) -> None:
+    def _keep(self, key: Any, leaves: list[Any], result: Any, seconds: float) -> None:
         given = [x for x in leaves if isinstance(x, torch.Tensor)]
         made = list(_leaves(result))
         if not all(type(x) is torch.Tensor and _is_comparable(x) for x in made):
             return
         storages = {x.untyped_storage()._cdata for x in given}
-        size = sum(x.nbytes for x in (*given, *made) if not isinstance(x, torch.nn.Parameter))
-        if size > self._left or any(x.untyped_storage()._cdata in storages for x in made):
+        if any(x.untyped_storage()._cdata in storages for x in made):
             return
-        self._left -= size
+        size = sum(x.nbytes for x in (*given, *made) if not isinstance(x, torch.nn.Parameter))
+        worth = seconds / (size + 1)
+        while size > self._left and self._least and self._least[0].worth < worth:
+            self._drop(heapq.heappop(self._least))
+        if size > self._left:
+            return
         versions = [x._version if isinstance(x, torch.Tensor) else 0 for x in leaves]
-        self._entries.setdefault(key, []).append(_Entry(leaves, versions, _map(result)))
+        entry = _Entry(worth, size, key, leaves, versions, _map(result))
+        self._left -= size
+        self._entries.setdefault(key, []).append(entry)
+        heapq.heappush(self._least, entry)
+
+    def _drop(self, entry: _Entry) -> None:
+        self._left += entry.size
+        self._entries[entry.key] = [e for e in self._entries[entry.key] if e is not entry]
 
 
 def _leaves(x: Any) -> Iterator[Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -89,12 +91,22 @@ def test_other_than_new_values_are_not_kept(memo, function):
     assert function.times == 2
 
 
-def test_a_limit_of_memory(memo, monkeypatch):
+def test_what_is_worth_the_least_goes_when_memory_is_full(memo):
     memo._left = 40
-    exp = counted(torch.exp)
-    for x in (torch.ones(3), torch.ones(3), torch.ones(9), torch.ones(9)):
-        memo.call(exp, (x,), {})
-    assert exp.times == 3
+
+    def slow(x):
+        time.sleep(0.01)
+        return x + 1
+
+    exp, slow = counted(torch.exp), counted(slow)
+    x, y = torch.ones(3), torch.ones(4)
+    memo.call(exp, (x,), {})
+    memo.call(slow, (y,), {})
+    memo.call(slow, (y,), {})
+    memo.call(exp, (x,), {})
+    memo.call(slow, (y,), {})
+    assert (exp.times, slow.times) == (2, 1)
+    assert memo._left == 8
 
 
 def test_eager_code_runs_once_for_equal_arguments():
