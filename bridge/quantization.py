@@ -13,7 +13,7 @@ import onnx_ir as ir
 from bridge.calibration import CalibrationError, batches_of, stream_of
 from bridge.files import load_model
 from bridge.half_precision import halved
-from bridge.parity.inputs import generate
+from bridge.parity.inputs import generate_runnable
 from bridge.program import ExportReport, Program, count_ops
 from bridge.quantizing.building import Builder, Built, optimized_float
 from bridge.quantizing.gate import QuantizationRejected, accuracy_problem, latency_problem
@@ -25,7 +25,7 @@ from bridge.quantizing.sensitivity import Sensitivity, rank_nodes
 from bridge.session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from bridge.signature import Signature
 
@@ -51,9 +51,10 @@ class QuantizedProgram(Program):
         signature: Signature | None,
         quantization: QuantizationReport,
         front: tuple[QuantizationReport, ...] = (),
+        probes: Sequence[Feed] = (),
     ) -> None:
         report = ExportReport(op_counts=count_ops(model), warnings=list(quantization.warnings))
-        super().__init__(model, signature, report)
+        super().__init__(model, signature, report, probes=probes)
         self.quantization = quantization
         self.front = front
 
@@ -71,6 +72,7 @@ class _Task:
     keep_float: Collection[str]
     resume: str | os.PathLike[str] | None
     progress: Callable[[str], None]
+    probes: Sequence[Feed] = ()
     evaluation: list[Feed] = dataclasses.field(default_factory=list)
     before: Session | None = None
     before_bytes: int = 0
@@ -103,7 +105,7 @@ def quantize(
             ``.npz`` files; see :func:`bridge.calibration.batches_of`. Any number of batches takes
             the same memory. Needed by ``int8-static`` and ``int8-mixed``.
         evaluation: Batches on which outputs are compared; the first few of ``calibration`` unless
-            given, else made-up numbers.
+            given, else the examples of the export, or made-up numbers of sizes that the model takes.
         max_drop: The most that may be lost: of ``metric`` if given; else of top-1 agreement with
             the float model, where outputs have rows; else of amplitude (noise / signal). Nodes that
             do the most damage stay in float until it holds.
@@ -136,6 +138,7 @@ def quantize(
         [keep_float] if isinstance(keep_float, str) else keep_float,
         resume,
         progress or (lambda _: None),
+        [dict(p) for p in getattr(program, "probes", ())],
     )
     if recipe == AUTO:
         _prepare(task, evaluation, needed=True)
@@ -184,7 +187,9 @@ def _prepare(task: _Task, evaluation: Iterable[Any] | None, *, needed: bool) -> 
             task.evaluation = list(itertools.islice(batches_of(task.batches, inputs), _EVALUATED))
         task.evaluation = [f for f in task.evaluation if all(x.size for x in f.values())]
     if not task.evaluation and task.batches is None:
-        task.evaluation = [generate(inputs.inputs, seed=s) for s in range(_EVALUATED)]
+        task.evaluation = list(task.probes[:_EVALUATED]) or [
+            generate_runnable(inputs, seed=s) for s in range(_EVALUATED)
+        ]
     if wanted and task.before is not None:
         task.expected = [task.before.run(f) for f in task.evaluation]
         if task.metric is not None:
@@ -255,7 +260,7 @@ def _one(task: _Task, recipe: Recipe, *, last: bool = True) -> QuantizedProgram:
                 report.rejected = problem
                 told = f"{report.recipe}: {problem}"
                 raise QuantizationRejected(told, report, hint=_remedy(report, task))
-    return QuantizedProgram(built.model, task.signature, report)
+    return QuantizedProgram(built.model, task.signature, report, probes=task.probes)
 
 
 def _remedy(report: QuantizationReport, task: _Task) -> str:

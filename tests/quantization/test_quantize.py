@@ -381,3 +381,20 @@ def test_a_budget_that_only_float_holds_is_not_held():
     options = {"calibration": batches, "metric": lambda run: -float(len(run.source.graph))}
     with pytest.raises(bridge.QuantizationRejected, match="most damage comes from"):
         bridge.quantize(program, "int4-weights", max_drop=-100.0, **options)
+
+
+def test_a_model_of_pictures_is_compared_on_the_examples_of_its_export():
+    """Sizes of two pixels, as they are made up, are none that its layers accept."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 7), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+        torch.nn.Linear(8, 64), torch.nn.Linear(64, 4),
+    ).eval()
+    shapes = ({0: "batch", 2: "height", 3: "width"},)
+    program = bridge.export(model, torch.randn(2, 3, 16, 24), dynamic_shapes=shapes)
+    made = bridge.quantize(program, "int8-dynamic", max_drop=0.5, gate=False)
+    assert made.quantization.accuracy is not None
+    assert made.quantization.quantized
+    assert [x.shape for x in made.probes[0].values()] == [(2, 3, 16, 24)]
+    foreign = bridge.quantize(program.model, "int8-dynamic", max_drop=0.5, gate=False)
+    assert foreign.quantization.accuracy is not None
