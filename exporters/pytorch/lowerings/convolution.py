@@ -30,9 +30,17 @@ def is_double(input: T, *_: object, **__: object) -> bool:
     return input.dtype == torch.float64
 
 
-def _has_no_kernel(input: torch.Tensor, *_: object, **__: object) -> bool:
+def _has_no_kernel(input: torch.Tensor) -> bool:
     """``Conv`` takes no integers, and ORT 1.32's CPU provider no float64."""
     return is_double(input) or not (input.is_floating_point() or input.is_complex())
+
+
+def _forward_needs_product(
+    input: T, weight: T, bias: Any = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> bool:  # fmt: skip
+    """An attribute cannot vary; a group for each sample is how kernels differ between samples."""
+    return _has_no_kernel(input) or hasattr(groups, "record")
 
 
 def blocks(x: T, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int]) -> T:
@@ -159,13 +167,15 @@ def _needs_product(
     """ORT 1.32 wants less output padding than stride, torch less than stride or dilation."""
     n = weight.dim() - 2
     extra = tuple_of(output_padding, n)
-    if _has_no_kernel(input) or any(hasattr(p, "record") for p in extra):
-        return _has_no_kernel(input)
+    if _forward_needs_product(input, weight, groups=groups):
+        return True
+    if any(hasattr(p, "record") for p in extra):
+        return False
     return any(p >= s for p, s in zip(extra, tuple_of(stride, n), strict=True))
 
 
 for _n in (1, 2, 3):
-    decomposes(FORWARD[_n], when=_has_no_kernel)(_forward_by_product(_n))
+    decomposes(FORWARD[_n], when=_forward_needs_product)(_forward_by_product(_n))
     lowers(FORWARD[_n])(_forward(_n))
     decomposes(TRANSPOSED[_n], when=_needs_product)(_transposed_by_product(_n))
     lowers(TRANSPOSED[_n])(_transposed(_n))

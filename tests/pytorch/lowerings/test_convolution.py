@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import bridge
 from tests.pytorch.lowerings.cases import (
     ALL_FLOATS,
     FLOATS,
@@ -205,3 +206,25 @@ def test_every_convolution_is_one_node() -> None:
 
     assert op_types(check_call(Net(), (R(2, 3, 9),), **CLOSE)) == ["Conv", "Conv"]
     assert op_types(check_call(Net(), (R(3, 9),), **CLOSE)).count("Conv") == 2
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_kernel_for_each_sample(transposed: bool) -> None:
+    """Groups are an attribute of ``Conv``, and here there are as many as samples."""
+
+    def modulated(x: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
+        n, channels, *size = x.shape
+        call = F.conv_transpose2d if transposed else F.conv2d
+        weight = kernels.transpose(1, 2) if transposed else kernels
+        wide = x.reshape(1, n * channels, *size)
+        y = call(wide, weight.flatten(0, 1), stride=2, padding=1, groups=n)
+        return y.view(n, kernels.shape[1], *y.shape[2:])
+
+    program = bridge.export(
+        modulated,
+        (torch.randn(2, 3, 6, 5), torch.randn(2, 4, 3, 3, 3)),
+        dynamic_shapes=({0: "n", 2: "h"}, {0: "n"}),
+    )
+    for n, height in ((1, 4), (5, 9)):
+        inputs = torch.randn(n, 3, height, 5), torch.randn(n, 4, 3, 3, 3)
+        torch.testing.assert_close(program(*inputs), modulated(*inputs), **CLOSE)
