@@ -18,7 +18,7 @@ from bridge.parity.sides import EagerSide
 from bridge.session import Session
 from exporters.errors import ExportError, ScriptError
 from exporters.pytorch import frontend
-from exporters.pytorch.inputs import world_leaves
+from exporters.pytorch.inputs import is_ordered, world_leaves
 from exporters.tracing.worlds import smaller_sizes, unseen_sizes
 
 if TYPE_CHECKING:
@@ -203,4 +203,9 @@ def _rolled(x: Any) -> Any:
     """The same values in other places, so that token ids and masks stay valid."""
     if not isinstance(x, torch.Tensor) or x.numel() < 2:
         return x
+    for axis in reversed(range(x.dim())):
+        if is_ordered(x, axis):  # stays so, from the same start
+            places = torch.arange(x.shape[axis], device=x.device)
+            before = x.index_select(axis, (places - 1).clamp(min=0))
+            return (before + x) / 2 if x.is_floating_point() else before
     return x.flatten().roll(1).view(x.shape)

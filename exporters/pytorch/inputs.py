@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
     from exporters.tracing.worlds import Symbol
 
-__all__ = ["Arguments", "bind", "is_leaf", "modules_of", "named_tensors", "resize", "unwrapped"]
+__all__ = [
+    "Arguments", "bind", "is_leaf", "is_ordered", "modules_of", "named_tensors", "resize",
+    "unwrapped",
+]  # fmt: skip
 
 
 def is_leaf(x: Any) -> bool:
@@ -163,7 +166,7 @@ def resize(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     """``x`` with another size along an axis: values are repeated in turn, or left off.
 
     Repeated fractions shrink a little, for eager sorts equal numbers in any order; whole numbers
-    may be ids or masks and stay.
+    may be ids or masks and stay. What is in order stays so: offsets, lengths, masks of padding.
     """
     before = x.shape[axis]
     if before == 0:
@@ -171,12 +174,35 @@ def resize(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
         shape[axis] = size
         return x.new_zeros(shape)
     places = torch.arange(size, device=x.device)
+    if size > before and is_ordered(x, axis):
+        return _stretched(x, axis, size)
     resized = x.index_select(axis, places % before)
     if size <= before or not x.is_floating_point():
         return resized
     shrunk = (0.999 ** (places // before)).to(x.dtype)
     factors = shrunk.view([-1 if a == axis else 1 for a in range(x.dim())])
     return torch.where(resized == resized.round(), resized, resized * factors)
+
+
+def is_ordered(x: torch.Tensor, axis: int) -> bool:
+    """Whether values rise, or fall, along an axis, in all rows."""
+    if x.is_complex() or x.shape[axis] < 2:
+        return False
+    low, high = x.narrow(axis, 0, x.shape[axis] - 1), x.narrow(axis, 1, x.shape[axis] - 1)
+    rises, falls = bool((low <= high).all()), bool((low >= high).all())
+    return rises != falls
+
+
+def _stretched(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
+    """``x`` with more values along an axis: fractions between its own, whole numbers repeated."""
+    before = x.shape[axis]
+    if not x.is_floating_point():
+        return x.index_select(axis, torch.arange(size, device=x.device) * before // size)
+    places = torch.linspace(0, before - 1, size, dtype=torch.float64, device=x.device)
+    left = places.long().clamp(max=before - 2)
+    share = (places - left).to(x.dtype).view([-1 if a == axis else 1 for a in range(x.dim())])
+    low, high = x.index_select(axis, left), x.index_select(axis, left + 1)
+    return torch.where(low == high, low, low + (high - low) * share)  # infinities stay
 
 
 def world_leaves(

@@ -444,3 +444,31 @@ def test_what_forward_writes_to_is_as_it_was() -> None:
 def test_eager_code_runs_whatever_its_tensors_are(call):
     x = torch.randn(2, 3)
     torch.testing.assert_close(run_eager(call, bind(call, (x,), None), [x]), call(x))
+
+
+def bags(words: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
+    return F.embedding_bag(words, torch.arange(40.0).view(20, 2), offsets, mode="sum")
+
+
+def packed(x: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    return nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True).data * 2
+
+
+def between(x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
+    return torch.bucketize(x, edges)
+
+
+@pytest.mark.parametrize(
+    ("function", "args", "sizes", "others"),
+    [
+        (bags, (torch.arange(11), torch.tensor([0, 4, 4, 9])), ({0: "words"}, {0: "n"}),
+         (torch.arange(7), torch.tensor([0, 2, 6]))),
+        (packed, (torch.randn(3, 5, 2), torch.tensor([5, 3, 1])), ({0: "n"}, {0: "n"}),
+         (torch.randn(4, 5, 2), torch.tensor([5, 5, 2, 1]))),
+        (between, (torch.randn(6), torch.tensor([-1.0, 0.0, 1.5])), ({0: "n"}, {0: "edges"}),
+         (torch.randn(2), torch.tensor([-0.5, 0.5]))),
+    ],
+)  # fmt: skip
+def test_inputs_in_order_are_so_in_other_sizes(function, args, sizes, others):
+    program = agree(function, *args, dynamic_shapes=sizes)
+    assert_same(program(*others), function(*others), rtol=1e-5, atol=1e-6, inputs=others)
