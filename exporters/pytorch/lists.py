@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exporters.pytorch.tracer import TorchTracer
 
-__all__ = ["as_tensor", "call_on_list", "is_split", "split_by_list"]
+__all__ = ["as_tensor", "call_on_list", "is_split", "split_by_list", "staged_pieces"]
 
 _JOINING = {"cat", "concat", "concatenate"}
 
@@ -138,6 +138,46 @@ def split_by_list(
     item = Ways(tracer.trace, ("the parts",), None).merge("the parts", [blank], always=True)
     return StagedList(
         tracer.trace, item.node, (Column(tracer.trace, kind, worlds, sequence=sequence),)
+    )
+
+
+def staged_pieces(
+    tracer: TorchTracer, func: Any, results: dict[int, Any], args: Sequence[Any], kwargs: Any
+) -> StagedList | None:
+    """The pieces of a tensor as a list whose length only run time knows; None where it is known."""
+    name = aten_name(func) or getattr(func, "__name__", str(func))
+    if name not in ("unbind", "split") or not args or tracer.record(args[0]) is None:
+        return None
+    tensor = args[0]
+    given = dict(zip(("dim",) if name == "unbind" else ("size", "dim"), args[1:], strict=False))
+    axis = {**given, **kwargs}.get("dim", 0) % tensor.dim()
+    dims = tuple(d if isinstance(d, int) else None for d in tracer.type_of(tensor)[1])
+    dtype = from_torch_dtype(tensor.dtype)
+    if name == "unbind":
+        if dims[axis] is not None:
+            return None
+        kind = ItemType(dtype, tensor.dim() - 1, None, (*dims[:axis], *dims[axis + 1 :]))
+        with tracer:
+            rows = tensor.movedim(axis, 0) if axis else tensor
+        source = {"stacked": tracer.graph(rows)}
+    else:
+        size = given.get("size", kwargs.get("split_size", kwargs.get("split_size_or_sections")))
+        if not isinstance(size, int) or len({len(r) for r in results.values()}) == 1:
+            return None
+        sizes = tuple(None if i == axis else d for i, d in enumerate(dims))
+        kind = ItemType(dtype, tensor.dim(), None, sizes, varies=True)
+        value = tracer.graph(tensor)
+        sequence = tracer.op.emit("SplitToSequence", value, tracer.graph(size), axis=axis)
+        sequence.type = ir.SequenceType(ir.TensorType(dtype))
+        source = {"sequence": sequence}
+    with torch._C.DisableTorchFunction():
+        worlds = {w: list(r) for w, r in results.items()}
+        blank = torch.zeros([d or 1 for d in kind.dims], dtype=tensor.dtype)
+    item = Ways(tracer.trace, ("the parts",), None).merge("the parts", [blank], always=True)
+    record = tracer.record(tensor)
+    data = record is None or record.unbacked
+    return StagedList(
+        tracer.trace, item.node, (Column(tracer.trace, kind, worlds, **source),), data=data
     )
 
 

@@ -13,7 +13,7 @@ from exporters.pytorch.arrays import StagedArrays, TensorMemory
 from exporters.pytorch.composite import composition
 from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback
-from exporters.pytorch.lists import call_on_list, is_split, split_by_list
+from exporters.pytorch.lists import call_on_list, is_split, split_by_list, staged_pieces
 from exporters.pytorch.loans import Loans
 from exporters.pytorch.memo import CallMemo
 from exporters.pytorch.optionals import call_either_way, settled_arguments
@@ -253,6 +253,9 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                         return same  # eager did nothing
                     if same is not None:  # contiguous() copies where sizes are others
                         results[self.trace.active[0]] = result.detach()
+                    pieces = staged_pieces(self, func, results, args, kwargs)
+                    if pieces is not None:
+                        return pieces
                     self._require_equal_lengths(results, tracked)
                     if autocast.is_enabled():
                         values = autocast.cast_arguments(self.op, values, result)

@@ -200,11 +200,25 @@ def returns_a_list(x):
     return torch.stack(out).unbind(1)
 
 
+def unbinds_columns(x):
+    h = torch.zeros(x.shape[1])
+    for row in x.unbind():
+        h = torch.tanh(h + row)
+    return h, torch.stack([c * 2 for c in torch.unbind(x.t(), dim=-1)])
+
+
+def splits_in_pairs(x):
+    total = 0
+    for pair in x.split(2):
+        total = total + pair.sum(0) * pair.shape[0]
+    return total, len(x.split(2))
+
+
 MATRIX_PROGRAMS = [
     append_and_stack, append_and_stack_last, append_and_cat, append_two, two_lists,
     list_of_numbers, length_after, last_item, reads_the_last, concatenates_lists, extends,
     comprehension, nested_comprehension, iterates_a_filled_list, list_in_attribute_of_dict,
-    sets_an_item, returns_a_list,
+    sets_an_item, returns_a_list, unbinds_columns, splits_in_pairs,
 ]  # fmt: skip
 VECTOR_PROGRAMS = [
     conditional_append, ragged, stack_machine, filtered_comprehension, generator_sum,
@@ -226,3 +240,16 @@ def test_agrees_on_vectors(program):
 def test_lists_that_are_only_appended_to_are_scan_outputs():
     program = agree(append_and_stack, [MATRICES[0]], dynamic_shapes={"x": {0: "n"}})
     assert not any("Sequence" in op for op in program.report.op_counts)
+
+
+def number_that_becomes_rows(x):
+    total = 0
+    for row in x:
+        total = total + row.relu()
+    return total
+
+
+def test_a_number_becomes_an_array_of_other_sizes_than_the_examples():
+    sizes = {"x": {0: "length", 1: "batch"}}
+    others = [(torch.randn(n, b, 3),) for n, b in ((1, 1), (7, 2), (3, 9))]
+    agree(number_that_becomes_rows, [(torch.randn(4, 5, 3),)], others, dynamic_shapes=sizes)
