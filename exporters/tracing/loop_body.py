@@ -192,23 +192,29 @@ class Recording:
             shown = shown.like
         worlds = {w: leaf_in(trace, shown, slot.type, w) for w in trace.active}
         if slot.type.kind == "column":
-            filled = self._filled(slot, seen, merged)
+            filled = self._final(slot, seen, merged)
             worlds |= {w: items for w, items in filled.items() if len(items) > len(worlds[w])}
+        elif shown is not slot.values[0] and slot.type.kind == "array":
+            final = self._final(slot, seen, merged)
+            worlds |= {w: x for w, x in final.items() if len(trace.frontend.shape_of(x)) == rank}
         dims, varies = None, False
         if slot.type.kind == "array":
             dims, varies = self.dims(slot, seen), self.varies(slot, seen)
         return make_leaf(trace, worlds, value, slot.type, dims=dims, unbacked=varies)
 
-    def _filled(self, slot: Slot, seen: Seen, merged: Merged) -> dict[int, list[Any]]:
-        """A list's items after the loop, where it has some: in an iteration it may have them, too."""
-        found: dict[int, list[Any]] = {}
+    def _final(self, slot: Slot, seen: Seen, merged: Merged) -> dict[int, Any]:
+        """What it is after the loop in each world: in an iteration it may be that, too.
+
+        A list may start empty, and an array as a number: what else is known may be one world's.
+        """
+        found: dict[int, Any] = {}
         for world in self.trace.active:
             final = seen.final.get(world, UNBOUND)
             leaves = None if final is UNBOUND else merged.leaves_of(self.trace, final)
             if leaves is not None:
-                items = leaf_in(self.trace, leaves[merged.slots.index(slot)], slot.type, world)
-                if items:
-                    found[world] = items
+                found[world] = leaf_in(
+                    self.trace, leaves[merged.slots.index(slot)], slot.type, world
+                )
         return found
 
     def dims(self, slot: Slot, seen: Seen) -> list[int | None]:

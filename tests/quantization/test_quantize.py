@@ -387,8 +387,11 @@ def test_a_model_of_pictures_is_compared_on_the_examples_of_its_export():
     """Sizes of two pixels, as they are made up, are none that its layers accept."""
     torch.manual_seed(0)
     model = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 7), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
-        torch.nn.Linear(8, 64), torch.nn.Linear(64, 4),
+        torch.nn.Conv2d(3, 8, 7),
+        torch.nn.AdaptiveAvgPool2d(1),
+        torch.nn.Flatten(),
+        torch.nn.Linear(8, 64),
+        torch.nn.Linear(64, 4),
     ).eval()
     shapes = ({0: "batch", 2: "height", 3: "width"},)
     program = bridge.export(model, torch.randn(2, 3, 16, 24), dynamic_shapes=shapes)
