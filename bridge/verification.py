@@ -33,7 +33,8 @@ __all__ = ["UnseenInputsError", "verify"]
 
 # How long eager code may run on inputs that the trace did not see: seconds, and times the trace.
 _SECONDS, _TRACES = 1.0, 4.0
-_SLOW = 1.0  # seconds of a trace, after which unseen sizes are a little larger, not twice as large
+_SLOW = 5.0  # seconds of a trace, after which only dims of this size and more are twice as large
+_LARGE = 16
 
 
 class UnseenInputsError(Exception):
@@ -71,7 +72,7 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
         rows += check.run(f"{label} {_sizes(world.sizes)}", world.leaves, world.outputs)
     for sizes, leaves in fresh_inputs(traced):
         try:
-            with _Deadline(_SECONDS + _TRACES * traced.seconds.get("trace", 0.0)):
+            with _Deadline(_SECONDS + _TRACES * _seconds(traced)):
                 expected = traced.eager_outputs(leaves)
         except Exception:  # eager does not take these inputs, so nobody will give them
             continue
@@ -181,21 +182,23 @@ def fresh_inputs(traced: TracedModel) -> Iterator[tuple[dict[str, int], list[Any
     if not traced.symbols:
         yield {}, moved
         return
-    slow = traced.seconds.get("trace", 0.0) > _SLOW
     seen = {s.name: {w.sizes.get(s.name, s.size) for w in traced.worlds} for s in traced.symbols}
     smaller = smaller_sizes(traced.symbols, seen)
-    larger = {s.name: _larger(s, seen[s.name], slow=slow) for s in traced.symbols}
+    larger = {s.name: _larger(s, seen[s.name]) for s in traced.symbols}
+    if _seconds(traced) > _SLOW and any(s.size >= _LARGE for s in traced.symbols):
+        larger |= {s.name: smaller[s.name] for s in traced.symbols if s.size < _LARGE}
     for sizes in (smaller, larger):
         yield sizes, world_leaves(moved, traced.symbols, sizes)
 
 
-def _larger(symbol: Symbol, seen: set[int], *, slow: bool) -> int:
-    """About twice the example's size, so that loops and windows that ran once run twice.
+def _seconds(traced: TracedModel) -> float:
+    """How long a trace takes in which no call is known from another one."""
+    return max(traced.seconds.get("trace", 0.0), traced.runs.seconds * len(traced.worlds))
 
-    A little more than it for models that take long.
-    """
-    least = symbol.size + 1 if slow else 2 * symbol.size
-    above = [n for n in unseen_sizes(symbol, seen) if n >= least]
+
+def _larger(symbol: Symbol, seen: set[int]) -> int:
+    """About twice the example's size, so that loops and windows that ran once run twice."""
+    above = [n for n in unseen_sizes(symbol, seen) if n >= 2 * symbol.size]
     return above[0] if above else symbol.size
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -55,10 +56,12 @@ class EagerRuns:
 
     Attributes:
         memo: Calls that took long in them and in the traces.
+        seconds: What the longest of them took.
     """
 
     def __init__(self) -> None:
         self.memo = CallMemo()
+        self.seconds = 0.0
         self._known: list[tuple[bool, list[Any], list[Any]]] = []
 
     def __call__(
@@ -69,7 +72,9 @@ class EagerRuns:
         for before, given, results in self._known:
             if before is told and len(given) == len(leaves) and all(map(_same, given, leaves)):
                 return results
+        started = time.perf_counter()
         results = flatten(run_eager(model, arguments, leaves, memo=self.memo), is_leaf)[0]
+        self.seconds = max(self.seconds, time.perf_counter() - started)
         self._known.append((told, list(leaves), results))
         return results
 

@@ -472,3 +472,28 @@ def between(x: torch.Tensor, edges: torch.Tensor) -> torch.Tensor:
 def test_inputs_in_order_are_so_in_other_sizes(function, args, sizes, others):
     program = agree(function, *args, dynamic_shapes=sizes)
     assert_same(program(*others), function(*others), rtol=1e-5, atol=1e-6, inputs=others)
+
+
+class Windows(torch.nn.Module):
+    """Windows of attention, of which a small image has one only."""
+
+    def forward(self, x):
+        for step in (4, 8, 16):
+            y = x[..., ::step, ::step]
+            y = torch.nn.functional.pad(y, (0, -y.shape[-1] % 7, 0, -y.shape[-2] % 7))
+            y = y.reshape(*y.shape[:2], y.shape[2] // 7, 7, -1, 7)
+            x = x + (y.mean() if y.shape[-2] == 1 else y.amax())
+        return x
+
+
+@pytest.mark.parametrize("slow", [5.0, 0.0], ids=["quick", "slow"])
+def test_windows_of_larger_images_are_tried(monkeypatch, slow):
+    monkeypatch.setattr("bridge.verification._SLOW", slow)
+    model = Windows().eval()
+    dynamic = ({0: "batch", 2: "height", 3: "width"},)
+    program = bridge.export(model, (torch.rand(2, 1, 64, 64),), dynamic_shapes=dynamic)
+    for size in ((3, 1, 128, 120), (1, 1, 224, 64)):
+        x = torch.rand(size)
+        torch.testing.assert_close(program(x), model(x))
+    if not slow:  # what takes long is not tried with more images, too
+        assert max(program.report.dynamic["batch"]) == 5
