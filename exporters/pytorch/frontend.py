@@ -33,7 +33,7 @@ from exporters.pytorch.inputs import (
     world_leaves,
 )
 from exporters.pytorch.resizing import accepted_sizes, every_dim
-from exporters.pytorch.scripting import Scripting
+from exporters.pytorch.scripting import Scripting, raise_uncompiled
 from exporters.pytorch.specialisation import (
     KEEP_IN_TORCH,
     differs,
@@ -178,6 +178,15 @@ def trace(
             _check_worlds(attempt, traced, scripted=bool(scripting.targets))
         return traced
 
+    def followed() -> TracedModel:
+        try:
+            return once()
+        except ExportError:
+            raise
+        except Exception as error:
+            raise_uncompiled(error, options["scripting"])
+            raise
+
     def scripted() -> TracedModel:
         try:
             return in_script()
@@ -195,10 +204,10 @@ def trace(
     def in_script() -> TracedModel:
         scripting = Scripting(automatic=script == "auto", targets=targets)
         options.update(scripting=scripting, state=[])
-        traced = scripting.run(once)
+        traced = scripting.run(followed)
         if state == "io" and traced.mutated:
             options["state"] = traced.mutated
-            traced = scripting.run(once)
+            traced = scripting.run(followed)
         traced.scripted.extend(scripting.chosen)
         traced.targets.extend(scripting.targets.values())
         return traced

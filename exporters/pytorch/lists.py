@@ -48,7 +48,8 @@ def call_on_list(
                 stacked = as_tensor(tracer, items, name)
             else:
                 stacked = torch.stack([as_tensor(tracer, row, name) for row in rows], 1)
-            number = items.columns[0].type.number
+            kind = items.columns[0].type
+            number = kind.number if kind.nested is None else kind.nested.number
             dtype = kwargs.get("dtype") or (torch.get_default_dtype() if number is float else None)
             return stacked if dtype is None else stacked.to(dtype)
     if name in ("vstack", "hstack", "row_stack"):
@@ -98,7 +99,7 @@ def as_tensor(tracer: TorchTracer, items: StagedList, name: str = "stack") -> to
             inside = column.in_world(w)
             if not inside:
                 worlds[w] = torch.zeros([0, *sizes], dtype=dtype)
-            elif kind.number is not None:
+            elif kind.number is not None or kind.nested is not None:
                 worlds[w] = torch.tensor(inside, dtype=dtype)
             else:
                 worlds[w] = torch.stack(inside)

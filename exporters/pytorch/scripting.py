@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from exporters.errors import ExportError, ScriptError
-from exporters.script import Target, compiled, marked, nested_codes
+import torch
+
+from exporters.errors import ExportError, ScriptError, UntraceableError
+from exporters.script import Target, compiled, marked, nested_codes, target_of
+from exporters.tracing.source import source_of_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import CodeType
 
-__all__ = ["Scripting"]
+__all__ = ["Scripting", "raise_uncompiled"]
 
 _T = TypeVar("_T")
+_LIBRARY = (str(Path(torch.__file__).parent),)
 
 
 class Scripting:
@@ -75,3 +80,17 @@ class Scripting:
         self.targets[target.code] = target
         self.chosen.append(str(target))
         return True
+
+
+def raise_uncompiled(error: Exception, scripting: Scripting) -> None:
+    """Ask for the function that raised ``error`` to be compiled: a loop in it may be another's.
+
+    Raises:
+        UntraceableError: It is not compiled yet.
+    """
+    source = source_of_error(error, _LIBRARY)
+    if not scripting.automatic or source is None or source.code in (None, *scripting.settled):
+        return
+    asked = UntraceableError(f"the trace raises {type(error).__name__}: {error}", source=source)
+    asked.target, asked.optional = target_of(source.code), source.code
+    raise asked from error

@@ -222,7 +222,9 @@ class ExpressionConverter(ast.NodeTransformer):
             return ast.fix_missing_locations(
                 ast.copy_location(ast.Call(function, arguments, []), node)
             )
-        if isinstance(function, ast.Attribute) and is_run_time_place(function.value):
+        if isinstance(function, ast.Attribute) and is_run_time_place(
+            function.value, constant=function.attr in LIST_METHODS
+        ):
             return self.within(function.value, lambda item: self._called_on(node, item))
         args = [self.visit(a) for a in node.args]
         keywords = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
@@ -271,7 +273,7 @@ class ExpressionConverter(ast.NodeTransformer):
         def at(container: ast.expr) -> ast.expr:
             return staged_call("within", container, index, function, at=place)
 
-        if is_run_time_place(place.value):
+        if is_run_time_place(place.value, constant=True):
             return self.within(place.value, at)
         return at(self.visit(place.value))
 
@@ -377,12 +379,18 @@ def _function_of(target: ast.expr, body: ast.expr) -> ast.Lambda:
     return ast.Lambda(_parameters(f"{PREFIX}items"), picked)
 
 
-def is_run_time_place(node: ast.AST) -> bool:
-    """Whether ``x[i]`` may be a list's item at a run-time position."""
+def is_run_time_place(node: ast.AST, *, constant: bool = False) -> bool:
+    """Whether ``x[i]`` may be an item of a list that only run time knows.
+
+    Args:
+        node: The expression.
+        constant: Whether a constant ``i`` counts, too: something is done with the item.
+    """
     if not isinstance(node, ast.Subscript):
         return False
     index = node.slice.operand if isinstance(node.slice, ast.UnaryOp) else node.slice
-    return not isinstance(index, ast.Constant | ast.Slice | ast.Tuple)
+    plain = (ast.Slice, ast.Tuple) if constant else (ast.Slice, ast.Tuple, ast.Constant)
+    return not isinstance(index, plain)
 
 
 def _is_plain_index(index: ast.expr) -> bool:

@@ -529,7 +529,9 @@ def _unstarred(target: ast.expr) -> ast.expr:
 
 def _is_nested_place(target: ast.expr) -> bool:
     """Whether ``x[i][j]`` or ``x[i].name`` is in an object at a run-time position."""
-    return isinstance(target, ast.Subscript | ast.Attribute) and is_run_time_place(target.value)
+    return isinstance(target, ast.Subscript | ast.Attribute) and is_run_time_place(
+        target.value, constant=True
+    )
 
 
 def _parameter_names(args: ast.arguments) -> set[str]:

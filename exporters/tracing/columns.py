@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from exporters.tracing.trace import Trace
 
-__all__ = ["NUMBERS", "Column", "ItemType", "joined_types"]
+__all__ = ["NUMBERS", "Column", "ItemType", "concrete_item", "joined_types"]
 
 NUMBERS = {bool: ir.DataType.BOOL, int: ir.DataType.INT64, float: ir.DataType.DOUBLE}
 
@@ -36,6 +36,9 @@ class ItemType:
         dims: The sizes that all items have; None where they may differ, or only run time knows.
         varies: Whether sizes may differ from item to item.
         seen: The shape that an item had.
+        nested: What the items of the items are, which are lists: in the graph they are tensors with
+            one dim more.
+        open: Whether there never was an item, so that they may become anything.
     """
 
     dtype: ir.DataType
@@ -44,6 +47,18 @@ class ItemType:
     dims: tuple[int | None, ...] = ()
     varies: bool = False
     seen: tuple[int, ...] = dataclasses.field(default=(), compare=False)
+    nested: ItemType | None = None
+    open: bool = False
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether all items are empty lists."""
+        return self.nested is not None and self.nested.open
+
+    @classmethod
+    def of_lists(cls, nested: ItemType) -> ItemType:
+        """The type of items that are lists."""
+        return cls(nested.dtype, nested.rank + 1, None, (None, *nested.dims), nested=nested)
 
     @property
     def stacks(self) -> bool:
@@ -52,6 +67,17 @@ class ItemType:
 
     def join(self, other: ItemType) -> ItemType | None:
         """The type of the items of both; None if there is none."""
+        if self.open or other.open:
+            return other if self.open else self
+        if self.nested is not None and other.nested is not None:
+            inner = self.nested.join(other.nested)
+            if inner is None:
+                return None
+            return dataclasses.replace(
+                ItemType.of_lists(inner), varies=self.varies or other.varies
+            )
+        if (self.nested is None) is not (other.nested is None):
+            return None
         if self.number is not None and other.number is not None:
             wide = max(self.number, other.number, key=[bool, int, float].index)
             return ItemType(NUMBERS[wide], 0, wide)
@@ -88,17 +114,41 @@ class Column:
     sequence: ir.Value | None = None
     items: tuple[Any, ...] | None = None
 
+    @classmethod
+    def of_rows(cls, trace: Trace, columns: Sequence[Column]) -> Column:
+        """The items of several columns side by side, as lists."""
+        nested = joined_types([c.type for c in columns])
+        assert nested is not None
+        op, kind = trace.builder, ItemType.of_lists(nested)
+        rows = {w: [c.in_world(w) for c in columns] for w in trace.active}
+        worlds = {w: list(map(list, zip(*found, strict=True))) for w, found in rows.items()}
+        parts = (op.Unsqueeze(op.cast(c.as_stacked(), nested.dtype), [1]) for c in columns)
+        return Column(trace, kind, {}, items=())._with(worlds, stacked=op.Concat(*parts, axis=1))
+
+    def blank_as(self, kind: ItemType) -> Column:
+        """As many empty lists, of other items."""
+        op = self.trace.builder
+        count, dims = self.length(data=True).vector(), [0, *(d or 0 for d in kind.dims[1:])]
+        sizes = op.Concat(count, op.constant(np.asarray(dims)), axis=0)
+        stacked = op.Expand(op.constant(np.zeros([], kind.dtype.numpy())), sizes)
+        worlds = {w: self.in_world(w) for w in self.trace.active}
+        return self._with(worlds, stacked=stacked, kind=kind)
+
     def in_world(self, world: int) -> list[Any]:
         """The items in one world."""
         kind = self.type.number
         if self.items is None:
+            if world not in self.worlds:  # it was left behind
+                world = next(iter(self.worlds))
             concrete = list(self.worlds[world])
             return concrete if kind is not None else self._as_arrays(concrete)
-        concrete = [_concrete(self.trace, i, world) for i in self.items]
+        concrete = [concrete_item(self.trace, i, world) for i in self.items]
         return self._as_arrays(concrete) if kind is None else [kind(i) for i in concrete]
 
     def _as_arrays(self, items: list[Any]) -> list[Any]:
         """The items, of which some were numbers before others were arrays."""
+        if self.type.nested is not None:
+            return list(map(list, items))
         is_array, make = self.trace.frontend.is_array, self.trace.frontend.from_number
         return [x if is_array(x) else make(x, self.type.dtype) for x in items]
 
@@ -127,18 +177,21 @@ class Column:
 
     def as_sequence(self) -> ir.Value:
         """The items as an ONNX sequence."""
-        if self.sequence is not None:
-            return self.sequence
         op = self.trace.builder
+        if self.sequence is not None:
+            held = self.sequence.type
+            if held is None or held.dtype == self.type.dtype:
+                return self.sequence
+            return _cast_items(op, self)
         if self.stacked is not None:
-            stacked = self.stacked
+            stacked = op.cast(self.stacked, self.type.dtype)
             value = op.once(
                 ("sequence", stacked),
                 lambda _: op.emit("SplitToSequence", stacked, axis=0, keepdims=0),
                 stacked,
             )
         elif self.items:
-            value = op.emit("SequenceConstruct", *map(self._value, self.items))
+            value = op.emit("SequenceConstruct", *map(self.value_of, self.items))
         else:
             value = op.emit("SequenceEmpty", dtype=self.type.dtype)
         return self._typed(value)
@@ -147,23 +200,32 @@ class Column:
         sequence.type = ir.SequenceType(ir.TensorType(self.type.dtype))
         return sequence
 
-    def _value(self, item: Any) -> ir.Value:
+    def value_of(self, item: Any) -> ir.Value:
+        """An item as a value of the graph."""
         from exporters.tracing.leaves import LeafType, leaf_value  # columns are leaves themselves
 
         kind = self.type
-        wanted = LeafType(
-            "array" if kind.number is None else "number", kind.dtype, kind.rank, kind.number
-        )
-        value = leaf_value(self.trace, item, wanted)
+        if kind.nested is not None:
+            row = (
+                item if isinstance(item, Column) else Column(self.trace, kind.nested, {}, items=())
+            )
+            value = dataclasses.replace(row, type=kind.nested).as_stacked()
+        else:
+            wanted = LeafType(
+                "array" if kind.number is None else "number", kind.dtype, kind.rank, kind.number
+            )
+            value = leaf_value(self.trace, item, wanted)
         return self.trace.builder.cast(value, kind.dtype)
 
     def _row(self, item: Any) -> ir.Value:
         """An item with a new first dim."""
-        row: ir.Value = self.trace.builder.Unsqueeze(self._value(item), [0])
+        row: ir.Value = self.trace.builder.Unsqueeze(self.value_of(item), [0])
         return row
 
     def blank(self) -> Any:
         """An item that stands for one that is not there."""
+        if self.type.nested is not None:
+            return []
         if self.type.number is not None:
             return self.type.number(0)
         sizes = self.type.seen or [d or 1 for d in self.type.dims]
@@ -182,7 +244,7 @@ class Column:
         return TracedInt(record)
 
     def take(self, index: Any, picked: dict[int, Any]) -> Any:
-        """One item: a handle or a traced number.
+        """One item: a handle, a traced number, or a column of a list's items.
 
         Args:
             index: Its place.
@@ -196,6 +258,9 @@ class Column:
             value.shape = ir.Shape(kind.dims)
         else:
             value = op.Gather(self.as_stacked(), place, axis=0)
+        if kind.nested is not None:
+            value.type, value.shape = ir.TensorType(kind.dtype), ir.Shape(kind.dims)
+            return Column(trace, kind.nested, picked, stacked=value)
         if kind.number is None:
             return trace.frontend.track_value(picked, value, dims=kind.dims, unbacked=kind.varies)
         value.shape = ir.Shape([])
@@ -246,7 +311,7 @@ class Column:
             parts = (op.Slice(base, [0], at, [0]), row, op.Slice(base, at, [INT64_MAX], [0]))
             return self._with(worlds, stacked=op.Concat(*parts, axis=0), kind=kind)
         where = [] if place is None else [op.operand(place, ir.DataType.INT64)]
-        sequence = op.emit("SequenceInsert", self.as_sequence(), widened._value(item), *where)
+        sequence = op.emit("SequenceInsert", widened.as_sequence(), widened.value_of(item), *where)
         return self._with(worlds, sequence=sequence, kind=kind)
 
     def erase(self, worlds: dict[int, list[Any]], place: Any) -> Column:
@@ -285,9 +350,11 @@ class Column:
         length = op.Squeeze(self.length(data=True).vector(), [0])
         number = op.operand(place, ir.DataType.INT64)
         at = op.Where(op.Less(number, 0), op.Add(number, length), number)
-        erased = self._typed(op.emit("SequenceErase", self.as_sequence(), at))
+        erased = widened._typed(op.emit("SequenceErase", widened.as_sequence(), at))
         return self._with(
-            worlds, sequence=op.emit("SequenceInsert", erased, widened._value(item), at), kind=kind
+            worlds,
+            sequence=op.emit("SequenceInsert", erased, widened.value_of(item), at),
+            kind=kind,
         )
 
     def join(self, other: Column) -> Column:
@@ -303,7 +370,7 @@ class Column:
         if other.items is not None:
             joined = first.as_sequence()
             for item in other.items:
-                joined = self._typed(op.emit("SequenceInsert", joined, second._value(item)))
+                joined = self._typed(op.emit("SequenceInsert", joined, second.value_of(item)))
             return self._with(worlds, sequence=joined, kind=kind)
         order = op.Range(0, op.Squeeze(other.length(data=True).vector(), [0]), 1)
         return self._with(worlds, sequence=_inserted(op, first, second, order), kind=kind)
@@ -344,18 +411,29 @@ def _vector(op: Any, place: Any) -> Any:
 
 def _inserted(op: Any, first: Column, second: Column, order: ir.Value) -> ir.Value:
     """The sequence of one column with items of another, at some places, inserted at its end."""
-    carried = [("sequence", first.as_sequence())]
     source = second.as_sequence()
 
     def body(number: ir.Value, held: ir.Value) -> ir.Value:
         place = op.Gather(order, number, axis=0)
         item = op.emit("SequenceAt", source, place)
-        item.type = ir.TensorType(first.type.dtype)
-        grown: ir.Value = op.emit("SequenceInsert", held, item)
+        item.type = ir.TensorType(second.type.dtype)
+        grown: ir.Value = op.emit("SequenceInsert", held, op.cast(item, first.type.dtype))
         return grown
 
     count = op.Squeeze(op.Shape(order), [0])
-    return _counted_loop(op, count, carried[0][1], body)
+    return _counted_loop(op, count, first.as_sequence(), body)
+
+
+def _cast_items(op: Any, column: Column) -> ir.Value:
+    """A column's sequence with the element type that the column has now."""
+    held = column.sequence
+    assert held is not None
+    assert held.type is not None
+    kind = dataclasses.replace(column.type, dtype=held.type.dtype)
+    before = dataclasses.replace(column, type=kind)
+    order = op.Range(0, op.Squeeze(before.length(data=True).vector(), [0]), 1)
+    empty = Column(column.trace, column.type, {}, items=())
+    return column._typed(_inserted(op, empty, before, order))
 
 
 def _counted_loop(op: Any, count: ir.Value, start: ir.Value, body: Any) -> ir.Value:
@@ -387,12 +465,17 @@ def _counted_loop(op: Any, count: ir.Value, start: ir.Value, body: Any) -> ir.Va
     return made
 
 
-def _concrete(trace: Trace, item: Any, world: int) -> Any:
+def concrete_item(trace: Trace, item: Any, world: int) -> Any:
+    """A list's item in one world."""
     from exporters.tracing.leaves import Dummy  # columns are leaves themselves
 
     if isinstance(item, Dummy):
+        if isinstance(item.like, Column):
+            return []
         return trace.frontend.zeros_like(trace.frontend.concrete(item.like, world))
-    return trace.frontend.concrete(item, world)
+    return (
+        item.in_world(world) if isinstance(item, Column) else trace.frontend.concrete(item, world)
+    )
 
 
 def joined_types(types: Sequence[ItemType]) -> ItemType | None:

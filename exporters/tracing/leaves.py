@@ -108,6 +108,8 @@ def item_type(trace: Trace, x: Any) -> ItemType:
         return item_type(trace, x.like)
     if isinstance(x, Example):
         return x.type
+    if isinstance(x, Column):
+        return ItemType.of_lists(x.type)
     kind = leaf_type(trace, x)
     if kind.number is not None:
         return ItemType(kind.dtype, 0, kind.number)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from exporters.errors import BranchMismatchError
-from exporters.tracing.columns import Column, ItemType, joined_types
+from exporters.errors import BranchMismatchError, ScriptError
+from exporters.tracing.columns import Column, ItemType, concrete_item, joined_types
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ class StagedList(list[Any]):
         item: The structure of each item.
         columns: The leaves of all items, one column for each.
         data: Whether its length depends on input values, not only on sizes.
+
+    Attributes:
+        lent: Whether it is an item of another list, which does not hear of changes.
     """
 
     def __init__(
@@ -44,12 +47,19 @@ class StagedList(list[Any]):
         self.item = item
         self.columns = columns
         self.data = data
+        self.lent = False
         super().__init__(self.in_world(trace.active[0]))
 
     __hash__ = None
 
     def __reduce__(self) -> Any:
         return list, (list.copy(self),)
+
+    def __copy__(self) -> StagedList:
+        return self.copy()
+
+    def __deepcopy__(self, memo: Any) -> StagedList:
+        return self.copy()
 
     # State
 
@@ -60,24 +70,33 @@ class StagedList(list[Any]):
 
     def assign(self, contents: tuple[Node, tuple[Column, ...]]) -> None:
         """Hold something else from now on."""
+        if self.lent and self.trace.recording:
+            self.trace.moved()
+            raise Interrupt(
+                ScriptError(
+                    "this list is an item of another list, which only run time knows, and is changed "
+                    "under a name of its own",
+                    source=self.trace.position()[0],
+                    hint="change it in its place: rows[i].append(x), rows[i][j] = x",
+                )
+            )
         self.item, self.columns = contents
         super().__setitem__(slice(None), self.in_world(self.trace.active[0]))
 
     def in_world(self, world: int) -> list[Any]:
         """The items in one world."""
-        columns = [self._column_in(c, world) for c in self.columns]
+        columns = [c.in_world(world) for c in self.columns]
         return [self.item.build(iter(row)) for row in zip(*columns, strict=True)]
-
-    def _column_in(self, column: Column, world: int) -> list[Any]:
-        if column.items is None and world not in column.worlds:
-            world = next(iter(column.worlds))  # a world that was left behind
-        return column.in_world(world)
 
     def example(self) -> Any:
         """An item that stands for all."""
         from exporters.tracing.leaves import Example  # leaves are columns, too
 
         return self.item.build(iter([Example(c.type) for c in self.columns]))
+
+    def blank(self) -> Any:
+        """An item in one world that stands for one that is not there."""
+        return self.item.build(iter([c.blank() for c in self.columns]))
 
     def at(self, contents: tuple[Node, tuple[Column, ...]]) -> StagedList:
         """A list with other contents."""
@@ -143,11 +162,7 @@ class StagedList(list[Any]):
         return list(zip(self.columns, kept, leaves, kinds, strict=True))
 
     def _leaf_in(self, leaf: Any, world: int) -> Any:
-        from exporters.tracing.leaves import Dummy
-
-        if isinstance(leaf, Dummy):
-            return self.trace.frontend.zeros_like(self.trace.frontend.concrete(leaf.like, world))
-        return self.trace.frontend.concrete(leaf, world)
+        return concrete_item(self.trace, leaf, world)
 
     def _leaves_of(self, item: Any) -> tuple[list[Any], list[ItemType]]:
         """An item's leaves, and the types that the columns have with it among them.
@@ -156,16 +171,9 @@ class StagedList(list[Any]):
             Interrupt: It has another structure than the other items.
         """
         from exporters.tracing.leaves import item_type
-        from exporters.tracing.merging import NESTED, Ways, describe
+        from exporters.tracing.merging import Ways, describe
 
-        if isinstance(item, StagedList):
-            raise Interrupt(
-                BranchMismatchError(
-                    "the new item is a list whose length only run time knows",
-                    source=self.trace.position()[0],
-                    hint=NESTED,
-                )
-            )
+        self._settle(item)
         leaves: list[Any] = []
         if not self.item.take(self.trace, item, leaves):
             leaves = []
@@ -175,6 +183,7 @@ class StagedList(list[Any]):
                 wider = ways.merge("the list's items", [self.example(), item], always=True)
             except BranchMismatchError as error:
                 raise Interrupt(error) from error
+            self._widen(wider.node)
             if len(wider.slots) != len(self.columns) or not wider.node.take(
                 self.trace, item, leaves
             ):
@@ -202,6 +211,40 @@ class StagedList(list[Any]):
                 )
             kinds.append(joined)
         return leaves, kinds
+
+    def _settle(self, item: Any) -> None:
+        """Let a list that never had an item be one of items like this."""
+        from exporters.tracing.merging import Ways  # it makes lists itself
+
+        if not self.columns[0].type.open:
+            return
+        ways = Ways(self.trace, ("the others", "the new item"), self.trace.position()[0])
+        found = ways.list_of("", [[item]])
+        if found is not None:
+            columns = [
+                Column(self.trace, s.type.item, {}, items=()) for s in found[1] if s.type.item
+            ]
+            self.assign((found[0].item, tuple(columns)))
+
+    def _widen(self, node: Node) -> None:
+        """Let items that are lists of one length be lists of any length, if ``node`` has such items."""
+        from exporters.tracing.nodes import (  # nodes make lists themselves
+            Container,
+            Leaf,
+            ListNode,
+        )
+
+        item, first = self.item, self.columns[0]
+        if first.type.is_blank and isinstance(node, ListNode):
+            kinds = [c.slot.type.item for c in node.columns]
+            self.assign((node, tuple(first.blank_as(ItemType.of_lists(k)) for k in kinds if k)))
+            return
+        flat = isinstance(item, Container) and item.tree.kind == "list"
+        if not (flat and isinstance(node, ListNode) and len(node.columns) == 1):
+            return
+        assert isinstance(item, Container)
+        if all(isinstance(c, Leaf) for c in item.children):
+            self.assign((node, (Column.of_rows(self.trace, self.columns),)))
 
     def _number(self, place: Any, world: int) -> Any:
         return self.trace.frontend.concrete(place, world)
@@ -244,7 +287,7 @@ class StagedList(list[Any]):
     def pop(self, index: Any = -1) -> Any:
         """Take an item out."""
         index = self._place(index)
-        item = self[index]
+        item = self.take(index)
         del self[index]
         return item
 
@@ -362,9 +405,16 @@ class StagedList(list[Any]):
             yield self[index]
 
     def __getitem__(self, index: Any) -> Any:
-        trace = self.trace
         if isinstance(index, slice):
             return self._cut(index)
+        item = self.take(index)
+        if isinstance(item, StagedList):
+            item.lent = True
+        return item
+
+    def take(self, index: Any) -> Any:
+        """The item at a place, to be changed there or to be taken out."""
+        trace = self.trace
         index = self._place(index)
         found: list[dict[int, Any]] = [{} for _ in self.columns]
 

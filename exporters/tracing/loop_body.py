@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from exporters.tracing.bodies import Outcome, condition_value, frozen, run_body, seal
+from exporters.tracing.columns import Column
 from exporters.tracing.effects import Change
 from exporters.tracing.leaves import (
     ABSENT,
@@ -144,7 +145,10 @@ class Recording:
                 value = self._input(reference.label, slot.type, block)
                 block.inputs.append(value)
                 handles.append(self._handle(slot, value, seen, merged))
-            self.bind(reference, merged.rebuild(handles), names)
+            state = merged.rebuild(handles)
+            if isinstance(state, StagedList) and isinstance(seen.start, StagedList):
+                state.lent = seen.start.lent
+            self.bind(reference, state, names)
         for reference, *_ in self.scans:
             self.bind(reference, ScanList(trace), names)
         self.loop.scope.set(tuple(names))
@@ -315,11 +319,7 @@ class Recording:
         for leaf, slot in zip(leaves, slots, strict=True):
             kind = slot.type.item
             assert kind is not None
-            wanted = LeafType(
-                "array" if kind.number is None else "number", kind.dtype, kind.rank, kind.number
-            )
-            value = leaf_value(self.trace, leaf, wanted)
-            row.append(self.trace.builder.cast(value, kind.dtype))
+            row.append(Column(self.trace, kind, {}).value_of(leaf))
         return row
 
     def _sealed(self, values: Sequence[ir.Value], block: Block) -> list[ir.Value]:

@@ -7,7 +7,7 @@ import enum
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import BranchMismatchError
-from exporters.tracing.columns import NUMBERS, ItemType, joined_types
+from exporters.tracing.columns import NUMBERS, Column, ItemType, joined_types
 from exporters.tracing.leaves import (
     ABSENT,
     MISSING,
@@ -70,6 +70,8 @@ def describe(trace: Trace, x: Any) -> str:
     """A value's type as the user writes it: ``float32[N, 8]``, ``int``, ``[int, int]``."""
     if x is UNBOUND or x is MISSING:
         return repr(x)
+    if isinstance(x, Example) and x.type.nested is not None:
+        return f"a list of {describe(trace, Example(x.type.nested))}"
     if isinstance(x, Example):
         sizes = ", ".join("?" if d is None else str(d) for d in x.type.dims)
         number = x.type.number
@@ -215,7 +217,8 @@ class Ways:
             return self._leaf(label, values, path, slots)
         if all(isinstance(v, list) for v in real):
             lengths = {list.__len__(v) for v in real}
-            if len(lengths) > 1 or any(isinstance(v, StagedList) for v in real):
+            empty = lengths == {0} and path[-1:] == (ITEM,)
+            if len(lengths) > 1 or empty or any(isinstance(v, StagedList) for v in real):
                 return self._list(label, values, path, slots)
         inside = [shallow(v) for v in real]
         keys = [tuple(k for k, _ in items) for _, items in inside]
@@ -292,18 +295,20 @@ class Ways:
         examples: list[Any] = []
         for v in values:
             if isinstance(v, StagedList):
-                examples.append(v.example())
+                examples += [] if v.columns[0].type.open else [v.example()]
             elif v is not ABSENT:
                 examples += v
+        if not examples:
+            return self._empty(values, path, slots)
         inside: list[Slot] = []
         ways = Ways(trace, [_ITEMS] * len(examples), self.source, loose=self.loose)
         ways.observed = self.observed
         item = ways._node(label, examples, (*path, ITEM), inside, always=True)
         made: list[Slot] = []
-        if any(slot.type.kind == "column" for slot in inside):
+        if any(not slot.type.item.stacks for slot in inside if slot.type.item is not None):
             raise BranchMismatchError(
-                f"the items of {f'`{label}`' if label else 'the list'} are lists whose lengths only run "
-                "time knows",
+                f"the items of {f'`{label}`' if label else 'the list'} are lists of lists or of tensors of "
+                "several sizes, and only run time knows how long they are",
                 source=self.source or trace.position()[0],
                 hint=NESTED,
             )
@@ -323,6 +328,18 @@ class Ways:
             slot.values = [Dummy(like) if v is ABSENT else v for v in slot.values]
         slots += made
         return ListNode(trace, item, tuple(Leaf(s) for s in made))
+
+    def _empty(self, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]) -> ListNode:
+        """Lists that have no items yet."""
+        kind = ItemType(NUMBERS[int], 0, int, open=True)
+        item = Slot([], LeafType("number", kind.dtype, 0, int), (*path, ITEM))
+        column = Slot([], LeafType("column", kind.dtype, item=kind), (*path, ITEM))
+        column.values += [
+            v.columns[0] if isinstance(v, StagedList) else Column(self.trace, kind, {}, items=())
+            for v in values
+        ]
+        slots.append(column)
+        return ListNode(self.trace, Leaf(item), (Leaf(column),))
 
     def _column_type(self, slot: Slot) -> ItemType | None:
         """The type of a column: what its leaves have in common, over all iterations."""

@@ -213,10 +213,16 @@ class ListNode:
 
     def build(self, leaves: Iterator[Any]) -> Any:
         """A staged list, or in one world a list."""
-        columns = [c.build(leaves) for c in self.columns]
+        columns = [self._column(c.build(leaves)) for c in self.columns]
         if all(isinstance(c, list) for c in columns):
             return [self.item.build(iter(row)) for row in zip(*columns, strict=True)]
         return StagedList(self.trace, self.item, tuple(columns), data=self.data)
+
+    def _column(self, x: Any) -> Any:
+        if not isinstance(x, Example):
+            return x
+        assert x.type.nested is not None
+        return Column(self.trace, x.type.nested, {}, items=())
 
     def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
         """The columns of ``x``."""
@@ -239,10 +245,14 @@ def as_columns(
 ) -> list[Column] | None:
     """The columns of a list whose items have a structure; None if they have not."""
     if isinstance(items, StagedList):
+        if items.columns[0].type.open:
+            return as_columns(trace, [], item, slots)
+        if items.columns[0].type.is_blank and isinstance(item, ListNode):
+            kinds = [s.type.item for s in slots]
+            return [items.columns[0].blank_as(k) for k in kinds if k is not None]
         if items.item.signature() == item.signature():
             return list(items.columns)
-        single = isinstance(items.item, Leaf) and isinstance(item, Leaf)
-        wanted = slots[0].type.item if single else None
+        wanted = slots[0].type.item if _is_single(item) and _is_single(items.item) else None
         if wanted is None or items.columns[0].type.join(wanted) != wanted:
             return None
         return list(items.columns)  # numbers, which are arrays from now on
@@ -259,6 +269,11 @@ def as_columns(
         leaves = tuple(row[index] for row in rows)
         columns.append(Column(trace, kind, {}, items=leaves))
     return columns
+
+
+def _is_single(item: Node) -> bool:
+    """Whether items are leaves, or lists of leaves."""
+    return isinstance(item, Leaf) or (isinstance(item, ListNode) and isinstance(item.item, Leaf))
 
 
 def key_of(trace: Trace, x: Any, *, lengths: bool = True) -> Any:

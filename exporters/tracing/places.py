@@ -78,15 +78,20 @@ def is_changeable(trace: Trace, x: Any) -> bool:
 
 
 def _in_list(trace: Trace, items: StagedList, index: Any, change: Callable[[Any], Any]) -> Any:
-    item = items[index]
+    item = items.take(index)
     if not is_changeable(trace, item):
         return change(item)
-    before = flatten_state(trace, item)[0]
+    before = _contents(trace, item)
     result = change(item)
-    after = flatten_state(trace, item)[0]
+    after = _contents(trace, item)
     if len(before) != len(after) or not all(map(operator.is_, before, after)):
         items[index] = item
     return result
+
+
+def _contents(trace: Trace, x: Any) -> list[Any]:
+    leaves = flatten_state(trace, x)[0]
+    return [y for x in leaves for y in (x.columns if isinstance(x, StagedList) else (x,))]
 
 
 def each(items: StagedList, body: Callable[[Any], None], index: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import ScriptError
@@ -47,6 +48,7 @@ class _Replay:
     def __init__(self, loop: LoopState) -> None:
         self.loop = loop
         self.trace = loop.trace
+        self.filled = False
 
     def run(self) -> None:
         while True:
@@ -73,7 +75,7 @@ class _Replay:
     def _force(self) -> None:
         """See what an iteration does although no world has one."""
         failure: Exception | None = None
-        for world in self.trace.active:
+        for world, self.filled in itertools.product(self.trace.active, (False, True)):
             try:
                 self._world(world, forced=True)
             except Exception as error:
@@ -101,7 +103,7 @@ class _Replay:
         watch = _Watch(self.loop, snapshot, world)
         try:
             with worlds_of(trace, [world], {world} if forced else trace.ghosts & {world}):
-                scope.set(tuple(bare(self.trace, x, world) for x in self.loop.names))
+                scope.set(tuple(self._bare(x, world) for x in self.loop.names))
                 trips = 0
                 limit = self._limit(world, forced=forced)
                 while limit is None or trips < limit:
@@ -130,6 +132,12 @@ class _Replay:
             trace.recording, trace.forcing = recording, forcing
             scope.set(self.loop.names)
             snapshot.restore()
+
+    def _bare(self, x: Any, world: int) -> Any:
+        found = bare(self.trace, x, world)
+        if self.filled and isinstance(x, StagedList) and not found:
+            found.append(x.blank())  # what an iteration takes out of it
+        return found
 
     def _limit(self, world: int, *, forced: bool) -> int | None:
         """The most iterations to replay; None if only the condition ends the loop."""
@@ -280,6 +288,12 @@ class _Watch:
         parents = parents | {id(x)}
         kind, items = shallow(x)
         if kind == "list":
+            if path[-1:] == (
+                ITEM,
+            ):  # a list in a list: its length counts, as the size of a tensor
+                found.setdefault((*path, ITEM), {}).setdefault(self.world, set()).add(
+                    (len(items),)
+                )
             for _, item in items[-_LAST:]:
                 self._observe(item, (*path, ITEM), found, parents)
         for key, item in items[:_LAST]:
