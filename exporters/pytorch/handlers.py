@@ -234,7 +234,9 @@ def tolist(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     sizes = sizes_of(tracer, tensor)
     if len(sizes) == 1 and isinstance(sizes[0], TracedScalar):
         return _staged_numbers(tracer, tensor)
-    if len(sizes) == 2 and isinstance(sizes[0], TracedScalar) and type(sizes[1]) is int:
+    if len(sizes) == 2 and isinstance(sizes[1], TracedScalar):
+        return _staged_table(tracer, tensor)
+    if len(sizes) == 2 and isinstance(sizes[0], TracedScalar):
         return _staged_rows(tracer, tensor)
 
     def nest(x: torch.Tensor) -> Any:
@@ -257,6 +259,18 @@ def _staged_rows(tracer: TorchTracer, tensor: torch.Tensor) -> Any:
     item = Ways(tracer.trace, ("the rows",), None).merge("the rows", [blank], always=True)
     numbers = tuple(p.columns[0] for p in parts)
     return StagedList(tracer.trace, item.node, numbers, data=parts[0].data)
+
+
+def _staged_table(tracer: TorchTracer, tensor: torch.Tensor) -> StagedList:
+    """The rows of a rank-2 handle whose rows have a run-time length, each a list of numbers."""
+    with tracer:
+        flat = tensor.flatten()
+    numbers = _staged_numbers(tracer, flat)
+    kind = ItemType.of_lists(numbers.columns[0].type)
+    worlds = {w: t.tolist() for w, t in tracer.worlds(tensor).items()}
+    item = Ways(tracer.trace, ("the rows",), None).merge("the rows", [numbers], always=True)
+    column = Column(tracer.trace, kind, worlds, tracer.graph(tensor))
+    return StagedList(tracer.trace, item.node, (column,), data=numbers.data)
 
 
 def _staged_numbers(tracer: TorchTracer, tensor: torch.Tensor) -> StagedList:

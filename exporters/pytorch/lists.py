@@ -8,19 +8,18 @@ import onnx_ir as ir
 import torch
 
 from exporters.errors import UntraceableError
-from exporters.pytorch.dtypes import from_torch_dtype, to_torch_dtype
+from exporters.pytorch.dtypes import to_torch_dtype
 from exporters.pytorch.registry import aten_name
-from exporters.tracing.columns import Column, ItemType
-from exporters.tracing.lists import StagedList
-from exporters.tracing.merging import Ways
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from exporters.pytorch.tracer import TorchTracer
+    from exporters.tracing.columns import Column
+    from exporters.tracing.lists import StagedList
 
-__all__ = ["as_tensor", "call_on_list", "is_split", "split_by_list", "staged_pieces"]
+__all__ = ["as_tensor", "call_on_list"]
 
 _JOINING = {"cat", "concat", "concatenate"}
 
@@ -34,6 +33,7 @@ def call_on_list(
         Interrupt: Another function needs the items one by one.
     """
     name = aten_name(func) or getattr(func, "__name__", str(func))
+    items = items.certain()
     dim = args[0] if args else kwargs.get("dim", kwargs.get("axis", 0))
     if name == "stack":
         stacked = as_tensor(tracer, items, name)
@@ -105,80 +105,6 @@ def as_tensor(tracer: TorchTracer, items: StagedList, name: str = "stack") -> to
                 worlds[w] = torch.stack(inside)
     return tracer.track_value(
         worlds, value, dims=[None, *kind.dims], unbacked=items.data or kind.varies
-    )
-
-
-def is_split(func: Any) -> bool:
-    """Whether a function splits a tensor into parts of given sizes."""
-    name = aten_name(func) or getattr(func, "__name__", str(func))
-    return name in ("split", "split_with_sizes")
-
-
-def split_by_list(
-    tracer: TorchTracer, tensor: torch.Tensor, sizes: StagedList, dim: int = 0
-) -> StagedList:
-    """Parts of a tensor, whose number and sizes only run time knows."""
-    lengths = sizes.columns[0]
-    op, axis = tracer.op, dim % tensor.dim()
-    dims = tuple(d if isinstance(d, int) else None for d in tracer.type_of(tensor)[1])
-    kind = ItemType(
-        from_torch_dtype(tensor.dtype),
-        tensor.dim(),
-        None,
-        tuple(None if i == axis else d for i, d in enumerate(dims)),
-        varies=True,
-    )
-    sequence = op.emit("SplitToSequence", tracer.graph(tensor), lengths.as_stacked(), axis=axis)
-    sequence.type = ir.SequenceType(ir.TensorType(kind.dtype))
-    with torch._C.DisableTorchFunction():
-        worlds = {
-            w: list(tracer.concrete(tensor, w).split(lengths.in_world(w), axis))
-            for w in tracer.trace.active
-        }
-        blank = torch.zeros([d or 1 for d in kind.dims], dtype=tensor.dtype)
-    item = Ways(tracer.trace, ("the parts",), None).merge("the parts", [blank], always=True)
-    return StagedList(
-        tracer.trace, item.node, (Column(tracer.trace, kind, worlds, sequence=sequence),)
-    )
-
-
-def staged_pieces(
-    tracer: TorchTracer, func: Any, results: dict[int, Any], args: Sequence[Any], kwargs: Any
-) -> StagedList | None:
-    """The pieces of a tensor as a list whose length only run time knows; None where it is known."""
-    name = aten_name(func) or getattr(func, "__name__", str(func))
-    if name not in ("unbind", "split") or not args or tracer.record(args[0]) is None:
-        return None
-    tensor = args[0]
-    given = dict(zip(("dim",) if name == "unbind" else ("size", "dim"), args[1:], strict=False))
-    axis = {**given, **kwargs}.get("dim", 0) % tensor.dim()
-    dims = tuple(d if isinstance(d, int) else None for d in tracer.type_of(tensor)[1])
-    dtype = from_torch_dtype(tensor.dtype)
-    if name == "unbind":
-        if dims[axis] is not None:
-            return None
-        kind = ItemType(dtype, tensor.dim() - 1, None, (*dims[:axis], *dims[axis + 1 :]))
-        with tracer:
-            rows = tensor.movedim(axis, 0) if axis else tensor
-        source = {"stacked": tracer.graph(rows)}
-    else:
-        size = given.get("size", kwargs.get("split_size", kwargs.get("split_size_or_sections")))
-        if not isinstance(size, int) or len({len(r) for r in results.values()}) == 1:
-            return None
-        sizes = tuple(None if i == axis else d for i, d in enumerate(dims))
-        kind = ItemType(dtype, tensor.dim(), None, sizes, varies=True)
-        value = tracer.graph(tensor)
-        sequence = tracer.op.emit("SplitToSequence", value, tracer.graph(size), axis=axis)
-        sequence.type = ir.SequenceType(ir.TensorType(dtype))
-        source = {"sequence": sequence}
-    with torch._C.DisableTorchFunction():
-        worlds = {w: list(r) for w, r in results.items()}
-        blank = torch.zeros([d or 1 for d in kind.dims], dtype=tensor.dtype)
-    item = Ways(tracer.trace, ("the parts",), None).merge("the parts", [blank], always=True)
-    record = tracer.record(tensor)
-    data = record is None or record.unbacked
-    return StagedList(
-        tracer.trace, item.node, (Column(tracer.trace, kind, worlds, **source),), data=data
     )
 
 

@@ -89,7 +89,9 @@ def raise_uncompiled(error: Exception, scripting: Scripting) -> None:
         UntraceableError: It is not compiled yet.
     """
     source = source_of_error(error, _LIBRARY)
-    if not scripting.automatic or source is None or source.code in (None, *scripting.settled):
+    if source is None or source.code is None:
+        return
+    if not scripting.automatic or source.code in scripting.settled:
         return
     asked = UntraceableError(f"the trace raises {type(error).__name__}: {error}", source=source)
     asked.target, asked.optional = target_of(source.code), source.code

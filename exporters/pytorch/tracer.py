@@ -13,10 +13,11 @@ from exporters.pytorch.arrays import StagedArrays, TensorMemory
 from exporters.pytorch.composite import composition
 from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback
-from exporters.pytorch.lists import call_on_list, is_split, split_by_list, staged_pieces
+from exporters.pytorch.lists import call_on_list
 from exporters.pytorch.loans import Loans
 from exporters.pytorch.memo import CallMemo
 from exporters.pytorch.optionals import call_either_way, settled_arguments
+from exporters.pytorch.pieces import in_pieces
 from exporters.pytorch.plans import Plan, plan
 from exporters.pytorch.registry import (
     Decomposition,
@@ -175,8 +176,8 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         self.trace.moved()
         if args and isinstance(args[0], StagedList):
             return call_on_list(self, func, args[0], args[1:], kwargs)
-        if len(args) > 1 and isinstance(args[1], StagedList) and is_split(func):
-            return split_by_list(self, *args, **kwargs)
+        if (parts := in_pieces(self, func, args, kwargs)) is not None:
+            return parts
         known = self.plan(func)
         if known.query:
             return func(*args, **kwargs)
@@ -253,9 +254,6 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                         return same  # eager did nothing
                     if same is not None:  # contiguous() copies where sizes are others
                         results[self.trace.active[0]] = result.detach()
-                    pieces = staged_pieces(self, func, results, args, kwargs)
-                    if pieces is not None:
-                        return pieces
                     self._require_equal_lengths(results, tracked)
                     if autocast.is_enabled():
                         values = autocast.cast_arguments(self.op, values, result)

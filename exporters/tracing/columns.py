@@ -38,7 +38,7 @@ class ItemType:
         seen: The shape that an item had.
         nested: What the items of the items are, which are lists: in the graph they are tensors with
             one dim more.
-        open: Whether there never was an item, so that they may become anything.
+        open: Whether no item was ever set, so that they may become anything.
     """
 
     dtype: ir.DataType
@@ -126,12 +126,17 @@ class Column:
         return Column(trace, kind, {}, items=())._with(worlds, stacked=op.Concat(*parts, axis=1))
 
     def blank_as(self, kind: ItemType) -> Column:
-        """As many empty lists, of other items."""
+        """As many items of another type that stand for none."""
+        if kind.open:
+            return self
         op = self.trace.builder
-        count, dims = self.length(data=True).vector(), [0, *(d or 0 for d in kind.dims[1:])]
-        sizes = op.Concat(count, op.constant(np.asarray(dims)), axis=0)
-        stacked = op.Expand(op.constant(np.zeros([], kind.dtype.numpy())), sizes)
-        worlds = {w: self.in_world(w) for w in self.trace.active}
+        blank = Column(self.trace, kind, {}).blank()
+        worlds = {w: [blank] * len(self.in_world(w)) for w in self.trace.active}
+        if self.items == ():
+            return Column(self.trace, kind, {}, items=())
+        sizes = op.constant(np.asarray([d or 0 for d in kind.dims], np.int64))
+        shape = op.Concat(self.length(data=True).vector(), sizes, axis=0)
+        stacked = op.Expand(op.constant(np.zeros([], kind.dtype.numpy())), shape)
         return self._with(worlds, stacked=stacked, kind=kind)
 
     def in_world(self, world: int) -> list[Any]:
@@ -467,11 +472,13 @@ def _counted_loop(op: Any, count: ir.Value, start: ir.Value, body: Any) -> ir.Va
 
 def concrete_item(trace: Trace, item: Any, world: int) -> Any:
     """A list's item in one world."""
-    from exporters.tracing.leaves import Dummy  # columns are leaves themselves
+    from exporters.tracing.leaves import Dummy, Example  # columns are leaves themselves
 
     if isinstance(item, Dummy):
         if isinstance(item.like, Column):
             return []
+        if isinstance(item.like, Example):
+            return Column(trace, item.like.type, {}).blank()
         return trace.frontend.zeros_like(trace.frontend.concrete(item.like, world))
     return (
         item.in_world(world) if isinstance(item, Column) else trace.frontend.concrete(item, world)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
 from exporters.errors import BranchMismatchError, ScriptError
-from exporters.tracing.columns import Column, ItemType, concrete_item, joined_types
+from exporters.tracing.columns import Column, ItemType, concrete_item
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from exporters.tracing.nodes import Node
     from exporters.tracing.scalars import TracedInt
@@ -87,6 +88,28 @@ class StagedList(list[Any]):
         """The items in one world."""
         columns = [c.in_world(world) for c in self.columns]
         return [self.item.build(iter(row)) for row in zip(*columns, strict=True)]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no item was ever set: there is none, or they are all None."""
+        return self.columns[-1].type.open and len(self.columns) <= 2
+
+    def settled(self, kinds: Sequence[ItemType]) -> list[Column]:
+        """The columns of a list whose items were never set, for items of some types."""
+        flags, unset = self.columns[:-1], self.columns[-1]
+        return [*flags, *(unset.blank_as(k) for k in kinds[len(flags) :])]
+
+    def certain(self) -> StagedList:
+        """The items, which may be None, taken for granted."""
+        from exporters.tracing.nodes import ListNode, Optional  # nodes make lists themselves
+
+        item, columns = self.item, self.columns
+        if isinstance(item, Optional):
+            return StagedList(self.trace, item.child, columns[1:], data=self.data).certain()
+        if isinstance(item, ListNode) and isinstance(item.item, Optional):
+            rows = dataclasses.replace(item, item=item.item.child, columns=item.columns[1:])
+            return StagedList(self.trace, rows, columns[1:], data=self.data)
+        return self
 
     def example(self) -> Any:
         """An item that stands for all."""
@@ -216,15 +239,14 @@ class StagedList(list[Any]):
         """Let a list that never had an item be one of items like this."""
         from exporters.tracing.merging import Ways  # it makes lists itself
 
-        if not self.columns[0].type.open:
+        if not self.is_open or item is None:
             return
+        unset = [None] if len(self.columns) > 1 else []
         ways = Ways(self.trace, ("the others", "the new item"), self.trace.position()[0])
-        found = ways.list_of("", [[item]])
+        found = ways.list_of("", [[*unset, item]])
         if found is not None:
-            columns = [
-                Column(self.trace, s.type.item, {}, items=()) for s in found[1] if s.type.item
-            ]
-            self.assign((found[0].item, tuple(columns)))
+            kinds = [s.type.item for s in found[1] if s.type.item is not None]
+            self.assign((found[0].item, tuple(self.settled(kinds))))
 
     def _widen(self, node: Node) -> None:
         """Let items that are lists of one length be lists of any length, if ``node`` has such items."""
@@ -540,30 +562,22 @@ class ScanList(list[Any]):
 
 def repeated(trace: Trace, items: list[Any], times: TracedInt) -> StagedList | None:
     """``items * times``; None for items that are no arrays or numbers of one shape."""
-    from exporters.tracing.leaves import item_type
     from exporters.tracing.merging import Ways
 
     source, _ = trace.position()
-    ways = Ways(trace, ("the others", "the new item"), source)
-    try:
-        merged = ways.merge("the list's items", [*items, *items], always=True)
-    except BranchMismatchError:
+    found = Ways(trace, ("the others", "the new item"), source).list_of("", [items])
+    if found is None:
         return None
-    if not merged.slots:
-        return None
-    rows: list[list[Any]] = [[] for _ in items]
-    if not all(merged.node.take(trace, x, row) for x, row in zip(items, rows, strict=True)):
-        return None
+    node, slots = found
     op, columns = trace.builder, []
-    for leaves in zip(*rows, strict=True):
-        kind = joined_types([item_type(trace, x) for x in leaves])
-        if kind is None or not kind.stacks:
+    for slot in slots:
+        once, kind = slot.values[0], slot.type.item
+        if kind is None or not (kind.stacks or len(items) == 1):
             return None
-        once = Column(trace, kind, {}, items=leaves)
         value = once.as_stacked()
         rest = op.constant(np.ones(kind.rank, np.int64))
         stacked = op.Tile(value, op.Concat(times.vector(), rest, axis=0))
         stacked.shape = ir.Shape([None, *kind.dims])
         worlds = {w: once.in_world(w) * times.record.worlds[w] for w in trace.active}
         columns.append(Column(trace, kind, worlds, stacked=stacked))
-    return StagedList(trace, merged.node, tuple(columns), data=times.record.data)
+    return StagedList(trace, node.item, tuple(columns), data=times.record.data)

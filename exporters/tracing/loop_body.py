@@ -16,6 +16,7 @@ from exporters.tracing.leaves import (
     UNBOUND,
     Dummy,
     LeafType,
+    item_type,
     leaf_in,
     leaf_value,
     make_leaf,
@@ -319,6 +320,9 @@ class Recording:
         for leaf, slot in zip(leaves, slots, strict=True):
             kind = slot.type.item
             assert kind is not None
+            if item_type(self.trace, leaf).varies and not kind.varies:
+                self.unscanned.add(reference.identity)
+                raise AgainError
             row.append(Column(self.trace, kind, {}).value_of(leaf))
         return row
 

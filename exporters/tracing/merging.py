@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from exporters.tracing.nodes import (
     Choice,
     Constant,
     Container,
+    Counted,
     Leaf,
     ListNode,
     Node,
@@ -39,7 +41,7 @@ from exporters.tracing.pytree import Tree, flatten, shallow
 from exporters.tracing.scalars import TracedScalar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import onnx_ir as ir
 
@@ -206,13 +208,12 @@ class Ways:
         trace = self.trace
         real = [v for v in values if v is not ABSENT]
         complete = len(real) == len(values)
-        if all(same(v, real[0]) for v in real[1:]):
-            atom = not is_leaf(trace, real[0]) and not shallow(real[0])[1]
-            if (complete and not always) or (atom and not isinstance(real[0], StagedList)):
-                return Constant(real[0])
+        fixed = (complete and not always) or self._is_atom(real[0], path)
+        if fixed and all(same(v, real[0]) for v in real[1:]):
+            return Constant(real[0])
         always = always or not complete
         if not bare and any(v is None or presence(trace, v) is not None for v in real):
-            return self._optional(label, values, path, slots)
+            return self._optional(label, values, path, slots, always=always)
         if all(is_leaf(trace, v) for v in real):
             return self._leaf(label, values, path, slots)
         if all(isinstance(v, list) for v in real):
@@ -232,6 +233,14 @@ class Ways:
             return self._choice(label, values, path, slots)
         return self._mismatch(label, values)
 
+    def _is_atom(self, x: Any, path: tuple[Any, ...]) -> bool:
+        """Whether ``x`` holds no values, and stays what it is."""
+        if isinstance(x, StagedList) or is_leaf(self.trace, x):
+            return False
+        if x is None and path[-1:] == (ITEM,):  # of a list: it may be replaced
+            return False
+        return not shallow(x)[1]
+
     def _leaf(
         self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
     ) -> Leaf:
@@ -241,8 +250,26 @@ class Ways:
         slots.append(slot)
         return Leaf(slot)
 
+    def _unset(
+        self, label: str, flags: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
+    ) -> Node:
+        """The items of a list that are None so far, and may become anything."""
+        if path[-1:] != (ITEM,):
+            return Constant(None)
+        flag = self._leaf(label, flags, (*path, PRESENT), slots)
+        kind = ItemType(NUMBERS[int], 0, int, open=True)
+        unset = Dummy(Example(kind))
+        slots.append(Slot([unset], LeafType("number", kind.dtype, 0, int), path))
+        return Optional(self.trace, flag, Leaf(slots[-1]))
+
     def _optional(
-        self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
+        self,
+        label: str,
+        values: Sequence[Any],
+        path: tuple[Any, ...],
+        slots: list[Slot],
+        *,
+        always: bool,
     ) -> Node:
         flags: list[Any] = []
         inner: list[Any] = []
@@ -251,9 +278,10 @@ class Ways:
             flags.append(
                 v if v is ABSENT else False if v is None else True if present is None else present
             )
-            inner.append(ABSENT if v is None else v)
+            unset = isinstance(v, Example) and v.type.open
+            inner.append(ABSENT if v is None or unset else v)
         if all(v is ABSENT for v in inner):
-            return Constant(None)
+            return self._unset(label, flags, path, slots) if always else Constant(None)
         flag = self._leaf(label, flags, (*path, PRESENT), slots)
         child = self._node(label, inner, path, slots, always=True, bare=True)
         if isinstance(child, Constant) or (isinstance(child, Choice) and self.choose is not None):
@@ -295,7 +323,7 @@ class Ways:
         examples: list[Any] = []
         for v in values:
             if isinstance(v, StagedList):
-                examples += [] if v.columns[0].type.open else [v.example()]
+                examples += [] if isinstance(v.item, Leaf) and v.is_open else [v.example()]
             elif v is not ABSENT:
                 examples += v
         if not examples:
@@ -304,6 +332,10 @@ class Ways:
         ways = Ways(trace, [_ITEMS] * len(examples), self.source, loose=self.loose)
         ways.observed = self.observed
         item = ways._node(label, examples, (*path, ITEM), inside, always=True)
+        if not inside:
+            number = Leaf(Slot([True], LeafType("number", NUMBERS[bool], 0, bool), (*path, ITEM)))
+            inside.append(number.slot)
+            item = Counted(number, item)
         made: list[Slot] = []
         if any(not slot.type.item.stacks for slot in inside if slot.type.item is not None):
             raise BranchMismatchError(
@@ -317,8 +349,9 @@ class Ways:
             if kind is None:
                 self._mismatch(label, values)
             made.append(Slot([], LeafType("column", kind.dtype, kind.rank, item=kind), slot.path))  # type: ignore[union-attr]
-        for v in values:
-            columns = None if v is ABSENT else as_columns(trace, v, item, made)
+        for way, v in enumerate(values):
+            with self._at_the_end_of(way):
+                columns = None if v is ABSENT else as_columns(trace, v, item, made)
             if columns is None and v is not ABSENT:
                 self._mismatch(label, values)
             for index, slot in enumerate(made):
@@ -328,6 +361,17 @@ class Ways:
             slot.values = [Dummy(like) if v is ABSENT else v for v in slot.values]
         slots += made
         return ListNode(trace, item, tuple(Leaf(s) for s in made))
+
+    @contextlib.contextmanager
+    def _at_the_end_of(self, way: int) -> Iterator[None]:
+        """Let new nodes stand in the block that a way ends in."""
+        builder = self.trace.builder
+        outer = builder.block
+        builder.block = outer if self.blocks is None else self.blocks[way]
+        try:
+            yield
+        finally:
+            builder.block = outer
 
     def _empty(self, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]) -> ListNode:
         """Lists that have no items yet."""
@@ -367,14 +411,10 @@ class Ways:
                 if option is not ABSENT and not any(same(option, o) for o in options):
                     options.append(option)
         numbers: list[Any] = []
-        builder, outer = self.trace.builder, self.trace.builder.block
         for way, v in enumerate(values):
             if isinstance(v, Chosen):
-                builder.block = outer if self.blocks is None else self.blocks[way]
-                try:
+                with self._at_the_end_of(way):
                     numbers.append(v.index_in(options))
-                finally:
-                    builder.block = outer
             elif v is ABSENT:
                 numbers.append(0)
             else:

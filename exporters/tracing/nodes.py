@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
-from exporters.tracing.columns import Column
+from exporters.tracing.columns import Column, joined_types
 from exporters.tracing.leaves import (
     ABSENT,
     Dummy,
@@ -13,6 +13,7 @@ from exporters.tracing.leaves import (
     LeafType,
     fits,
     is_leaf,
+    item_type,
     leaf_type,
     mark,
     presence,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from exporters.tracing.trace import Trace
 
-__all__ = ["ITEM", "PRESENT", "Choice", "Constant", "Container", "Leaf", "ListNode", "Node",
+__all__ = ["ITEM", "PRESENT", "Choice", "Constant", "Container", "Counted", "Leaf", "ListNode", "Node",
            "Optional", "Slot", "as_columns", "key_of"]  # fmt: skip
 
 PRESENT = "is there"  # the path of a value's presence
@@ -96,8 +97,9 @@ class Leaf:
     def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
         """A leaf of a type that fits."""
         if x is ABSENT:
-            like = next((v for v in self.slot.values if not isinstance(v, Dummy)), None)
-            into.append(Dummy(like))
+            real = (v for v in self.slot.values if not isinstance(v, Dummy))
+            like = next(real, None)
+            into.append(self.slot.values[0] if like is None else Dummy(like))
             return True
         if not is_leaf(trace, x) or not fits(leaf_type(trace, x), self.slot.type):
             return False
@@ -167,6 +169,27 @@ class Optional:
     def signature(self) -> Any:
         """That it may be None."""
         return ("optional", self.child.signature())
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Counted:
+    """An item that is the same in all places of a list: a leaf that nobody looks at counts them."""
+
+    count: Node
+    child: Node
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """The item."""
+        self.count.build(leaves)
+        return self.child.build(leaves)
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """Whether ``x`` is that item."""
+        return self.count.take(trace, True, into) and self.child.take(trace, x, into)
+
+    def signature(self) -> Any:
+        """The item's."""
+        return ("counted", self.child.signature())
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -245,8 +268,8 @@ def as_columns(
 ) -> list[Column] | None:
     """The columns of a list whose items have a structure; None if they have not."""
     if isinstance(items, StagedList):
-        if items.columns[0].type.open:
-            return as_columns(trace, [], item, slots)
+        if items.is_open:
+            return items.settled([s.type.item for s in slots if s.type.item is not None])
         if items.columns[0].type.is_blank and isinstance(item, ListNode):
             kinds = [s.type.item for s in slots]
             return [items.columns[0].blank_as(k) for k in kinds if k is not None]
@@ -267,6 +290,8 @@ def as_columns(
     for index, kind in enumerate(kinds):
         assert kind is not None
         leaves = tuple(row[index] for row in rows)
+        if kind.open and not all(isinstance(x, Dummy) for x in leaves):
+            kind = joined_types([item_type(trace, x) for x in leaves]) or kind
         columns.append(Column(trace, kind, {}, items=leaves))
     return columns
 

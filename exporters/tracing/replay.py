@@ -75,7 +75,8 @@ class _Replay:
     def _force(self) -> None:
         """See what an iteration does although no world has one."""
         failure: Exception | None = None
-        for world, self.filled in itertools.product(self.trace.active, (False, True)):
+        for world, filled in itertools.product(self.trace.active, (False, True)):
+            self.filled = filled
             try:
                 self._world(world, forced=True)
             except Exception as error:
@@ -135,6 +136,12 @@ class _Replay:
 
     def _bare(self, x: Any, world: int) -> Any:
         found = bare(self.trace, x, world)
+        if self.filled and found is None and presence(self.trace, x) is not None:
+            return (
+                x.in_world(world)
+                if isinstance(x, StagedList)
+                else self.trace.frontend.concrete(x, world)
+            )
         if self.filled and isinstance(x, StagedList) and not found:
             found.append(x.blank())  # what an iteration takes out of it
         return found

@@ -177,14 +177,15 @@ def other_tuples(x):
     return pair[0]
 
 
-def list_of_lists(x):
-    table = [[0.0 for _ in range(x.shape[0])] for _ in range(x.shape[0])]
-    return torch.tensor(table)
+def lists_of_lists_of_lists(x):
+    n = x.shape[0]
+    return len([[[0] * n for _ in range(n)] for _ in range(n)]) + x
 
 
-def list_of_repeated_lists(x):
-    n = int(x.sum())
-    table = [[0] * n for _ in range(n)]
+def row_under_its_own_name(x):
+    table = [[0] * x.shape[0] for _ in x]
+    row = table[0]
+    row[-1] = 1
     return torch.tensor(table)
 
 
@@ -374,15 +375,16 @@ def test_what_depends_on_data_is_refused_where_it_stands(function, told, hint):
     assert f"\nhint: {hint}\n" in text
 
 
-NESTED = "use one list, or a tensor in its place: torch.zeros(rows, columns)"
-
-
 @pytest.mark.parametrize(
     ("function", "told", "hint"),
     [
-        (list_of_lists, "the items of `the comprehension` are lists whose lengths only run time knows",
-         NESTED),
-        (list_of_repeated_lists, "the new item is a list whose length only run time knows", NESTED),
+        (lists_of_lists_of_lists,
+         "the items of `the comprehension` are lists of lists or of tensors of several sizes, and only "
+         "run time knows how long they are",
+         "use one list, or a tensor in its place: torch.zeros(rows, columns)"),
+        (row_under_its_own_name,
+         "this list is an item of another list, which only run time knows, and is changed under a name "
+         "of its own", "change it in its place: rows[i].append(x), rows[i][j] = x"),
         (fills_what_it_is_given, "the list `found` changes its length here, and is reached through a "
                                  "name that this function does not own",
          "make the list in the function that fills it"),
