@@ -250,22 +250,16 @@ class StagedList(list[Any]):
 
     def _widen(self, node: Node) -> None:
         """Let items that are lists of one length be lists of any length, if ``node`` has such items."""
-        from exporters.tracing.nodes import (  # nodes make lists themselves
-            Container,
-            Leaf,
-            ListNode,
-        )
+        from exporters.tracing.nodes import ListNode, is_flat  # nodes make lists themselves
 
-        item, first = self.item, self.columns[0]
-        if first.type.is_blank and isinstance(node, ListNode):
+        first = self.columns[0]
+        if not isinstance(node, ListNode):
+            return
+        if first.type.is_blank:
             kinds = [c.slot.type.item for c in node.columns]
-            self.assign((node, tuple(first.blank_as(ItemType.of_lists(k)) for k in kinds if k)))
-            return
-        flat = isinstance(item, Container) and item.tree.kind == "list"
-        if not (flat and isinstance(node, ListNode) and len(node.columns) == 1):
-            return
-        assert isinstance(item, Container)
-        if all(isinstance(c, Leaf) for c in item.children):
+            rows = tuple(first.blank_as(ItemType.of_lists(k)) for k in kinds if k)
+            self.assign((node, rows))
+        elif len(node.columns) == 1 and is_flat(self.item):
             self.assign((node, (Column.of_rows(self.trace, self.columns),)))
 
     def _number(self, place: Any, world: int) -> Any:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from exporters.tracing.trace import Trace
 
 __all__ = ["ITEM", "PRESENT", "Choice", "Constant", "Container", "Counted", "Leaf", "ListNode", "Node",
-           "Optional", "Slot", "as_columns", "key_of"]  # fmt: skip
+           "Optional", "Slot", "as_columns", "is_flat", "key_of"]  # fmt: skip
 
 PRESENT = "is there"  # the path of a value's presence
 ITEM = "item"  # the path of a list's items
@@ -275,6 +275,8 @@ def as_columns(
             return [items.columns[0].blank_as(k) for k in kinds if k is not None]
         if items.item.signature() == item.signature():
             return list(items.columns)
+        if isinstance(item, ListNode) and len(slots) == 1 and is_flat(items.item):
+            return [Column.of_rows(trace, items.columns)]
         wanted = slots[0].type.item if _is_single(item) and _is_single(items.item) else None
         if wanted is None or items.columns[0].type.join(wanted) != wanted:
             return None
@@ -294,6 +296,12 @@ def as_columns(
             kind = joined_types([item_type(trace, x) for x in leaves]) or kind
         columns.append(Column(trace, kind, {}, items=leaves))
     return columns
+
+
+def is_flat(item: Node) -> bool:
+    """Whether items are lists of leaves, of one known length."""
+    listed = isinstance(item, Container) and item.tree.kind == "list"
+    return listed and all(isinstance(c, Leaf) for c in item.children)  # type: ignore[attr-defined]
 
 
 def _is_single(item: Node) -> bool:
