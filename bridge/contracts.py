@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import BridgeError, ProviderError
-from bridge.graph_index import GraphIndex, open_model
+from bridge.graph_index import GraphIndex
 from bridge.parity.inputs import generate_runnable
 from bridge.profiling import assigned_nodes, placement
 from bridge.providers import CPU, Contract, candidates
@@ -33,7 +33,7 @@ def require_nodes(session: Session) -> None:
     accelerators = [p for p in contract.providers if p.name != CPU]
     if not accelerators or not contract.enforced or assigned_nodes(session) is None:
         return
-    index = GraphIndex(open_model(session.source))
+    index = GraphIndex(session.running_model())
     found = placement(session, index, None, {})
     first = accelerators[0]
     shares: Any = {p.label: p.share for p in accelerators if p.share}

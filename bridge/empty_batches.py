@@ -109,7 +109,7 @@ def _guard(model: ir.Model, node: ir.Node) -> None:
     then = _nothing(node, element, name, kept)
     size = _node("Size", [x], f"{name}/size")
     zero = _constant(np.asarray(0, np.int64), f"{name}/zero")
-    equal = _node("Equal", [size.outputs[0], zero.outputs[0]], f"{name}/empty")
+    equal = _node("Equal", [size.outputs[0], zero.outputs[0]], f"{name}/empty", ir.DataType.BOOL)
     branches = [ir.AttrGraph("then_branch", then), ir.AttrGraph("else_branch", otherwise)]
     chosen = ir.Node(
         "", "If", [equal.outputs[0]], branches, name=f"{name}{_GUARD}", num_outputs=len(kept)
@@ -141,14 +141,15 @@ def _nothing(node: ir.Node, element: ir.DataType, name: str, kept: list[int]) ->
     for i in kept:
         given = node.inputs[_HIDDEN_STATES + i - 1] if i and _has_input(node, i) else None
         if given is not None:
-            made = _node("Identity", [given], f"{name}/none{i}")
+            made = _node("Identity", [given], f"{name}/none{i}", element)
         else:
             parts = [*([] if i else [steps]), sizes["directions"], rows, sizes["hidden"]]
             wanted = _node("Concat", [n.outputs[0] for n in parts], f"{name}/wanted{i}", axis=0)
             nodes.append(wanted)
-            made = _node("Expand", [zero.outputs[0], wanted.outputs[0]], f"{name}/none{i}")
+            made = _node(
+                "Expand", [zero.outputs[0], wanted.outputs[0]], f"{name}/none{i}", element
+            )
         nodes.append(made)
-        made.outputs[0].type = ir.TensorType(element)
         results.append(made.outputs[0])
     return ir.Graph([], results, nodes=nodes, name=f"{name}/nothing")
 
@@ -158,12 +159,19 @@ def _has_input(node: ir.Node, output: int) -> bool:
     return len(node.inputs) > place and node.inputs[place] is not None
 
 
-def _node(op_type: str, inputs: list[ir.Value | None], name: str, **attributes: Any) -> ir.Node:
+def _node(
+    op_type: str,
+    inputs: list[ir.Value | None],
+    name: str,
+    dtype: ir.DataType = ir.DataType.INT64,
+    **attributes: Any,
+) -> ir.Node:
     """A node whose output is called as it is: names must be new in the graphs around it, too."""
     node = ir.node(op_type, inputs, attributes, name=name)
-    node.outputs[0].name = name
+    node.outputs[0].name, node.outputs[0].type = name, ir.TensorType(dtype)
     return node
 
 
 def _constant(array: np.ndarray[Any, Any], name: str) -> ir.Node:
-    return _node("Constant", [], name, value=ir.tensor(array, name=name))
+    tensor = ir.tensor(array, name=name)
+    return _node("Constant", [], name, tensor.dtype, value=tensor)

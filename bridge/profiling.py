@@ -192,7 +192,7 @@ def profile(session: Session, feed: Mapping[str, Any], runs: int) -> tuple[Profi
             twin.run(feed)
             times.append(time.perf_counter() - started)
         events = json.loads(Path(twin.runtime.end_profiling()).read_text())
-    index = GraphIndex(open_model(session.source))
+    index = GraphIndex(session.running_model())
     nodes = _node_times(_by_run(events, runs), graph, index)
     found = Profile(nodes, runs, statistics.median(times))
     return found, placement(session, index, graph, found.by_provider())
@@ -203,7 +203,7 @@ def unmeasured_placement(session: Session) -> Placement:
     with tempfile.TemporaryDirectory(prefix="bridge-") as folder:
         twin, graph = _twin(session, Path(folder))
         twin.runtime.end_profiling()
-    return placement(session, GraphIndex(open_model(session.source)), graph, {})
+    return placement(session, GraphIndex(session.running_model()), graph, {})
 
 
 def _twin(session: Session, folder: Path) -> tuple[Session, GraphIndex | None]:

@@ -114,9 +114,11 @@ class Session:
         )
         self.source: ir.Model | bytes | str | os.PathLike[str] = _graph_of(model)
         self._made: Any = Runtime(self.source, self.settings, options)
-        if is_recurrent(self._made.session) and may_become_empty(open_model(self.source)):
-            twin = guarded(open_model(self.source))
-            self._made = self._made if twin is None else Runtime(twin, self.settings, options)
+        self._guards = is_recurrent(self._made.session) and may_become_empty(
+            open_model(self.source)
+        )
+        if self._guards:
+            self._made = Runtime(self.running_model(), self.settings, options)
         self.graph_refusal = self._made.graph_refusal
         self.runtime: Any = self._made.session
         self.inputs, self._overridable, self.outputs = declared_values(self.runtime)
@@ -295,6 +297,11 @@ class Session:
         if inputs is self.inputs:
             self._full = shapes
         return self.runtime
+
+    def running_model(self) -> ir.Model:
+        """The model that ONNX Runtime was given."""
+        model = open_model(self.source)
+        return (guarded(model) or model) if self._guards else model
 
     def _runtime_when_empty(self) -> onnxruntime.InferenceSession:
         """What runs on inputs of which some are empty; see :mod:`bridge.empty_batches`."""

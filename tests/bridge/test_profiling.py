@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import bridge
-from bridge.profiling import Placement, _own_time
+from bridge.graph_index import GraphIndex
+from bridge.profiling import Placement, _own_time, shape_nodes
 from tests.bridge.graphs import SLOW, graph_bytes
 
 
@@ -84,6 +85,18 @@ def test_shape_nodes_do_not_count_and_loop_copies_do():
     with pytest.raises(bridge.ProviderError, match="copy1"):
         placement.require(copies_in_loops=0)
     placement.require(cuda=0.7, copies_in_loops=1)
+
+
+def test_sizes_that_guards_of_recurrent_nodes_ask_for_are_shape_nodes():
+    text = """g(float[5, N, 2] x, float[1, 12, 2] w, float[1, 12, 3] r, bool[N] kept) => (float y) {
+        some = Compress <axis = 1> (x, kept)
+        all, last, state = LSTM <hidden_size = 3> (some, w, r)
+        y = ReduceSum <keepdims = 0> (all)
+    }"""
+    session = bridge.load(graph_bytes(text))
+    index = GraphIndex(session.running_model())
+    computing = {i.node.op_type for i in index.nodes if i.name not in shape_nodes(index)}
+    assert computing == {"Compress", "LSTM", "If", "Expand", "Constant", "ReduceSum"}
 
 
 def test_made_up_inputs_are_of_sizes_that_the_model_accepts():
