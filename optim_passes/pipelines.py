@@ -38,6 +38,7 @@ from optim_passes.fusion.row_gather import RowGatherPass
 from optim_passes.fusion.scaling import LayerScalePass
 from optim_passes.fusion.skip_norm import SkipNormPass
 from optim_passes.fusion.small_products import GemmSumPass
+from optim_passes.fusion.transpose_steps import TransposeStepsPass
 from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.opsets import RaiseOpsetPass
 from optim_passes.pipeline import Repeat
@@ -216,6 +217,8 @@ CPU: Passes = (
     # After PlainProductPass: they change signs around a FusedMatMul.
     PostNormResidualPass(),
     PreGeluBiasPass(),
+    # After RearrangementPass, which makes one of what it leaves.
+    TransposeStepsPass(),
     # After all that looks for Loop, and before the names of sizes are gone.
     LoopToScanPass(),
     ConstantFoldPass(large=True),
