@@ -146,7 +146,8 @@ def _resize(x: np.ndarray[Any, Any], axis: int, size: int) -> np.ndarray[Any, An
         low, high = np.take(x, left, axis), np.take(x, left + 1, axis)
         share = np.expand_dims(places - left, tuple(range(1, x.ndim - axis))).astype(x.dtype)
         with np.errstate(invalid="ignore"):
-            return np.where(low == high, low, low + (high - low) * share)  # infinities stay
+            finite = np.isfinite(low) & np.isfinite(high)
+            return np.where(finite, low + (high - low) * share, low)
     return np.take(x, np.arange(size) % before, axis)
 
 

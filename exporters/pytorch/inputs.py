@@ -202,7 +202,8 @@ def _stretched(x: torch.Tensor, axis: int, size: int) -> torch.Tensor:
     left = places.long().clamp(max=before - 2)
     share = (places - left).to(x.dtype).view([-1 if a == axis else 1 for a in range(x.dim())])
     low, high = x.index_select(axis, left), x.index_select(axis, left + 1)
-    return torch.where(low == high, low, low + (high - low) * share)  # infinities stay
+    finite = low.isfinite() & high.isfinite()
+    return torch.where(finite, low + (high - low) * share, low)
 
 
 def world_leaves(
