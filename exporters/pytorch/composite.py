@@ -62,7 +62,7 @@ def composition(
             results.append(func(*copies[0], **copies[1]))
         runs.append(recorder.steps)
         if len(runs) == 1:
-            inputs = tracer.leaves(copies[0], copies[1])
+            inputs = _tensors(tracer.leaves(copies[0], copies[1]))
     home = runs[0]
     if len(home) <= 1 and (not home or _is_same(home[0].op, func)):
         return None
@@ -75,7 +75,7 @@ def composition(
 
     def body(*handles: Any, **named: Any) -> Any:
         known: dict[int, Any] = {}
-        originals = tracer.leaves(handles, named)
+        originals = _tensors(tracer.leaves(handles, named))
         for concrete, handle in zip(inputs, originals, strict=True):
             known[id(concrete)] = handle
         for index, step in enumerate(home):
@@ -85,6 +85,11 @@ def composition(
         return _rebuild(results, known, sizes)
 
     return body
+
+
+def _tensors(leaves: Sequence[Any]) -> list[torch.Tensor]:
+    """The tensors alone: traced numbers are plain ones in a concrete call."""
+    return [x for x in leaves if isinstance(x, torch.Tensor)]
 
 
 def _copies(x: Any) -> Any:

@@ -20,7 +20,7 @@ from exporters.pytorch.registry import aten_name
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["fallback", "inlined"]
+__all__ = ["fallback", "inlined", "named_result"]
 
 
 def _no(*_: object) -> bool:
@@ -107,3 +107,11 @@ def fallback(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Callable
         return found
     reference = None if name is None else getattr(torch._refs, name, None)
     return reference if isinstance(reference, types.FunctionType) else None
+
+
+def named_result(func: Any, result: Any) -> Any:
+    """What code traced in place of ``func`` gave, under the names that torch's results have."""
+    kind = (
+        getattr(torch.return_types, aten_name(func) or "", None) if type(result) is tuple else None
+    )
+    return result if kind is None or len(result) != kind.n_fields else kind(result)

@@ -365,7 +365,7 @@ def set_data(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> None:
     tracer.track(results, value, data=record is None or record.data)
 
 
-@handles(T.set_, T.resize_, T.resize_as_)
+@handles(T.set_, T.resize_, T.resize_as_, T.as_strided_)
 def reshapes_storage(tracer: TorchTracer, func: Any, args: Any, kwargs: Any) -> Any:
     if not any(
         isinstance(x, TracedScalar) or tracer.record(x) for x in tracer.leaves(args, kwargs)

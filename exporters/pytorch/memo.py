@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exporters.pytorch.isolation import writes
+from exporters.pytorch.unchecked import require_fitting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -51,6 +52,7 @@ class CallMemo:
 
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """``func(*args, **kwargs)``."""
+        require_fitting(func, args, kwargs)
         if not self.remembers or torch.is_grad_enabled() or writes(func, args, kwargs):
             return func(*args, **kwargs)
         leaves = list(_leaves((args, kwargs)))

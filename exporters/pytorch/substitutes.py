@@ -106,8 +106,22 @@ _check_with: Any = torch._check_with
 
 
 def check_with(error_type: Any, cond: Any, message: Any) -> None:
-    """As torch's, which takes no traced truth value: it is asked in every world."""
-    _check_with(error_type, bool(cond) if isinstance(cond, TracedScalar) else cond, message)
+    """As torch's, which takes no traced truth value: it is asked in every world.
+
+    Checks of values are for eager; a graph has no exceptions.
+    """
+    if isinstance(cond, TracedScalar):
+        cond = cond.record.data or bool(cond)
+    _check_with(error_type, cond, message)
+
+
+def _guard(original: Any) -> Any:
+    def guard(a: Any) -> bool:
+        """As torch's, which takes no traced truth value: it is asked in every world."""
+        found: bool = bool(a) if isinstance(a, TracedScalar) else original(a)
+        return found
+
+    return guard
 
 
 _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
@@ -140,10 +154,21 @@ def _of_torchvision() -> list[tuple[Any, str, Any]]:
     return [] if utils is None else [(utils.BoxCoder, "decode", _decoding(utils.BoxCoder))]
 
 
+def _of_symbolic_shapes() -> list[tuple[Any, str, Any]]:
+    """Stand-ins for what code written for symbolic sizes asks of them, if torch has loaded that."""
+    module = sys.modules.get("torch.fx.experimental.symbolic_shapes")
+    if module is None:
+        return []
+    return [(module, name, _guard(getattr(module, name))) for name in _GUARDS]
+
+
+_GUARDS = ("guard_or_false", "guard_or_true", "guard_size_oblivious")
+
+
 @contextlib.contextmanager
 def substituted() -> Iterator[None]:
     """Put the stand-ins in place; outside of a trace they do what torch's do."""
-    stand_ins = [*_SUBSTITUTES, *_of_torchvision()]
+    stand_ins = [*_SUBSTITUTES, *_of_torchvision(), *_of_symbolic_shapes()]
     before = [(owner, name, vars(owner)[name]) for owner, name, _ in stand_ins]
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -97,12 +97,11 @@ class TensorTracker:
         dims: Sequence[int | None] | None = None,
     ) -> None:
         """Set the value's dtype and shape from its concrete results."""
+        if len({t.dim() for t in results.values()}) > 1:
+            self._reject_ranks(results)
         if value.const_value is not None or value.meta.get("sizes") is not None:
             return  # known already: a constant, or another handle's value
         first = results[min(results)]
-        ranks = {t.dim() for t in results.values()}
-        if len(ranks) > 1:
-            self._reject_ranks(results)
         pair = (2,) if first.is_complex() else ()
         self.trace.describe(
             value,

@@ -12,7 +12,7 @@ from exporters.pytorch import autocast
 from exporters.pytorch.arrays import StagedArrays, TensorMemory
 from exporters.pytorch.composite import composition
 from exporters.pytorch.dtypes import element_type, is_complex
-from exporters.pytorch.fallbacks import fallback
+from exporters.pytorch.fallbacks import fallback, named_result
 from exporters.pytorch.lists import call_on_list
 from exporters.pytorch.loans import Loans
 from exporters.pytorch.memo import CallMemo
@@ -417,7 +417,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
             finally:
                 self._composing.pop()
             if not target:
-                return result
+                return named_result(known.functional, result)
             for written, new in zip(target, result if len(target) > 1 else [result], strict=True):
                 if new is not written:
                     written.copy_(new)

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import bridge
+from exporters.errors import WorldError
 
 ROWS = {"x": {0: "rows"}}
 
@@ -92,3 +93,50 @@ def test_a_model_that_cannot_be_traced_either_way_is_refused_as_eager_code():
 
     with pytest.raises(bridge.ScriptError, match="which keys this dict has"):
         bridge.export(kinds, torch.tensor([1, 2, 1, 3]))
+
+
+NAMED = {
+    "qr": lambda x: torch.linalg.qr(x).Q,
+    "slogdet": lambda x: torch.linalg.slogdet(x).logabsdet,
+    "eigh": lambda x: torch.linalg.eigh(x + x.T).eigenvalues,
+    "lu": lambda x: torch.linalg.lu(x).L,
+    "cholesky_ex": lambda x: torch.linalg.cholesky_ex(x @ x.T).L,
+    "median": lambda x: x.median(0).values,
+    "cummax": lambda x: x.cummax(0).indices,
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_results_have_torchs_names(name):
+    x = torch.randn(4, 4, generator=torch.manual_seed(0))
+    torch.testing.assert_close(
+        bridge.export(NAMED[name], x)(x), NAMED[name](x), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_checks_of_what_only_run_time_knows_are_for_eager():
+    def picked(x, count):
+        n = count.item()
+        torch._check(n >= 0)
+        torch._check(x.shape[0] > 0, lambda: "no rows")
+        return x * n
+
+    program = bridge.export(picked, (torch.randn(2, 3), torch.tensor(4)), dynamic_shapes="auto")
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(program(x, torch.tensor(7)), x * 7)
+
+
+def test_code_written_for_symbolic_sizes_asks_every_world():
+    from torch.fx.experimental.symbolic_shapes import guard_or_false
+
+    def scaled(x):
+        return x if guard_or_false(x.shape[0] == 1) else x * 2
+
+    program = bridge.export(scaled, torch.randn(3, 2), dynamic_shapes=ROWS)
+    x = torch.randn(5, 2)
+    torch.testing.assert_close(program(x), x * 2)
+
+
+def test_a_number_of_dims_that_depends_on_sizes_is_told():
+    with pytest.raises(WorldError, match="number of dims"):
+        bridge.export(lambda x: x.squeeze(), torch.randn(3, 1), dynamic_shapes={"x": {1: "n"}})

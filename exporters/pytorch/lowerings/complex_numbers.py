@@ -415,6 +415,11 @@ def cdouble(input: torch.Tensor, memory_format: Any = None) -> T:
     return to(input, torch.complex128)
 
 
+@decomposes(_T.chalf)
+def chalf(input: torch.Tensor, memory_format: Any = None) -> T:
+    return to(input, torch.complex32)
+
+
 @decomposes(F.pad, torch._C._nn.pad, pairs=True)
 def pad(input: torch.Tensor, pad: Any, mode: str = "constant", value: Any = None) -> T:
     a, b = _both(value or 0.0)

@@ -17,6 +17,7 @@ from exporters.pytorch.dtypes import promote
 from exporters.pytorch.lowerings.dims import static_size
 from exporters.pytorch.lowerings.linear_algebra import MULTIPLIED
 from exporters.pytorch.lowerings.shaping import rank
+from exporters.pytorch.lowerings.slicing import diagonal
 from exporters.pytorch.registry import Unlowerable, lowers
 
 if TYPE_CHECKING:
@@ -36,10 +37,7 @@ def einsum(op: Op, /, equation: str, *operands: Any, path: object = None) -> ir.
     terms, wanted = _spell_out(equation, [rank(x) for x in values])
     terms, values = list(terms), list(values)
     for i, term in enumerate(terms):
-        if len(set(term)) < len(term):  # a diagonal
-            terms[i] = "".join(dict.fromkeys(term))
-            values[i] = op.Einsum(values[i], equation=f"{term}->{terms[i]}")
-            values[i].shape = ir.Shape([None] * len(terms[i]))
+        terms[i], values[i] = _without_repeats(op, term, values[i])
     while len(values) > 1:  # from left to right, as torch does
         needed = set(wanted).union(*terms[2:])
         term = "".join(x for x in dict.fromkeys(terms[0] + terms[1]) if x in needed)
@@ -65,6 +63,19 @@ def _spell_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
         term.replace("...", dots[longest - n :]) for term, n in zip(terms, lengths, strict=True)
     ]
     return spelled, right.replace("...", dots)
+
+
+def _without_repeats(op: Op, term: str, x: ir.Value) -> tuple[str, ir.Value]:
+    """Diagonals in place of dims that share a label."""
+    while len(set(term)) < len(term):
+        label = next(a for a in term if term.count(a) > 1)
+        first = term.index(label)
+        second = term.index(label, first + 1)
+        dims = [d for i, d in enumerate(x.shape.dims) if i not in (first, second)]
+        x, size = diagonal(op, x, 0, first, second), static_size(x, first)
+        x.shape = ir.Shape([*dims, size])
+        term = term[:first] + term[first + 1 : second] + term[second + 1 :] + label
+    return term, x
 
 
 def _summed(op: Op, x: ir.Value, term: str, kept: set[str]) -> tuple[ir.Value, str]:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
+from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.dims import static_size
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
@@ -151,7 +152,7 @@ def _fitted(x: T, dims: list[int], sizes: Any) -> T:
         if size is None or (not hasattr(size, "record") and size == -1):
             continue
         before = x.shape[d]
-        if before is size or (not hasattr(size, "record") and before == size):
+        if before is size or (number(before) is not None and before == number(size)):
             continue
         after = [0, 0] * (x.dim() - 1 - d % x.dim())
         x = F.pad(x, [*after, 0, size - before])
@@ -182,13 +183,13 @@ def _forward(x: T, sizes: Any, dims: Any, norm: str | None, *, inverse: bool) ->
     return aten._fft_c2c(y, places[:-1], kind, True) if len(places) > 1 else y
 
 
-def _real_forward(x: T, sizes: Any, dims: Any, norm: str | None) -> T:
+def _real_forward(x: T, sizes: Any, dims: Any, norm: str | None, *, inverse: bool = False) -> T:
     places = _dims(x, sizes, dims)
     x = _fitted(x, places, sizes)
     if not x.is_floating_point():
         x = x.to(torch.get_default_dtype())
-    y: T = aten._fft_r2c(x, places, _normalization(norm, True), True)
-    return y
+    y: T = aten._fft_r2c(x, places, _normalization(norm, not inverse), True)
+    return y.conj() if inverse else y
 
 
 def _real_inverse(x: T, sizes: Any, dims: Any, norm: str | None, *, inverse: bool = True) -> T:
@@ -228,6 +229,31 @@ def irfft(input: torch.Tensor, n: Any = None, dim: int = -1, norm: Any = None) -
 @decomposes(torch.fft.hfft)
 def hfft(input: torch.Tensor, n: Any = None, dim: int = -1, norm: Any = None) -> T:
     return _real_inverse(input, None if n is None else [n], dim, norm, inverse=False)
+
+
+@decomposes(torch.fft.hfft2)
+def hfft2(input: torch.Tensor, s: Any = None, dim: Any = (-2, -1), norm: Any = None) -> T:
+    return _real_inverse(input, s, dim, norm, inverse=False)
+
+
+@decomposes(torch.fft.hfftn)
+def hfftn(input: torch.Tensor, s: Any = None, dim: Any = None, norm: Any = None) -> T:
+    return _real_inverse(input, s, dim, norm, inverse=False)
+
+
+@decomposes(torch.fft.ihfft)
+def ihfft(input: torch.Tensor, n: Any = None, dim: int = -1, norm: Any = None) -> T:
+    return _real_forward(input, None if n is None else [n], dim, norm, inverse=True)
+
+
+@decomposes(torch.fft.ihfft2)
+def ihfft2(input: torch.Tensor, s: Any = None, dim: Any = (-2, -1), norm: Any = None) -> T:
+    return _real_forward(input, s, dim, norm, inverse=True)
+
+
+@decomposes(torch.fft.ihfftn)
+def ihfftn(input: torch.Tensor, s: Any = None, dim: Any = None, norm: Any = None) -> T:
+    return _real_forward(input, s, dim, norm, inverse=True)
 
 
 @decomposes(torch.fft.fft2)
@@ -295,12 +321,17 @@ def stft(
     return_complex: Any = None, align_to_window: Any = None,
 ) -> T:  # fmt: skip
     """One convolution with all waves."""
-    if align_to_window or (window is not None and window.is_complex()):
-        raise Unlowerable("stft with align_to_window, or a complex window")
+    if align_to_window:
+        raise Unlowerable("stft with align_to_window")
     x = input if input.dim() == 2 else input[None]
     hop = n_fft // 4 if hop_length is None else hop_length
-    onesided = not x.is_complex() if onesided is None else onesided
-    basis = _basis(_padded_window(window, win_length, n_fft, x.real), n_fft, onesided)
+    is_complex = x.is_complex() or (window is not None and window.is_complex())
+    onesided = not is_complex if onesided is None else onesided
+    taper = _padded_window(window, win_length, n_fft, x.real)
+    basis = _basis(taper.real, n_fft, onesided)
+    if taper.is_complex():
+        cosine, sine = _basis(taper.imag, n_fft, onesided).chunk(2)
+        basis = basis + torch.cat([0.0 - sine, cosine])
     basis = basis * n_fft**-0.5 if normalized else basis
     real, imag = torch.conv1d(x.real[:, None], basis, stride=hop).chunk(2, -2)
     if x.is_complex():
@@ -309,7 +340,7 @@ def stft(
     whole = torch.complex(real, imag)
     whole = whole if input.dim() == 2 else whole.squeeze(0)
     if return_complex is None:  # which eager takes from complex signals only
-        return_complex = x.is_complex()
+        return_complex = is_complex
     return whole if return_complex else torch.view_as_real(whole)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.shaping import (
     broadcast_sizes,
     has_shape_of,
@@ -256,12 +257,12 @@ def compress(op: Op, x: ir.Value, mask: ir.Value, axis: int) -> ir.Value:
     condition = op.cast(mask, BOOL)
     width = rank(mask)
     if width == 1:
-        result = op.Compress(x, condition, axis=axis)
+        result = kernels.emit(op, "Compress", x, condition, axis=axis)
     elif width == rank(x):
-        result = op.Compress(x, op.Reshape(condition, [-1]))
+        result = kernels.emit(op, "Compress", x, op.Reshape(condition, [-1]))
     else:
         joined = join_dims(op, x, sizes_of(op, x), axis, axis + width - 1)
-        result = op.Compress(joined, op.Reshape(condition, [-1]), axis=axis)
+        result = kernels.emit(op, "Compress", joined, op.Reshape(condition, [-1]), axis=axis)
     dims = x.shape.dims
     result.shape = ir.Shape([*dims[:axis], None, *dims[axis + width :]])
     return result

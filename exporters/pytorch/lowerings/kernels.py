@@ -40,10 +40,11 @@ _WIDER: dict[str, dict[ir.DataType, ir.DataType]] = {
     "ReduceProd": {**_SMALL_TO_INT32, _D.BOOL: _D.INT32},
     "ReduceSum": {**_SMALL_TO_INT32, _D.BOOL: _D.INT32},
     "Sign": {_D.BOOL: _D.UINT8},
-    "TopK": {_D.BOOL: _D.UINT8},
+    "Compress": {_D.BFLOAT16: _D.FLOAT},
+    "TopK": {_D.BOOL: _D.UINT8, _D.BFLOAT16: _D.FLOAT},
     "Trilu": _SMALL_TO_INT32,
     "Unique": {_D.INT32: _D.INT64, _D.INT16: _D.INT64, _D.UINT8: _D.INT64, _D.BOOL: _D.INT8,
-               _D.FLOAT16: _D.FLOAT},
+               _D.FLOAT16: _D.FLOAT, _D.BFLOAT16: _D.FLOAT},
     "Where": {_D.BOOL: _D.UINT8, _D.INT16: _D.INT32},
 }  # fmt: skip
 
@@ -54,7 +55,7 @@ def working_dtype(op_type: str, dtype: ir.DataType) -> ir.DataType:
 
 
 # Of the scatters that reduce, whatever the schema says.
-_SCATTERED = {_D.BOOL: _D.INT32, _D.FLOAT16: _D.FLOAT}
+_SCATTERED = {_D.BOOL: _D.INT32, _D.FLOAT16: _D.FLOAT, _D.BFLOAT16: _D.FLOAT}
 
 
 def scatter(

@@ -83,6 +83,72 @@ def gaussian_nll_loss(
     return _reduced(losses + 0.5 * math.log(2 * math.pi) if full else losses, reduction)
 
 
+# Losses of classes, which are the only dim or the second one
+
+
+def _over_classes(weight: T, dims: int) -> T:
+    """One weight for each class, to multiply what has ``dims`` dims with."""
+    return weight if dims == 1 else weight.reshape(-1, *[1] * (dims - 2))
+
+
+@decomposes(torch._C._nn.nll_loss_nd)
+def nll_loss_nd(
+    input: torch.Tensor, target: torch.Tensor, weight: Any = None, reduction: int = 1,
+    ignore_index: int = -100,
+) -> T:  # fmt: skip
+    dim = min(input.dim() - 1, 1)
+    counted = target != ignore_index
+    known = torch.where(counted, target, 0)
+    losses = -input.gather(dim, known.unsqueeze(dim)).squeeze(dim)
+    shares = counted.to(input.dtype)
+    if weight is not None:
+        shares = torch.where(counted, weight[known], 0.0)
+        losses = losses * weight[known]
+    losses = torch.where(counted, losses, 0.0)
+    if reduction == 1:
+        return losses.sum() / shares.sum()
+    return _reduced(losses, reduction)
+
+
+def _of_shares(x: T, target: T, weight: T | None, reduction: int) -> T:
+    """Cross entropy where the target is a share for each class, from log probabilities."""
+    dims = x.dim()
+    losses = x * target
+    if weight is not None:
+        losses = losses * _over_classes(weight, dims)
+    if reduction != 1:
+        return -losses.sum() if reduction == 2 else -losses.sum(min(dims - 1, 1))
+    count: Any = 1
+    for axis in range(dims):
+        count = count if axis == min(dims - 1, 1) else count * x.shape[axis]
+    return -losses.sum() / count
+
+
+@decomposes(torch._C._nn.cross_entropy_loss)
+def cross_entropy_loss(
+    input: torch.Tensor, target: torch.Tensor, weight: Any = None, reduction: int = 1,
+    ignore_index: int = -100, label_smoothing: float = 0.0,
+) -> T:  # fmt: skip
+    dim = min(input.dim() - 1, 1)
+    classes = input.shape[dim]
+    x = torch.log_softmax(input, dim)
+    if target.is_floating_point():
+        if label_smoothing > 0:
+            target = target * (1 - label_smoothing) + label_smoothing / classes
+        return _of_shares(x, target, weight, reduction)
+    y = nll_loss_nd(x, target, weight, reduction, ignore_index)
+    if label_smoothing <= 0:
+        return y
+    counted = target != ignore_index
+    shares = counted.to(x.dtype)
+    if weight is not None:
+        shares = torch.where(counted, weight[torch.where(counted, target, 0)], 0.0)
+        x = x * _over_classes(weight, x.dim())
+    smooth = torch.where(counted, -x.sum(dim), 0.0)
+    smooth = smooth.sum() / shares.sum() if reduction == 1 else _reduced(smooth, reduction)
+    return y * (1 - label_smoothing) + smooth * (label_smoothing / classes)
+
+
 def _is_chunked(*_: object, options: object = None, **__: object) -> bool:
     return options is not None
 

@@ -33,7 +33,9 @@ def _spread_together(op: Op, *values: ir.Value) -> list[ir.Value]:
     result = []
     for x in values:
         fits = rank(x) == len(target) and all(
-            static_size(x, a) == s if isinstance(s, int) else same_size(x, a, values[0], a)
+            static_size(x, a) == s
+            if isinstance(s, int)
+            else all(rank(v) == rank(x) and same_size(x, a, v, a) for v in values)
             for a, s in enumerate(target)
         )
         result.append(x if fits or not target else op.Expand(x, target))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
 from exporters.pytorch.lowerings.convolution import blocks, is_double
 from exporters.pytorch.lowerings.dims import static_size, tuple_of
-from exporters.pytorch.lowerings.reductions import reduce
+from exporters.pytorch.lowerings.reductions import mean
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
@@ -78,11 +79,18 @@ def _max_node(
     kernel = tuple_of(kernel_size, n)
     if not x.dtype.is_floating_point():  # of the integers, MaxPool has those of 8 bits
         x = op.cast(x, ir.DataType.DOUBLE)
-    return op.MaxPool(
+    margins, gaps = tuple_of(padding, n), tuple_of(dilation, n)
+    made = op.MaxPool(
         _batched(op, x, n), kernel_shape=kernel, strides=_steps(stride, kernel),
-        pads=tuple_of(padding, n) * 2, dilations=tuple_of(dilation, n), ceil_mode=int(ceil_mode),
-        outputs=outputs,
+        pads=margins * 2, dilations=gaps, ceil_mode=int(ceil_mode), outputs=outputs,
     )  # fmt: skip
+    if any(margins) and any(gap > 1 for gap in gaps):
+        # Windows with gaps may see nothing but padding, of which ORT's maximum is the lowest number.
+        y = made[0] if outputs > 1 else made
+        lowest = np.asarray(np.finfo(x.dtype.numpy()).min)
+        y = op.Where(op.LessOrEqual(y, lowest), np.asarray(-np.inf, lowest.dtype), y)
+        return [y, *made[1:]] if outputs > 1 else y
+    return made
 
 
 for _n, _call, _indexed in (
@@ -104,6 +112,7 @@ def _avg_pool_by_sum(n: int) -> Callable[..., T]:
     ) -> T:  # fmt: skip
         """Sum the windows of a padded image, and divide by what torch counts in each."""
         kernel = tuple_of(kernel_size, n)
+        whole = not input.is_floating_point()
         steps, margins = _steps(stride, kernel), tuple_of(padding, n)
         x = input if input.dim() == n + 2 else input.unsqueeze(0)
         ones = torch.ones([1, 1, *x.shape[2:]], dtype=x.dtype)
@@ -119,10 +128,11 @@ def _avg_pool_by_sum(n: int) -> Callable[..., T]:
         gaps, window = [1] * n, tuple(range(2, n + 2))
         total = blocks(F.pad(F.pad(x, around), beyond), kernel, steps, gaps).sum(window)
         if divisor_override:
-            y = total / divisor_override
+            divisor: Any = divisor_override
         else:
             ones = F.pad(F.pad(ones, around, value=float(count_include_pad)), beyond)
-            y = total / blocks(ones, kernel, steps, gaps).sum(window)
+            divisor = blocks(ones, kernel, steps, gaps).sum(window)
+        y = torch.div(total, divisor, rounding_mode="trunc") if whole else total / divisor
         return y if input.dim() == n + 2 else y.squeeze(0)
 
     return pool
@@ -150,7 +160,7 @@ def _divides_otherwise(
     input: T, kernel_size: Any, stride: Any = None, padding: Any = 0, ceil_mode: bool = False,
     count_include_pad: bool = True, divisor_override: Any = None,
 ) -> bool:  # fmt: skip
-    return is_double(input) or bool(divisor_override)
+    return is_double(input) or not input.is_floating_point() or bool(divisor_override)
 
 
 AVERAGE: dict[int, Any] = {1: torch.avg_pool1d, 2: nn.avg_pool2d, 3: nn.avg_pool3d}
@@ -212,7 +222,7 @@ def _adaptive_avg_pool(n: int) -> Callable[..., ir.Value]:
         if all(not hasattr(c, "record") and c == 1 for c in counts):
             if rank(input) == n + 2 and not double:
                 return op.GlobalAveragePool(input)
-            return reduce(op, "ReduceMean", input, list(range(-n, 0)), True)
+            return mean(op, input, list(range(-n, 0)), True)
         if double:
             raise Unlowerable("float64")
         kernel = _whole_windows(input, counts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 prims = torch.ops.prims
 BOOL = ir.DataType.BOOL
+SYM_MAX: Any = torch.sym_max  # not annotated
+all_ = builtins.all
+# What may stand between a convolution and the mean of its positions.
+_POSITIONWISE = frozenset(
+    "Add BatchNormalization Clip HardSwish LeakyRelu Mul Relu Sigmoid Softplus Swish Tanh".split()
+)
 
 
 def axes_of(x: ir.Value, dim: Any) -> list[int] | None:
@@ -97,7 +104,21 @@ def mean(
     result = reduce(op, "ReduceMean", x, dim, keepdim)
     axes = axes_of(x, dim)
     sizes = x.shape.dims if axes is None else [x.shape.dims[a] for a in axes]
-    return op.Add(result, np.nan) if 0 in sizes else result
+    if 0 in sizes:
+        return op.Add(result, np.nan)
+    if all_(isinstance(s, int) for s in sizes) or _is_of_windows(x, axes):
+        return result
+    return op.Where(op.cast(op.Size(x), BOOL), result, np.nan)
+
+
+def _is_of_windows(x: ir.Value, axes: list[int] | None) -> bool:
+    """Whether only positions of a convolution or pooling are reduced, which never are none."""
+    if axes is None or min(axes) < 2:
+        return False
+    maker = x.producer()
+    while maker is not None and maker.op_type in _POSITIONWISE:
+        maker = next((v.producer() for v in maker.inputs if v and v.producer()), None)
+    return maker is not None and maker.op_type in ("Conv", "ConvTranspose", "MaxPool")
 
 
 @lowers(torch.prod)
@@ -239,10 +260,7 @@ def _moments(
     for axis in axes if x.dim() else ():
         count = count * x.shape[axis]
     total = squared.sum(axes, keepdim=keepdim) if x.dim() else squared
-    degrees = count - correction
-    if number(degrees) is not None and degrees < 0:
-        degrees = 0
-    return total / degrees, mean
+    return total / SYM_MAX(count - correction, 0), mean
 
 
 def _correction(unbiased: bool, correction: Any) -> Any:

@@ -148,7 +148,7 @@ def unique_consecutive(
         differs = reduce(op, "ReduceMax", differs, others, False)
     first = op.Slice(op.Expand(True, op.Shape(x, start=axis, end=axis + 1)), [0], [1])
     kept = op.Concat(first, differs, axis=0)
-    values = op.Compress(x, kept, axis=axis)
+    values = kernels.emit(op, "Compress", x, kept, axis=axis)
     inverse = op.Sub(op.CumSum(op.cast(kept, INT64), np.asarray(0)), 1)
     starts = op.Squeeze(op.NonZero(kept), [0])
     ends = op.Concat(

@@ -13,6 +13,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from exporters.pytorch.lowerings import kernels
 from exporters.pytorch.lowerings.dims import static_size
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import lowers
@@ -72,7 +73,7 @@ def pack(op: Op, padded: Padded) -> ir.Value:
     if inside.const_value is not None:
         data = op.Gather(flat, np.flatnonzero(inside.const_value.numpy()), axis=0)
     else:
-        data = op.Compress(flat, op.Reshape(inside, [-1]), axis=0)
+        data = kernels.emit(op, "Compress", flat, op.Reshape(inside, [-1]), axis=0)
         data.shape = ir.Shape([None, *x.shape.dims[2:]])
         data.meta["unbacked"] = True
     data.meta[_KEY] = padded

@@ -290,6 +290,14 @@ def as_strided_copy(
 def as_strided_scatter(
     input: torch.Tensor, src: torch.Tensor, size: Any, stride: Any, storage_offset: Any = None
 ) -> torch.Tensor:
-    result = input.clone()
-    result.as_strided(size, stride, storage_offset).copy_(src)
+    if input.is_complex():
+        pairs = [*size, 2], [*(2 * step for step in stride), 1], 2 * (storage_offset or 0)
+        made = _with_strided(torch.view_as_real(input), torch.view_as_real(src), *pairs)
+        return torch.view_as_complex(made)
+    return _with_strided(input, src, size, stride, storage_offset)
+
+
+def _with_strided(x: torch.Tensor, new: torch.Tensor, *geometry: Any) -> torch.Tensor:
+    result = x.clone()
+    result.as_strided(*geometry).copy_(new)
     return result

@@ -12,10 +12,11 @@ from tests.pytorch.opinfo import OpCase, check_call
 c64 = torch.complex64
 CASES = [
     *op_cases("complex polar view_as_complex", (f32, torch.float64)),
+    *op_cases("chalf", (f32, torch.int64)),
     *op_cases(
         """
-        T abs add addmm addmv angle as_strided bmm bool cat cfloat chunk clone conj conj_physical
-        contiguous cos cosh cumsum diag_embed diagonal diagonal_scatter div.no_rounding_mode double
+        T abs add addmm addmv angle as_strided as_strided_scatter bmm bool cat cfloat chunk clone
+        conj conj_physical contiguous cos cosh cumsum diag_embed diagonal diagonal_scatter div.no_rounding_mode double
         eq exp2 expand expand_as expm1 flatten flip float gather half imag index_add index_select
         int isfinite isinf isnan log log10 log1p log2 long mH mT masked_fill masked_select matmul
         mean mm movedim mul narrow ne neg nonzero ones_like permute ravel real reciprocal repeat

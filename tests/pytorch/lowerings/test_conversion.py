@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
+import bridge
 from tests.pytorch.lowerings.cases import (
     ALL,
     check_case,
@@ -76,3 +79,25 @@ def test_asking_for_the_type_is_not_a_conversion() -> None:
 def test_a_cast_to_the_same_dtype_is_no_node() -> None:
     traced = check_call(lambda x: x.float().to(torch.float32).contiguous().sin(), (torch.ones(2),))
     assert op_types(traced) == ["Sin"]
+
+
+def test_bfloat16_where_operators_lack_it() -> None:
+    def call(x: torch.Tensor, mask: torch.Tensor, places: torch.Tensor) -> Any:
+        flat = x.flatten()
+        return (
+            x.topk(2).values,
+            x.median(1).values,
+            x.sort(0).values,
+            x[mask],
+            flat.unique(),
+            x.scatter_add(1, places, x),
+            x.index_put((places[:, 0],), x[:1], accumulate=True),
+            x.scatter_reduce(1, places, x, "amax"),
+        )
+
+    torch.manual_seed(0)
+    x = torch.randn(3, 4).bfloat16()
+    arguments = x, x > 0, torch.randint(0, 3, (3, 4))
+    expected = call(*arguments)
+    for got, wanted in zip(bridge.export(call, arguments)(*arguments), expected, strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-2, rtol=1.6e-2)

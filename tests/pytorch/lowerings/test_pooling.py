@@ -181,3 +181,18 @@ def test_unpooling_with_the_indices_of_a_pool() -> None:
 def test_maxima_of_other_dtypes(dtype: torch.dtype) -> None:
     x = torch.randint(-9, 9, (2, 3, 6, 6)).to(dtype)
     check_call(lambda x: F.max_pool2d(x, 2), (x,))
+
+
+def test_windows_with_gaps_may_see_nothing_but_padding() -> None:
+    check_call(
+        lambda x: F.max_pool2d(x, 2, stride=1, padding=1, dilation=2, return_indices=False),
+        (torch.randn(1, 1, 6, 6),),
+        dynamic_shapes=({2: "h", 3: "w"},),
+        others=[(torch.randn(1, 1, 1, 1),), (torch.randn(1, 1, 2, 3),)],
+    )
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+def test_means_of_integers_are_integers(ceil_mode: bool) -> None:
+    x = torch.randint(-9, 9, (1, 2, 5, 5))
+    check_call(lambda x: F.avg_pool2d(x, 2, padding=1, ceil_mode=ceil_mode), (x,))
