@@ -105,6 +105,8 @@ def fallback(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Callable
     if overload is not None and overload in decomposition_table:
         found: Callable[..., Any] = decomposition_table[overload]
         return found
+    if name == "view" and any(isinstance(x, torch.dtype) for x in (*args, *kwargs.values())):
+        return None  # the reference implementation knows sizes only
     reference = None if name is None else getattr(torch._refs, name, None)
     return reference if isinstance(reference, types.FunctionType) else None
 

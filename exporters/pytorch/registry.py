@@ -227,6 +227,8 @@ _SPELLINGS = {
     "x1": "input",
     "x2": "other",
 }
+# Composed functions that must be called as they are: `dims` has a parameter before it.
+_NAMES_ITS_SIZES = frozenset(["rot90", "flip", "roll"])
 _SIZES = ("size", "sizes", "shape", "dims", "repeats", "sections", "indices")
 
 
@@ -241,7 +243,7 @@ def respelled(
         return None
     spelled = {_SPELLINGS.get(k, k): v for k, v in kwargs.items()}
     sizes = next((k for k in _SIZES if k in spelled), None)
-    if sizes is not None and "input" not in spelled:
+    if sizes is not None and "input" not in spelled and aten_name(func) not in _NAMES_ITS_SIZES:
         return [*args, spelled.pop(sizes)], spelled
     return (args, spelled) if spelled.keys() != kwargs.keys() else None
 

@@ -24,7 +24,7 @@ from exporters.tracing.scalars import TracedScalar
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = ["substituted"]
 
@@ -115,18 +115,40 @@ def check_with(error_type: Any, cond: Any, message: Any) -> None:
     _check_with(error_type, cond, message)
 
 
-def _guard(original: Any) -> Any:
-    def guard(a: Any) -> bool:
-        """As torch's, which takes no traced truth value: it is asked in every world."""
-        found: bool = bool(a) if isinstance(a, TracedScalar) else original(a)
-        return found
+_T: Any = torch.Tensor
+_as_subclass, _make_subclass = _T.as_subclass, _T._make_subclass
 
-    return guard
+
+def _of_class(tensor: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
+    """What shows itself to no mode: a traced tensor as one of another class, on the same memory."""
+    trace = Trace.current()
+    record = None if trace is None or not trace.live else trace.record(tensor)
+    if trace is None or record is None:
+        return make(tensor)
+    shared = tensor.detach()
+    record = trace.record(shared)
+    assert record is not None
+    record.worlds.update({w: make(t) for w, t in record.worlds.items()})
+    made = make(shared)
+    trace.attach(made, record)
+    return made
+
+
+def as_subclass(self: torch.Tensor, cls: Any) -> Any:
+    """As torch's, and traced: ``TVTensor``, ``Parameter`` and users' own classes wrap with it."""
+    return _of_class(self, lambda x: _as_subclass(x, cls))
+
+
+def make_subclass(cls: Any, data: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """As torch's, and traced."""
+    return _of_class(data, lambda x: _make_subclass(cls, x, *args, **kwargs))
 
 
 _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
     (F, "scaled_dot_product_attention", scaled_dot_product_attention),
     (torch, "range", range_to),
+    (_T, "as_subclass", as_subclass),
+    (_T, "_make_subclass", staticmethod(make_subclass)),
     (torch, "_check_with", check_with),
     (transformer, "_detect_is_causal_mask", detect_is_causal_mask),
     (rnn.RNNBase, "check_forward_args", _checks(rnn.RNNBase)),
@@ -154,22 +176,30 @@ def _of_torchvision() -> list[tuple[Any, str, Any]]:
     return [] if utils is None else [(utils.BoxCoder, "decode", _decoding(utils.BoxCoder))]
 
 
+def _guarding(module: Any) -> Any:
+    original = module._guard_or
+
+    def guard_or(a: Any, default: bool) -> bool:  # noqa: FBT001 - as torch calls it
+        """As torch's, which takes no traced truth value: it is asked in every world."""
+        found: bool = bool(a) if isinstance(a, TracedScalar) else original(a, default)
+        return found
+
+    return guard_or
+
+
 def _of_symbolic_shapes() -> list[tuple[Any, str, Any]]:
     """Stand-ins for what code written for symbolic sizes asks of them, if torch has loaded that."""
     module = sys.modules.get("torch.fx.experimental.symbolic_shapes")
-    if module is None:
+    if module is None or not hasattr(module, "_guard_or"):
         return []
-    return [(module, name, _guard(getattr(module, name))) for name in _GUARDS]
-
-
-_GUARDS = ("guard_or_false", "guard_or_true", "guard_size_oblivious")
+    return [(module, "_guard_or", _guarding(module))]
 
 
 @contextlib.contextmanager
 def substituted() -> Iterator[None]:
     """Put the stand-ins in place; outside of a trace they do what torch's do."""
     stand_ins = [*_SUBSTITUTES, *_of_torchvision(), *_of_symbolic_shapes()]
-    before = [(owner, name, vars(owner)[name]) for owner, name, _ in stand_ins]
+    before = [(owner, name, vars(owner).get(name)) for owner, name, _ in stand_ins]
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     for owner, name, stand_in in stand_ins:
@@ -179,5 +209,8 @@ def substituted() -> Iterator[None]:
             yield
     finally:
         for owner, name, original in before:
-            setattr(owner, name, original)
+            if original is not None:
+                setattr(owner, name, original)
+            elif name in vars(owner):  # inherited from a class that cannot be written to
+                delattr(owner, name)
         torch.backends.mha.set_fastpath_enabled(fused)

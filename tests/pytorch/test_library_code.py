@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import bridge
-from exporters.errors import WorldError
+from exporters.errors import UnsupportedOpError, WorldError
 
 ROWS = {"x": {0: "rows"}}
 
@@ -140,3 +140,45 @@ def test_code_written_for_symbolic_sizes_asks_every_world():
 def test_a_number_of_dims_that_depends_on_sizes_is_told():
     with pytest.raises(WorldError, match="number of dims"):
         bridge.export(lambda x: x.squeeze(), torch.randn(3, 1), dynamic_shapes={"x": {1: "n"}})
+
+
+class Tagged(torch.Tensor):
+    """A class of the user's."""
+
+
+WRAPPED = {
+    "as_subclass": lambda x: x.as_subclass(Tagged) * 2,
+    "back again": lambda x: (x * 2).as_subclass(Tagged).as_subclass(torch.Tensor) + 1,
+    "_make_subclass": lambda x: torch.Tensor._make_subclass(Tagged, x).sum(1),
+    "Parameter": lambda x: torch.nn.Parameter(x * 3) - x,
+    "written to": lambda x: _written_through(x * 1),
+}
+
+
+def _written_through(x):
+    x.as_subclass(Tagged)[0] = 7
+    return x
+
+
+@pytest.mark.parametrize("name", WRAPPED)
+def test_other_classes_of_tensors_are_followed(name):
+    program = bridge.export(WRAPPED[name], torch.randn(2, 3), dynamic_shapes=ROWS)
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(program(x), torch.Tensor(WRAPPED[name](x).detach()))
+
+
+def test_sizes_by_name_leave_other_parameters_where_they_are():
+    def turned(x):
+        return torch.rot90(x, k=3, dims=(0, 1)), x.flip(dims=(1,)), x.roll(shifts=1, dims=0)
+
+    x = torch.randn(2, 3)
+    for got, wanted in zip(bridge.export(turned, x)(x), turned(x), strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda x: x.view(torch.int32), lambda x: x.view(dtype=torch.int32)]
+)
+def test_reading_bits_as_another_type_is_refused(call):
+    with pytest.raises(UnsupportedOpError, match="reinterprets no bits"):
+        bridge.export(call, torch.randn(2, 3))

@@ -134,7 +134,8 @@ def cross_entropy_loss(
     x = torch.log_softmax(input, dim)
     if target.is_floating_point():
         if label_smoothing > 0:
-            target = target * (1 - label_smoothing) + label_smoothing / classes
+            spread = torch.tensor(label_smoothing, dtype=x.dtype) / classes
+            target = target * (1 - label_smoothing) + spread
         return _of_shares(x, target, weight, reduction)
     y = nll_loss_nd(x, target, weight, reduction, ignore_index)
     if label_smoothing <= 0:
@@ -146,7 +147,7 @@ def cross_entropy_loss(
         x = x * _over_classes(weight, x.dim())
     smooth = torch.where(counted, -x.sum(dim), 0.0)
     smooth = smooth.sum() / shares.sum() if reduction == 1 else _reduced(smooth, reduction)
-    return y * (1 - label_smoothing) + smooth * (label_smoothing / classes)
+    return y * (1 - label_smoothing) + smooth * label_smoothing / classes
 
 
 def _is_chunked(*_: object, options: object = None, **__: object) -> bool:

@@ -107,16 +107,21 @@ def _depends_on_data(size: Any) -> bool:
     return isinstance(size, ir.Value) or size == -1
 
 
+_NO_BITS = "ONNX reinterprets no bits before opset 26"
+
+
 @lowers(T.view, torch.ops.aten.view, put_back=_reshape_back)
 def view_dtype(op: Op, /, input: ir.Value, dtype: torch.dtype) -> ir.Value:
     """Reread the bits; only where they mean the same."""
     if from_torch_dtype(dtype) == input.dtype:
         return input
-    raise Unlowerable("ONNX reinterprets no bits before opset 26")
+    raise Unlowerable(_NO_BITS)
 
 
 @lowers(T.view, torch.ops.aten.view, aten._unsafe_view, prims.reshape, put_back=_reshape_back)
 def view(op: Op, /, input: ir.Value, *size: int | Sequence[int]) -> ir.Value:
+    if isinstance(size[0], torch.dtype):
+        raise Unlowerable(_NO_BITS)
     return reshape_to(op, input, sequence_sizes(size))
 
 

@@ -16,14 +16,14 @@ CASES = [
     *op_cases(
         """
         T abs add addmm addmv angle as_strided as_strided_scatter bmm bool cat cfloat chunk clone
-        conj conj_physical contiguous cos cosh cumsum diag_embed diagonal diagonal_scatter div.no_rounding_mode double
-        eq exp2 expand expand_as expm1 flatten flip float gather half imag index_add index_select
-        int isfinite isinf isnan log log10 log1p log2 long mH mT masked_fill masked_select matmul
-        mean mm movedim mul narrow ne neg nonzero ones_like permute ravel real reciprocal repeat
-        reshape resolve_conj roll rsqrt scatter scatter_add select sgn sigmoid sin sinh slice split
-        split_with_sizes sqrt square squeeze stack std std_mean sub sum t take_along_dim tan tanh
-        tile transpose tril triu unbind unflatten unsqueeze var var_mean view view_as view_as_real
-        where zeros_like
+        conj conj_physical contiguous cos cosh cumsum diag_embed diagonal diagonal_scatter
+        div.no_rounding_mode double eq exp2 expand expand_as expm1 flatten flip float gather half
+        imag index_add index_select int isfinite isinf isnan log log10 log1p log2 long mH mT
+        masked_fill masked_select matmul mean mm movedim mul narrow ne neg nonzero ones_like
+        permute ravel real reciprocal repeat reshape resolve_conj roll rsqrt scatter scatter_add
+        select sgn sigmoid sin sinh slice split split_with_sizes sqrt square squeeze stack std
+        std_mean sub sum t take_along_dim tan tanh tile transpose tril triu unbind unflatten
+        unsqueeze var var_mean view view_as view_as_real where zeros_like
         """,
         (c64,),
         every=2,
