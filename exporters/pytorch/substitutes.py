@@ -179,10 +179,9 @@ def _of_torchvision() -> list[tuple[Any, str, Any]]:
 def _guarding(module: Any) -> Any:
     original = module._guard_or
 
-    def guard_or(a: Any, default: bool) -> bool:  # noqa: FBT001 - as torch calls it
-        """As torch's, which takes no traced truth value: it is asked in every world."""
-        found: bool = bool(a) if isinstance(a, TracedScalar) else original(a, default)
-        return found
+    def guard_or(a: Any, default: bool) -> Any:  # noqa: FBT001 - as torch calls it
+        """As torch's, which takes no traced truth value: whoever branches on it asks."""
+        return a if isinstance(a, TracedScalar) else original(a, default)
 
     return guard_or
 
