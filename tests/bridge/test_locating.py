@@ -275,6 +275,7 @@ RIGHT = np.random.default_rng(0).standard_normal((4, 5, 6)).astype(np.float32)
         ),
         (RIGHT * np.float32(np.nan), "it has NaN"),
         (np.random.default_rng(2).standard_normal(RIGHT.shape), None),
+        (RIGHT * (1 + 5e-4 * np.sin(np.arange(6, dtype=np.float32))), None),
     ],
 )
 def test_relations_are_put_into_words(wrong, told):
