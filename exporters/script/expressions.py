@@ -164,6 +164,8 @@ class ExpressionConverter(ast.NodeTransformer):
         name = _ARITHMETIC.get(type(node.op))
         if name is None or isinstance(right, ast.Constant):
             return ast.copy_location(ast.BinOp(left, node.op, right), node)
+        if isinstance(left, ast.Constant) and isinstance(left.value, str) and name == "mod":
+            return staged_call("percent", left, right, at=node)
         if isinstance(left, ast.Constant) and not isinstance(left.value, float):
             return ast.copy_location(ast.BinOp(left, node.op, right), node)
         return staged_call("arithmetic", ast.Constant(name), left, right, at=node)
@@ -208,6 +210,19 @@ class ExpressionConverter(ast.NodeTransformer):
             return staged_call("getitem", value, index, at=node)
         return ast.copy_location(ast.Subscript(value, index, node.ctx), node)
 
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.expr:
+        """``f"{a}b"``."""
+        parts: list[ast.expr] = []
+        for part in node.values:
+            if isinstance(part, ast.FormattedValue):
+                plain = part.conversion == -1 and part.format_spec is None
+                self.generic_visit(part)
+                whole = ast.copy_location(ast.JoinedStr([part]), node)
+                parts.append(part.value if plain else whole)
+            else:
+                parts.append(part)
+        return staged_call("text", *parts, at=node)
+
     # Calls
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
@@ -227,6 +242,9 @@ class ExpressionConverter(ast.NodeTransformer):
         ):
             return self.within(function.value, lambda item: self._called_on(node, item))
         args = [self.visit(a) for a in node.args]
+        if _is_text_format(node):
+            assert isinstance(function, ast.Attribute)
+            return staged_call("text_format", function.value, *args, at=node)
         keywords = [ast.keyword(k.arg, self.visit(k.value)) for k in node.keywords]
         if isinstance(function, ast.Attribute) and function.attr in _METHODS:
             owner = self.visit(function.value)
@@ -391,6 +409,15 @@ def is_run_time_place(node: ast.AST, *, constant: bool = False) -> bool:
     index = node.slice.operand if isinstance(node.slice, ast.UnaryOp) else node.slice
     plain = (ast.Slice, ast.Tuple) if constant else (ast.Slice, ast.Tuple, ast.Constant)
     return not isinstance(index, plain)
+
+
+def _is_text_format(node: ast.Call) -> bool:
+    """Whether a call is ``"a{}".format(b)``."""
+    f = node.func
+    simple = isinstance(f, ast.Attribute) and isinstance(f.value, ast.Constant)
+    if not simple or node.keywords or any(map(_is_starred, node.args)):
+        return False
+    return isinstance(f.value.value, str) and f.attr == "format"  # type: ignore[attr-defined]
 
 
 def _is_plain_index(index: ast.expr) -> bool:

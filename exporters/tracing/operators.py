@@ -24,6 +24,7 @@ from exporters.tracing.leaves import UNBOUND, presence
 from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.merging import is_staged
 from exporters.tracing.scalars import ScalarRecord, TracedBool, TracedInt, TracedScalar
+from exporters.tracing.texts import TracedText, formatted, joined
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["UPDATES", "Operand", "and_", "arithmetic", "assert_", "beside", "bind", "compare", "getitem",
-           "ifexp", "not_", "or_", "plain_truth", "require_key",
-           "setitem", "staged_in", "truth", "updateitem"]  # fmt: skip
+           "ifexp", "not_", "or_", "percent", "plain_truth", "require_key",
+           "setitem", "staged_in", "text", "text_format", "truth", "updateitem"]  # fmt: skip
 
 
 def bind(read: Callable[[], Any]) -> Any:
@@ -178,6 +179,10 @@ def compare(name: str, a: Any, b: Any) -> Any:
     for one, other in ((a, b), (b, a)):
         if isinstance(one, Chosen) and name in ("eq", "ne", "is", "is_not"):
             return one.map(functools.partial(compare, name, other))
+    for one, other in ((a, b), (b, a)):
+        if isinstance(one, TracedText) and name in ("eq", "ne") and recorded():
+            found = _is_text(one, other)
+            return found if name == "eq" else not_(found)
     if name in ("is", "is_not"):
         found = _is(a, b)
         return found if name == "is" else not_(found)
@@ -222,6 +227,40 @@ def _ordered(name: str, a: Any, b: Any) -> Any:
     return or_(more, lambda: and_(truth(same()), rest))
 
 
+def _is_text(text: TracedText, other: Any) -> Any:
+    """``text == other``."""
+    if text.number is None or not isinstance(other, str) or isinstance(other, TracedText):
+        return text == other
+    number = text.number_in(other)
+    return False if number is None else compare("eq", text.number, number)
+
+
+def text(*parts: Any) -> str:
+    """``f"{a}b"``."""
+    return joined([format(_number(x), "") for x in parts])
+
+
+def percent(template: str, values: Any) -> str:
+    """``"layer_%d" % values``."""
+    if isinstance(values, dict):
+        return template % values
+    given = values if isinstance(values, tuple) else (values,)
+    return formatted("%", template, tuple(map(_number, given)))
+
+
+def text_format(template: str, *values: Any) -> str:
+    """``"layer_{}".format(*values)``."""
+    return formatted("format", template, tuple(map(_number, values)))
+
+
+def _number(x: Any) -> Any:
+    """A tensor without dims as the number that its text is made of."""
+    trace = staged_in(x)
+    if trace is None or not trace.frontend.is_handle(x) or len(trace.frontend.type_of(x)[1]):
+        return x
+    return trace.frontend.to_number(x)
+
+
 def _is(a: Any, b: Any) -> Any:
     """``a is b``; what may be None is asked whether it is."""
     trace = Trace.current()
@@ -254,6 +293,11 @@ def _holds_numbers(a: Any, b: Any) -> bool:
 def _contains(container: Any, x: Any) -> Any:
     if isinstance(x, Chosen):
         return x.map(functools.partial(_contains, container))
+    if isinstance(x, TracedText) and recorded():
+        found: Any = False
+        for key in container:
+            found = or_(found, functools.partial(compare, "eq", x, key))
+        return found
     listed = isinstance(container, list | tuple) and not isinstance(container, StagedList)
     inside = container if listed else ()
     trace = staged_in(x, container, *inside)
@@ -265,7 +309,7 @@ def _contains(container: Any, x: Any) -> Any:
         return compare("gt", trace.frontend.list_count(container, x), 0)
     if isinstance(container, dict):
         container = list(container)
-    found: Any = False
+    found = False
     for item in container:
         found = or_(found, functools.partial(compare, "eq", item, x))
     return found
@@ -276,6 +320,8 @@ def getitem(container: Any, index: Any) -> Any:
     trace = Trace.current()
     if isinstance(index, Chosen):
         return index.map(lambda key: container[key])
+    if isinstance(index, TracedText) and recorded():
+        return _by_text(container, index)
     if trace is None or not trace.live or not is_staged(trace, index):
         return container[index]
     if not trace.recording:
@@ -300,6 +346,14 @@ def getitem(container: Any, index: Any) -> Any:
         keys = list(range(len(items)))
         index = trace.arithmetic("mod", index, len(items))  # from the end, too
     return pick(trace, index, keys, items)
+
+
+def _by_text(container: Any, text: TracedText) -> Any:
+    """What a mapping holds under a text that is made of a number."""
+    known = text.among(container.keys())
+    if text.number is None or not all(x in known.values() for x in text.worlds.values()):
+        return container[text]  # KeyError, or a question that has no answer
+    return pick(text.trace, text.number, list(known), [container[k] for k in known.values()])
 
 
 def require_key(trace: Trace, container: dict[Any, Any], key: Any) -> None:

@@ -128,8 +128,7 @@ class TracedScalar:
     def __hash__(self) -> int:
         record = self.record
         trace = record.trace
-        if record.data and trace.live and trace.recording and trace.in_loop():
-            # a set or dict asks; outside of loops the verified numbers of the worlds will do
+        if record.data and trace.live and trace.recording:  # a set or dict asks
             hint = "use a list, or a tensor indexed by the number, in place of a set or dict"
             asked = "the hash of a number in"
             return hash(trace.decide(record.worlds, data=True, asked=asked, hint=hint))
@@ -153,10 +152,17 @@ class TracedScalar:
     def __repr__(self) -> str:
         return repr(plain(self))
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        return format(self, "")
 
     def __format__(self, spec: str) -> str:
-        return format(plain(self), spec)
+        trace = self.record.trace
+        if not (self.record.data and trace.live and trace.recording):
+            return format(plain(self), spec)
+        from exporters.tracing.texts import text_of  # it knows of traces, which know of numbers
+
+        trace.number_taken()
+        return text_of(trace, self, spec)
 
 
 def _settle(x: TracedScalar, kind: Callable[[Any], Any]) -> Any:

@@ -29,7 +29,10 @@ from exporters.tracing.operators import (
     ifexp,
     not_,
     or_,
+    percent,
     setitem,
+    text,
+    text_format,
     truth,
     updateitem,
 )
@@ -39,7 +42,7 @@ from exporters.tracing.places import setattribute, updateattribute, within
 __all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "arithmetic", "as_list",
            "assert_", "beside", "bind", "call", "compare", "comprehension", "display", "for_", "generator",
            "getitem", "given", "if_", "ifexp", "invoke", "is_constant", "is_instance_of", "is_mapping",
-           "is_sequence", "method", "not_", "or_", "positional_attribute", "returned",
-           "setattribute", "setitem", "spread", "truth", "unpack", "updateattribute", "updateitem",
-           "while_", "within",
+           "is_sequence", "method", "not_", "or_", "percent", "positional_attribute", "returned",
+           "setattribute", "setitem", "spread", "text", "text_format", "truth", "unpack",
+           "updateattribute", "updateitem", "while_", "within",
            "without_keys"]  # fmt: skip
