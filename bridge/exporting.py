@@ -154,6 +154,7 @@ def export(
             continue
         program.report.seconds["verify"] = time.perf_counter() - started
         break
+    del traced, runs  # and the calls that they remember, before the passes need memory
     if optimize and runtime is not None:
         program = optimized(program, target=runtime, verify=verify, progress=progress)
     if path is not None:
