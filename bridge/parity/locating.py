@@ -34,6 +34,7 @@ from bridge.parity.quantized import (
 )
 from bridge.parity.regions import suspect
 from bridge.parity.relations import relation
+from bridge.parity.rounding import ROUNDING_ALONE, Beyond, beyond_rounding
 from bridge.parity.stepping import step_into
 from bridge.parity.structure import node_differences
 from bridge.parity.surgery import cut
@@ -130,23 +131,31 @@ def _amplifier(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Diverge
 
 def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergence | None:
     """The first node of a graph that goes wrong by itself."""
-    known = _known(probe, oracle)
+    quantized = is_quantized(probe.model)
+    beyond = beyond_rounding(probe, oracle, feed, locate_in) if quantized else Beyond()
+    certain = beyond.certain
+    if beyond.found is not None:
+        growth = beyond.found.growth or _growth(probe, feed, _known(probe, oracle))
+        return dataclasses.replace(beyond.found, growth=growth)
+    known = {n: x for n, x in _known(probe, oracle).items() if n not in beyond.raw}
     rows = {
         name: compare_local(name, known[name], got, probe.types[name])
         for name, got in probe.values(list(known), feed, known)
     }
-    quantized = is_quantized(probe.model)
     guilty, scale = _guilty(rows, quantized=quantized), None
     if quantized:  # what is computed in float has no business to be off
         exact = _guilty({n: r for n, r in rows.items() if in_full(probe, n, known)})
         guilty = [*exact, *(n for n in guilty if n not in exact)]
-        scale = None if exact else wrong_scale(probe, oracle, feed, known)
+        scale = None if exact or certain else wrong_scale(probe, oracle, feed, known)
     if scale is not None:
         found = _wrong_scale(probe, scale)
     elif guilty:
         found = _divergence(probe, oracle, feed, known, rows[guilty[0]])
     else:
         return None
+    if certain:
+        guilty = guilty[:1]
+        found = dataclasses.replace(found, verdicts=(ROUNDING_ALONE,))
     return dataclasses.replace(
         found,
         others=_others(probe, known, found, guilty[scale is None :]),

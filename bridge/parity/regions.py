@@ -44,6 +44,9 @@ def suspect(
     within = [n for n in names if n not in oracle.values and n in oracle.graph.types]
     found = oracle.graph.values(within, feed, given)
     right += [np.asarray(x) for _, x in found if not isinstance(x, Exception | list)]
+    # a node that only moves what the region is given makes right numbers, too
+    entering = {str(v.name) for n in region for v in reads(n)}
+    right += [np.asarray(known[n]) for n in entering if n in known and n != value]
     if not right:
         return None
     inner = [str(v.name) for n in region[:-1] for v in n.outputs if v.name in probe.types]

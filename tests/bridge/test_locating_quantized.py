@@ -1,0 +1,97 @@
+"""Locating in quantized graphs: what rounding explains is told from what it does not."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+
+import bridge
+from bridge.parity.checking import check
+from tests.bridge import faults
+
+
+class Perceptron(torch.nn.Module):
+    """Large enough for every recipe."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.LayerNorm(64)
+        self.up = torch.nn.Linear(64, 128)
+        self.down = torch.nn.Linear(128, 64)
+
+    def forward(self, x):
+        hidden = torch.nn.functional.gelu(self.up(self.norm(x)))
+        return torch.softmax(x + self.down(hidden), -1)
+
+
+@functools.cache
+def quantized(recipe):
+    torch.manual_seed(0)
+    model, x = Perceptron().eval(), 3 * torch.randn(2, 5, 64)
+    program = bridge.export(model, x)
+    calibration = {"calibration": [(x,)]} if "static" in recipe else {}
+    return model, x, bridge.quantize(program, recipe, gate=False, **calibration).model
+
+
+def _integers(change):
+    """Change the integers of the second weight that is stored so."""
+
+    def plant(graph):
+        stored = [v for n, v in graph.graph.initializers.items() if n.endswith(".quantized")]
+        stored = [v for v in stored if len(v.shape) > 1 and v.uses()]  # no biases
+        array = np.ascontiguousarray(change(stored[1].const_value.numpy()))
+        stored[1].const_value = ir.tensor(array, name=stored[1].name)
+        return [n.name for n, _ in stored[1].uses()]
+
+    return plant
+
+
+QUANTIZED_FAULTS = {
+    "eps": faults.attribute("LayerNormalization", "epsilon", 0.05),
+    "gelu": faults.attribute("Gelu", "approximate", "tanh"),
+    "residual": faults.operator("Add", "Sub", nth=-1),
+    "rows": _integers(lambda x: np.roll(x, 1, 0)),
+    "softmax": faults.attribute("Softmax", "axis", 1),
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", ["int8-static", "int8-dynamic", "int4-weights"])
+@pytest.mark.parametrize("fault", list(QUANTIZED_FAULTS))
+def test_faults_that_rounding_would_hide_are_located_in_quantized_graphs(fault, recipe):
+    model, args, base = quantized(recipe)
+    planted = base.clone()
+    guilty = set(QUANTIZED_FAULTS[fault](planted))
+    report = check(model, bridge.Session(planted), args, tolerance=bridge.Tolerance(0, 1e-6))
+    assert report.divergence.node in faults.with_readers(planted, guilty), str(report)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("recipe", ["int8-static", "int8-dynamic", "int4-weights"])
+def test_rounding_alone_is_told_from_a_fault(recipe):
+    model, args, base = quantized(recipe)
+    report = check(model, bridge.Session(base), args, tolerance=bridge.Tolerance(0, 1e-6))
+    assert any("quantization itself makes the difference" in v for v in report.verdicts)
+    assert report.divergence.others == ()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_scale_that_undoes_another_is_named():
+    model, args, base = quantized("int8-static")
+    planted = base.clone()
+    node = next(
+        n for n in planted.graph if n.op_type == "DequantizeLinear" and n.inputs[0].producer()
+    )
+    scale = node.inputs[1].const_value.numpy() * np.float32(1.01)
+    new = ir.Value(name="bad", const_value=ir.tensor(scale, name="bad"), shape=ir.Shape(scale.shape),
+                   type=ir.TensorType(ir.DataType.FLOAT))  # fmt: skip
+    planted.graph.initializers.add(new)
+    node.replace_input_with(1, new)
+    report = check(model, bridge.Session(planted), args, tolerance=bridge.Tolerance(0, 1e-6))
+    assert report.divergence.node == node.name
+    assert f"the scale of {node.name!r} is not that of" in report.verdicts[0]
+    assert report.divergence.source is not None  # of what reads it
