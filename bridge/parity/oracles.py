@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
+import onnx_ir as ir
+
+from bridge.feeds import to_numpy
 from bridge.graph_index import open_model
 from bridge.parity.forcing import Probe
 from bridge.parity.sides import EagerSide, SessionSide
@@ -13,10 +17,9 @@ from bridge.providers import CPU, Contract, Provider
 from bridge.runtime import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     import numpy as np
-    import onnx_ir as ir
 
     from bridge.parity.sides import Side
 
@@ -32,12 +35,14 @@ class Oracle:
         graph: A graph that computes what lies between them; None if there is none.
         weights: Initializers by name.
         label: Where the values come from.
+        recorded: Gives every array that eager code makes, in order; None for other sides.
     """
 
     values: Mapping[str, np.ndarray[Any, Any]]
     graph: Probe | None
     weights: Mapping[str, Any]
     label: str
+    recorded: Callable[[], list[np.ndarray[Any, Any]]] | None = None
 
 
 def oracle_of(side: Side, model: ir.Model, feed: Mapping[str, Any]) -> Oracle:
@@ -72,8 +77,17 @@ def plain_settings() -> Settings:
 
 def _eager_oracle(side: EagerSide, model: ir.Model, feed: Mapping[str, Any]) -> Oracle:
     """The values that eager code has, and the graph that the tracer makes of it today."""
+    from bridge.parity.recording import record
     from bridge.parity.retracing import retrace
+    from exporters.errors import ExportError
+    from exporters.pytorch.inputs import modules_of, named_tensors
 
-    found = retrace(side, model, feed)
+    recorded = functools.cache(lambda: record(side, feed))
+    try:
+        found = retrace(side, model, feed)
+    except ExportError:  # a graph that another exporter made may still be right or wrong
+        weights = named_tensors(modules_of(side.model))
+        held = {n: ir.tensor(to_numpy(x)) for n, x in weights.items()}
+        return Oracle({}, None, held, side.label, recorded)
     probe = Probe(found.model, plain_settings())
-    return Oracle(found.values, probe, _weights(found.model), side.label)
+    return Oracle(found.values, probe, _weights(found.model), side.label, recorded)

@@ -12,16 +12,22 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.parity.comparison import compare, is_floating
-from bridge.parity.forcing import comparable, local_tolerance
+from bridge.parity.forcing import comparable
+from bridge.parity.right_numbers import RightNumbers
 from bridge.parity.surgery import reads
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bridge.parity.forcing import Probe
     from bridge.parity.oracles import Oracle
 
 __all__ = ["suspect"]
+
+_MOVING = {
+    "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split",
+    "Squeeze", "Transpose", "Unsqueeze",
+}  # fmt: skip
 
 
 def suspect(
@@ -32,53 +38,163 @@ def suspect(
     None if the region is a single node, or nothing is known of what it should compute.
     """
     region = probe.region(value, known)
-    if oracle.graph is None or len(region) < 2:
+    if len(region) < 2:
         return None
-    given = {n: x for n, x in known.items() if comparable(x, oracle.graph.types.get(n))}
-    given.pop(value, None)
-    between = oracle.graph.region(value, given)
-    if value not in oracle.graph.types:  # a graph by somebody else, with names of its own
-        between = list(oracle.graph.model.graph)
-    names = [str(v.name) for n in between for v in n.outputs if v.name != value]
-    right = [np.asarray(oracle.values[n]) for n in names if n in oracle.values]
-    within = [n for n in names if n not in oracle.values and n in oracle.graph.types]
-    found = oracle.graph.values(within, feed, given)
-    right += [np.asarray(x) for _, x in found if not isinstance(x, Exception | list)]
+    names = _right_names(oracle, known, value)
+    right = RightNumbers(_right_arrays(oracle, feed, known, names))
+    foreign = oracle.graph is None or value not in oracle.graph.types
+    made = RightNumbers(oracle.recorded() if foreign and oracle.recorded is not None else ())
     # a node that only moves what the region is given makes right numbers, too
     entering = {str(v.name) for n in region for v in reads(n)}
-    right += [np.asarray(known[n]) for n in entering if n in known and n != value]
-    if not right:
+    given = RightNumbers(np.asarray(known[n]) for n in entering if n in known and n != value)
+    if not right.arrays and not made.arrays and not given.arrays:
         return None
     inner = [str(v.name) for n in region[:-1] for v in n.outputs if v.name in probe.types]
-    sound = {
-        name
-        for name, got in probe.values(inner, feed, known)
-        if not isinstance(got, Exception) and any(_same_numbers(x, got) for x in right)
+    got = {
+        n: x for n, x in probe.values(inner, feed, known) if not isinstance(x, Exception | list)
     }
+    sound = _sound(region, got, made, (right, given))
     vouched = {n for name in sound for n in probe.region(name, known)}
     vouched |= _of_weights_alone(probe, region)
     left = [n for n in region if n not in vouched and _is_approximate(probe, n)]
     origin = _origin(left[0], names) if left else ""
     if origin:
         return [n for n in left if _origin(n, names) == origin][-1]
-    sources = _sources(probe, region, set(inner) - sound)
+    wrong = {n for n in inner if n not in sound and not _says_nothing(n, got, made)}
+    wrong -= _of_sizes(region, got)
+    elsewhere = {n for n in _of_weights_alone(probe, region) if not _is_made(n, got, made)}
+    sources = _sources(region, wrong, elsewhere)
     sources = [n for n in sources if n not in vouched] or sources
     return next((n for n in sources if _reads_other_weights(n, oracle)), None) or next(
         iter(sources), None
     )
 
 
-def _sources(probe: Probe, region: Sequence[ir.Node], unsound: set[str]) -> list[ir.Node]:
+def _right_names(oracle: Oracle, known: Mapping[str, Any], value: str) -> list[str]:
+    """The values of the right graph that lie before a value; all, if it has names of its own."""
+    if oracle.graph is None:
+        return []
+    given = _given(oracle, known, value)
+    between = oracle.graph.region(value, given)
+    if value not in oracle.graph.types:  # a graph by somebody else
+        between = list(oracle.graph.model.graph)
+    return [str(v.name) for n in between for v in n.outputs if v.name != value]
+
+
+def _given(oracle: Oracle, known: Mapping[str, Any], value: str) -> dict[str, Any]:
+    assert oracle.graph is not None
+    kinds = oracle.graph.types
+    return {n: x for n, x in known.items() if n != value and comparable(x, kinds.get(n))}
+
+
+def _right_arrays(
+    oracle: Oracle, feed: Mapping[str, Any], known: Mapping[str, Any], names: Sequence[str]
+) -> Iterator[np.ndarray[Any, Any]]:
+    yield from (np.asarray(oracle.values[n]) for n in names if n in oracle.values)
+    if oracle.graph is not None:
+        within = [n for n in names if n not in oracle.values and n in oracle.graph.types]
+        found = oracle.graph.values(within, feed, _given(oracle, known, ""))
+        yield from (np.asarray(x) for _, x in found if not isinstance(x, Exception | list))
+
+
+def _sound(
+    region: Sequence[ir.Node],
+    got: Mapping[str, Any],
+    made: RightNumbers,
+    unordered: tuple[RightNumbers, ...],
+) -> set[str]:
+    """The values of a region that hold right numbers.
+
+    What eager code makes before a node's inputs is no result of the node: a sum that lost one of
+    its terms has the numbers of the other. Nor is what another node of its operator has made.
+
+    Args:
+        region: In graph order.
+        got: Its values.
+        made: What eager code makes, in order.
+        unordered: Further right numbers.
+    """
+    when: dict[str, int] = {}
+    taken: set[tuple[int, str]] = set()
+    found: set[str] = set()
+    for node in region[:-1]:
+        read = [v for v in reads(node) if v.const_value is None]
+        before = max((when[str(v.name)] for v in read if v.name in when), default=-1)
+        floats = [v for v in read if is_floating(np.asarray(got.get(str(v.name), 0)).dtype)]
+        joins = len(floats) > 1
+        for name in (str(v.name) for v in node.outputs if v.name in got):
+            places = list(made.places(got[name]))
+            later = [p for p in places if p > before or (p == before and not joins)]
+            kind = node.op_type if is_floating(np.asarray(got[name]).dtype) else "mask"
+            later = [p for p in later if (p, kind) not in taken]
+            later.sort(key=lambda p: p == before)  # a node that changes nothing comes last
+            if later:
+                when[name] = later[0]
+                if node.op_type not in _MOVING:
+                    taken.add((later[0], kind))
+                found.add(name)
+            elif not places and _vouched_without_order(node, name, got, found, made, unordered):
+                found.add(name)
+    return found
+
+
+def _vouched_without_order(
+    node: ir.Node,
+    name: str,
+    got: Mapping[str, Any],
+    found: set[str],
+    made: RightNumbers,
+    unordered: tuple[RightNumbers, ...],
+) -> bool:
+    read = "" if node.op_type != "Cast" or node.inputs[0] is None else str(node.inputs[0].name)
+    if read in got and not is_floating(np.asarray(got[read]).dtype):
+        return read in found or _says_nothing(read, got, made)  # numbers made of a mask
+    return any(next(right.places(got[name]), None) is not None for right in unordered)
+
+
+def _says_nothing(name: str, got: Mapping[str, Any], made: RightNumbers) -> bool:
+    """Whether nobody can say that indices or a mask are wrong: eager code makes none of their shape."""
+    if name not in got:
+        return False
+    x = np.asarray(got[name])
+    if is_floating(x.dtype):
+        return False
+    return not x.size or bool((x == x.flat[0]).all()) or not made.has_like(x)
+
+
+def _of_sizes(region: Sequence[ir.Node], got: Mapping[str, Any]) -> set[str]:
+    """Single numbers that are made of single numbers and sizes alone: of many, eager code has none."""
+    found: set[str] = set()
+    for node in region:
+        single = all(np.size(got.get(str(v.name), 0)) == 1 for v in node.outputs)
+        read = [v for v in reads(node) if v.const_value is None and str(v.name) not in found]
+        exact = [
+            v.name in got and not is_floating(np.asarray(got[str(v.name)]).dtype) for v in read
+        ]
+        if single and all(exact):
+            found.update(str(v.name) for v in node.outputs)
+    return found
+
+
+def _is_made(node: ir.Node, got: Mapping[str, Any], made: RightNumbers) -> bool:
+    """Whether eager code makes something like what a node makes."""
+    names = [str(v.name) for v in node.outputs if v.name in got]
+    return node.op_type not in {"Constant", *_MOVING} and any(made.has_like(got[n]) for n in names)
+
+
+def _sources(
+    region: Sequence[ir.Node], unsound: set[str], elsewhere: set[ir.Node]
+) -> list[ir.Node]:
     """Where wrong numbers begin that stay wrong up to the last node of a region.
 
     What vouches for all that it comes from need not: normalisation makes numbers right again that
     are scaled, and weights that are 0 lose what they are given.
     """
-    within = set(region) - _of_weights_alone(probe, region)
+    within = set(region) - elsewhere
 
     def before(node: ir.Node) -> list[ir.Node]:
         made = [v.producer() for v in reads(node) if v.name in unsound]
-        return [n for n in made if n in within and _is_approximate(probe, n)]
+        return [n for n in made if n is not None and n in within]
 
     chain: set[ir.Node] = set()
     pending = [region[-1]]
@@ -105,24 +221,6 @@ def _of_weights_alone(probe: Probe, region: Sequence[ir.Node]) -> set[ir.Node]:
         if not inputs.intersection(reads(node)) and all(m is None or m in found for m in makers):
             found.add(node)
     return found
-
-
-def _same_numbers(expected: np.ndarray[Any, Any], got: Any) -> bool:
-    """Whether two arrays hold the same numbers, in another order if they have other dims.
-
-    Numbers that are all the same say nothing: many a mask and many a bias is 0.
-    """
-    got = np.asarray(got)
-    if expected.size != got.size or not got.size or not is_floating(got.dtype):
-        return False
-    expected = expected.astype(got.dtype)
-    tolerance = local_tolerance(got.dtype)
-    a, b = (np.asarray([x.min(), x.max()]) for x in (expected, got))
-    if b[0] == b[1] or not compare("ends", a, b, tolerance).passed:
-        return False
-    if expected.shape == got.shape:
-        return compare("all", expected, got, tolerance).passed
-    return compare("all", np.sort(expected, None), np.sort(got, None), tolerance).passed
 
 
 def _reads_other_weights(node: ir.Node, oracle: Oracle) -> bool:
