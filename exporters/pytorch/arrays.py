@@ -6,6 +6,7 @@ turns torch functions off.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -126,16 +127,19 @@ class StagedArrays(TensorTracker):
         from exporters.tracing.iteration import comprehension  # it asks the frontend itself
 
         numbers: Any = items if key is None else comprehension(items, key)
-        keys = as_tensor(self, numbers, "sort")  # type: ignore[arg-type]
-        return items.reordered(torch.argsort(keys, descending=reverse, stable=True))
+        parts = numbers.parts() or (numbers,)  # of tuples the first that differ decide
+        keys = [as_tensor(self, part, "sort") for part in parts]  # type: ignore[arg-type]
+        return items.reordered(_order(keys, reverse=reverse))
 
     def order_of(self, keys: Sequence[Any], *, reverse: bool) -> list[Any]:
         """The places of some numbers in their order, as traced numbers."""
         if all(isinstance(k, torch.Tensor) for k in keys):
-            stacked = torch.stack([k.reshape([]) for k in keys])
+            stacked = [torch.stack([k.reshape([]) for k in keys])]
+        elif all(isinstance(k, tuple) for k in keys):
+            stacked = [torch.tensor(c, dtype=torch.float64) for c in zip(*keys, strict=True)]
         else:
-            stacked = torch.tensor(list(keys), dtype=torch.float64)
-        order = torch.argsort(stacked, descending=reverse, stable=True)
+            stacked = [torch.tensor(list(keys), dtype=torch.float64)]
+        order = _order(stacked, reverse=reverse)
         return [order[i].item() for i in range(len(keys))]
 
     def on_arrays(self, name: str, numbers: Sequence[Any]) -> Any:
@@ -147,7 +151,16 @@ class StagedArrays(TensorTracker):
 
     def list_count(self, items: StagedList, element: Any) -> Any:
         """How many items of a list of numbers equal another."""
-        return (as_tensor(self, items, "count") == element).sum().item()  # type: ignore[arg-type]
+        return self._equal(items, element).sum().item()
+
+    def _equal(self, items: StagedList, element: Any) -> torch.Tensor:
+        """Which items of a list of numbers, or of tuples of numbers, equal another."""
+        parts = items.parts()
+        if parts is None or not isinstance(element, tuple) or len(parts) != len(element):
+            return as_tensor(self, items, "==") == element  # type: ignore[arg-type]
+        pairs = zip(parts, element, strict=True)
+        masks = [as_tensor(self, part, "==") == x for part, x in pairs]  # type: ignore[arg-type]
+        return functools.reduce(torch.logical_and, masks)
 
     def lists_equal(self, a: Any, b: Any) -> Any:
         """Whether two lists of numbers are equal; None if they hold something else."""
@@ -173,7 +186,7 @@ class StagedArrays(TensorTracker):
 
     def list_index(self, items: StagedList, element: Any) -> Any:
         """The place of the first item of a list of numbers that equals another."""
-        return (as_tensor(self, items, "index") == element).long().argmax().item()  # type: ignore[arg-type]
+        return self._equal(items, element).long().argmax().item()
 
     def reduce_list(self, items: StagedList, name: str) -> Any:
         """Python's ``min(x)`` or ``max(x)`` of a list of numbers or of scalars."""
@@ -194,6 +207,15 @@ class StagedArrays(TensorTracker):
             aliases = {w: t.detach() for w, t in worlds.items()}
         self.track(aliases, value, data=data, unbacked=unbacked, dims=dims)
         return aliases[self.trace.active[0]]
+
+
+def _order(keys: Sequence[torch.Tensor], *, reverse: bool) -> torch.Tensor:
+    """The places in the order of some numbers; where the first are equal, of the second."""
+    *others, last = keys
+    order = torch.argsort(last, descending=reverse, stable=True)
+    for key in reversed(others):
+        order = order[torch.argsort(key[order], descending=reverse, stable=True)]
+    return order
 
 
 class TensorMemory:

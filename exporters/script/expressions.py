@@ -34,7 +34,9 @@ _BUILTINS = frozenset({
 })  # fmt: skip
 _LIBRARY = frozenset({
     "accumulate", "chain", "combinations", "count", "cycle", "deque", "islice", "pairwise", "product",
-    "reduce", "repeat", "starmap", "takewhile", "heapify", "heappop", "heappush",
+    "reduce", "repeat", "starmap", "takewhile", "heapify", "heappop", "heappush", "bisect", "bisect_left",
+    "bisect_right", "insort", "insort_left", "insort_right", "nlargest", "nsmallest", "zip_longest",
+    "groupby", "Counter",
 })  # fmt: skip
 # Of lists: they compare items; or of deques, which are lists.
 _METHODS = frozenset({"count", "index", "sort", "appendleft", "extendleft", "popleft"})

@@ -26,6 +26,7 @@ from exporters.tracing.operators import (
 )
 from exporters.tracing.ordering import deque, sorted_
 from exporters.tracing.scalars import TracedBool, TracedScalar
+from exporters.tracing.searching import SEARCHES, Counts
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def _len(x: Any) -> Any:
         return x.count
     if isinstance(x, BoundedDeque):
         return x.length()
+    if isinstance(x, Counts):
+        return _len(x.keys())
     trace = staged_in(x)
     if trace is None or isinstance(x, tuple | list | dict):  # which may be None at run time
         return len(x)
@@ -226,6 +229,7 @@ _BUILTINS: dict[Any, Callable[..., Any]] = {
     operator.not_: not_,
     **FUNCTIONS,
     **ITERATORS,
+    **SEARCHES,
 }
 
 

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from exporters.tracing.lists import ScanList, StagedList
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
 __all__ = ["Change", "MemoryLog", "Snapshot", "WrittenMemory"]
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
           types.BuiltinFunctionType, types.CodeType, range, slice, enum.Enum)  # fmt: skip
 _MISSING = object()
+_OURS = ("exporters.", "onnx_ir", "torch.", "numpy", "collections")
 # nn.Module keeps these, and forward rarely changes them: some libraries add hooks in the first run.
 _FIXED = frozenset({
     "_modules", "_backward_hooks", "_backward_pre_hooks", "_forward_hooks",
@@ -76,6 +77,76 @@ class Change:
             self.container[self.key] = value
 
 
+class _Slots(dict[str, Any]):
+    """The slots of an object as a dict of its attributes."""
+
+    def __init__(self, owner: Any, names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._owner = owner
+        self._names = names
+
+    def keys(self) -> Any:
+        """The names of the slots that are set."""
+        return [n for n in self._names if hasattr(self._owner, n)]
+
+    def items(self) -> Any:
+        """What the slots hold."""
+        return [(n, getattr(self._owner, n)) for n in self.keys()]
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """What a slot holds."""
+        return getattr(self._owner, key, default)
+
+    def pop(self, key: str, *default: Any) -> Any:
+        """Unset a slot."""
+        found = self.get(key, *default)
+        if hasattr(self._owner, key):
+            delattr(self._owner, key)
+        return found
+
+    def clear(self) -> None:
+        """Unset all slots."""
+        for name in self.keys():
+            delattr(self._owner, name)
+
+    def update(self, other: Any) -> None:  # type: ignore[override]
+        """Set some slots."""
+        for name, value in other.items():
+            self[name] = value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.keys()
+
+    def __getitem__(self, key: str) -> Any:
+        return getattr(self._owner, key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        setattr(self._owner, key, value)
+
+
+def _slots_of(x: Any) -> _Slots | None:
+    """The slots of a user's object, the same dict each time; None if it has none."""
+    from exporters.tracing.trace import Trace  # traces make snapshots
+
+    trace = Trace.current()
+    known = None if trace is None else trace.slotted.get(id(x))
+    if known is not None:
+        return known[1]
+    declared = [vars(c).get("__slots__", ()) for c in type(x).__mro__]
+    names = [n for d in declared for n in ((d,) if isinstance(d, str) else d)]
+    names = [n for n in names if n not in ("__dict__", "__weakref__") and hasattr(type(x), n)]
+    if trace is None or not names or type(x).__module__.startswith(_OURS):
+        return None
+    trace.slotted[id(x)] = x, _Slots(x, tuple(names))
+    return trace.slotted[id(x)][1]
+
+
 class Snapshot:
     """The contents of every mutable object that is reachable from some roots.
 
@@ -126,6 +197,10 @@ class Snapshot:
             self._sets.append((x, set(x)))
         elif isinstance(x, tuple | frozenset):
             return [(v, f"{label}[{i}]") for i, v in enumerate(x)]
+        slots = _slots_of(x)
+        if slots is not None:
+            self._dicts.append((slots, dict(slots.items()), f"{label}."))
+            inside += [(v, f"{label}.{n}") for n, v in slots.items()]
         attributes = getattr(x, "__dict__", None)
         if type(attributes) is dict and id(attributes) not in self._seen:
             self._seen.add(id(attributes))

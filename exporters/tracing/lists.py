@@ -10,13 +10,13 @@ import onnx_ir as ir
 
 from exporters.errors import BranchMismatchError, ScriptError
 from exporters.tracing.columns import Column, ItemType, concrete_item
+from exporters.tracing.scalars import TracedInt
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from exporters.tracing.nodes import Node
-    from exporters.tracing.scalars import TracedInt
     from exporters.tracing.trace import Trace
 
 __all__ = ["ScanBrokenError", "ScanList", "StagedList", "repeated"]
@@ -308,6 +308,9 @@ class StagedList(list[Any]):
         return item
 
     def __delitem__(self, index: Any) -> None:
+        if isinstance(index, slice):
+            self[index] = []
+            return
         index = self._place(index)
         changed = self._changed(lambda items, _, w: items.pop(self._number(index, w)))
         if not self._eagerly(changed):
@@ -315,12 +318,8 @@ class StagedList(list[Any]):
 
     def __setitem__(self, index: Any, item: Any) -> None:
         if isinstance(index, slice):
-            kept = (
-                self[: index.start or 0],
-                item,
-                self[index.stop :] if index.stop is not None else [],
-            )
-            joined = self.joined(*kept)
+            start, stop = self._bounds(index)
+            joined = self.joined(self[:start], item, self[stop:])
             self.assign(joined.contents)
             return
         index = self._place(index)
@@ -331,6 +330,21 @@ class StagedList(list[Any]):
             self._assign_columns(
                 c.replace(worlds, index, x, kind) for c, worlds, x, kind in changed
             )
+
+    def _bounds(self, index: slice) -> tuple[Any, Any]:
+        """Where a slice begins and ends; it ends nowhere before it begins."""
+        arithmetic, length = self.trace.arithmetic, self.staged_length()
+
+        def inside(bound: Any) -> Any:
+            if isinstance(bound, TracedInt):
+                bound = bound + length * arithmetic("int", arithmetic("lt", bound, 0))
+            elif bound < 0:
+                bound = length + bound
+            return arithmetic("min", arithmetic("max", bound, 0), length)
+
+        start = 0 if index.start is None else inside(self._place(index.start))
+        stop = length if index.stop is None else inside(self._place(index.stop))
+        return start, arithmetic("max", start, stop)
 
     def clear(self) -> None:
         """Take all items out."""

@@ -290,6 +290,12 @@ def _holds_numbers(a: Any, b: Any) -> bool:
     )
 
 
+def _holds_staged(trace: Trace, *values: Any) -> bool:
+    """Whether one of some values is known at run time only, or is a tuple of such."""
+    flat = (y for x in values for y in (x if type(x) is tuple else (x,)))
+    return any(is_staged(trace, x) for x in flat)
+
+
 def _contains(container: Any, x: Any) -> Any:
     if isinstance(x, Chosen):
         return x.map(functools.partial(_contains, container))
@@ -300,8 +306,8 @@ def _contains(container: Any, x: Any) -> Any:
         return found
     listed = isinstance(container, list | tuple) and not isinstance(container, StagedList)
     inside = container if listed else ()
-    trace = staged_in(x, container, *inside)
-    if trace is None:
+    trace = recorded()
+    if trace is None or not _holds_staged(trace, x, container, *inside):
         return x in container
     if trace.frontend.is_array(container):
         return trace.frontend.any_equal(container, x)

@@ -12,7 +12,7 @@ from exporters.tracing.branches import if_
 from exporters.tracing.iteration import BoundedDeque, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS
 from exporters.tracing.lists import StagedList
-from exporters.tracing.merging import is_staged
+from exporters.tracing.merging import flatten_state, is_staged
 from exporters.tracing.operators import compare, getitem
 from exporters.tracing.trace import Trace
 
@@ -37,7 +37,7 @@ def sorted_(items: Any, *, key: Any = None, reverse: bool = False) -> Any:
         return trace.frontend.sorted_list(items, key, reverse=reverse)
     items = list(items)
     keys = items if key is None else [key(x) for x in items]
-    if not any(is_staged(trace, k) for k in keys):
+    if not any(is_staged(trace, x) for x in flatten_state(trace, keys)[0]):
         return sorted(items, key=key, reverse=reverse)
     order = trace.frontend.order_of(keys, reverse=reverse)
     return [getitem(items, place) for place in order]
@@ -92,7 +92,7 @@ def method(owner: Any, name: str) -> Callable[..., Any]:
         return functools.partial(_sort, owner)
 
     def search(element: Any) -> Any:
-        if any(is_staged(trace, x) for x in (*owner, element)):
+        if any(is_staged(trace, x) for x in flatten_state(trace, [*owner, element])[0]):
             return _METHODS[name](owner, element)
         return bound(element)
 
