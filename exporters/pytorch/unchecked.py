@@ -57,6 +57,9 @@ def _fitting_segments(
 ) -> None:
     """Segments may be longer than what is cut into them."""
     size = data.shape[axis or 0]
+    for x in (lengths, offsets):
+        if x is not None and x.shape[:-1] != data.shape[: x.dim() - 1]:
+            raise RuntimeError(f"segments of shape {list(x.shape)} for {list(data.shape)}")
     if lengths is not None and lengths.numel() and int(lengths.sum(-1).max()) > size:
         raise RuntimeError(f"segments of more than {size} elements")
     if offsets is not None and offsets.numel() and int(offsets.max()) > size:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from exporters.pytorch.lowerings.complex_numbers import by_parts, to
-from exporters.pytorch.registry import decomposes
+from exporters.pytorch.registry import Unlowerable, decomposes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,15 +21,21 @@ aten = torch.ops.aten
 for _function in (
     aten.slice, aten.select, torch.diagonal_scatter, torch.select_scatter, torch.slice_scatter,
     torch.index_add, torch.index_copy, torch.scatter_add, torch.take_along_dim,
-    torch.take, torch.masked_select, torch.masked_scatter, torch.constant_pad_nd, torch.nansum,
+    torch.take, torch.masked_select, torch.masked_scatter, torch.nansum,
     torch.rot90,
 ):  # fmt: skip
     decomposes(_function, pairs=True)(by_parts(_function))
 
 
 @decomposes(torch.scatter, pairs=True)
-def scatter(input: torch.Tensor, dim: Any, index: torch.Tensor, src: Any) -> T:
+def scatter(
+    input: torch.Tensor, dim: Any, index: torch.Tensor, src: Any, *, reduce: str | None = None
+) -> T:
     source = src if isinstance(src, T) else torch.full(index.shape, src, dtype=input.dtype)
+    if reduce == "add":
+        return torch.scatter_add(input, dim, index, source)
+    if reduce is not None:
+        raise Unlowerable("complex numbers are multiplied at places that may repeat")
     parts = ((input.real, source.real), (input.imag, source.imag))
     return torch.complex(*(torch.scatter(x, dim, index, y) for x, y in parts))
 

@@ -249,7 +249,13 @@ def reciprocal(input: Any) -> T:
 
 
 @decomposes(
-    torch.conj, torch.conj_physical, T.conj, aten._conj_physical, torch.ops.prims.conj, pairs=True
+    torch.conj,
+    torch.conj_physical,
+    T.conj,
+    aten._conj,
+    aten._conj_physical,
+    torch.ops.prims.conj,
+    pairs=True,
 )
 def conj(input: torch.Tensor) -> T:
     return torch.complex(input.real, -input.imag)
@@ -348,16 +354,6 @@ def exp(input: torch.Tensor) -> T:
 @decomposes(torch.polar)
 def polar(abs: torch.Tensor, angle: torch.Tensor) -> T:
     return torch.complex(abs * angle.cos(), abs * angle.sin())
-
-
-@decomposes(torch.pow, pairs=True)
-def pow(input: torch.Tensor, exponent: Any) -> T:
-    if not isinstance(exponent, int) or exponent < 1 or exponent > 8:
-        raise Unlowerable("powers of complex numbers other than 1 to 8")
-    y = input
-    for _ in range(exponent - 1):
-        y = y * input
-    return y
 
 
 # Making

@@ -289,6 +289,22 @@ def eye(n: Any, m: Any = None, *, dtype: torch.dtype | None = None, **_: object)
 # From Python numbers
 
 
+@decomposes(torch.triu_indices)
+def triu_indices(
+    row: Any, col: Any, offset: int = 0, *, dtype: torch.dtype = torch.int64, **_: object
+) -> torch.Tensor:
+    places = torch.arange(col) - torch.arange(row).unsqueeze(-1)
+    return (places >= offset).nonzero().T.to(dtype)
+
+
+@decomposes(torch.tril_indices)
+def tril_indices(
+    row: Any, col: Any, offset: int = 0, *, dtype: torch.dtype = torch.int64, **_: object
+) -> torch.Tensor:
+    places = torch.arange(col) - torch.arange(row).unsqueeze(-1)
+    return (places <= offset).nonzero().T.to(dtype)
+
+
 @lowers(torch.tensor, torch.as_tensor, torch.asarray, torch.scalar_tensor, prims.scalar_tensor)
 def tensor(op: Op, /, data: Any, *, dtype: torch.dtype | None = None, **_: object) -> ir.Value:
     """Lower numbers and tensors in nested lists to ``Concat-13``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -326,3 +327,32 @@ def put(
         reduction="add" if accumulate else None,
     )
     return reshape_like(op, written, input)
+
+
+_NOTHING = {"sum": 0.0, "prod": 1.0, "max": -math.inf, "min": math.inf, "mean": 0.0}
+_SCATTERED = {"max": "amax", "min": "amin"}
+
+
+@decomposes(torch.segment_reduce)
+def segment_reduce(
+    data: torch.Tensor, reduce: str, *, lengths: Any = None, indices: object = None,
+    offsets: Any = None, axis: int = 0, unsafe: object = False, initial: Any = None,
+) -> torch.Tensor:  # fmt: skip
+    """Scatter every element to its segment; what no segment takes goes to one more."""
+    if axis % data.dim() or (lengths is not None and lengths.dim() > 1):
+        raise Unlowerable("segments along another dim than the first")
+    ends = lengths.cumsum(0) if offsets is None else offsets[1:]
+    number_of = ends.shape[0]
+    places = torch.searchsorted(ends, torch.arange(data.shape[0]), right=True)
+    shape = [-1] + [1] * (data.dim() - 1)
+    index = places.reshape(shape).expand(data.shape)
+    begin = _NOTHING[reduce] if initial is None else initial
+    start = torch.full([number_of + 1, *data.shape[1:]], begin, dtype=data.dtype)
+    kind = "sum" if reduce == "mean" else _SCATTERED.get(reduce, reduce)
+    whole = start.scatter_reduce(0, index, data, kind)[:number_of]
+    if reduce != "mean":
+        return whole
+    counts = torch.diff(ends, prepend=torch.zeros(1, dtype=ends.dtype))
+    counts = counts.reshape([-1] + [1] * (data.dim() - 1)).to(data.dtype)
+    y = whole / counts.clamp(min=1)
+    return torch.where(counts == 0, math.nan, y) if initial is None else y

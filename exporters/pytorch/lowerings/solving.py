@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import torch
 
+from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
 
 if TYPE_CHECKING:
     from exporters.tracing.graph import GraphBuilder as Op
 
 T = torch.Tensor
+SYM_MIN: Any = torch.sym_min  # not annotated
 aten = torch.ops.aten
 
 
@@ -209,9 +211,9 @@ def cholesky(input: torch.Tensor, upper: bool = False) -> T:
 def cholesky_solve(B: torch.Tensor, L: torch.Tensor, upper: bool = False) -> T:
     if _empty(B, L):
         return L @ B
-    lower = L.mT if upper else L
+    lower = L.mH if upper else L
     x = torch.linalg.solve_triangular(lower.tril(), B, upper=False)
-    return torch.linalg.solve_triangular(lower.mT.triu(), x, upper=True)
+    return torch.linalg.solve_triangular(lower.mH.triu(), x, upper=True)
 
 
 @decomposes(torch.cholesky_inverse)
@@ -226,7 +228,7 @@ def cholesky_inverse(L: torch.Tensor, upper: bool = False) -> T:
 @decomposes(torch.linalg.qr)
 def linalg_qr(A: torch.Tensor, mode: str = "reduced") -> tuple[T, T]:
     rows, columns = A.shape[-2], A.shape[-1]
-    least = min(rows, columns)
+    least: Any = SYM_MIN(rows, columns)
     wanted = rows if mode == "complete" else least
     if _empty(A):
         unit = torch.eye(rows, wanted, dtype=A.dtype).expand(*A.shape[:-2], rows, wanted)
@@ -238,7 +240,7 @@ def linalg_qr(A: torch.Tensor, mode: str = "reduced") -> tuple[T, T]:
     if mode == "r":
         return A.new_zeros(0), upper
     vectors = stored[..., :least]
-    if wanted > least:
+    if mode == "complete" and (number(wanted) is None or wanted > least):
         zeros = A.new_zeros(*A.shape[:-1], wanted - least)
         vectors = torch.cat([vectors, zeros], -1)
     return torch.linalg.householder_product(vectors, tau), upper

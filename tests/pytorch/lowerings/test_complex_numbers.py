@@ -16,20 +16,34 @@ CASES = [
     *op_cases(
         """
         T abs add addmm addmv angle as_strided as_strided_scatter bmm bool cat cfloat chunk clone
-        conj conj_physical contiguous cos cosh cumsum diag_embed diagonal diagonal_scatter
-        div.no_rounding_mode double eq exp2 expand expand_as expm1 flatten flip float gather half
-        imag index_add index_select int isfinite isinf isnan log log10 log1p log2 long mH mT
+        conj conj_physical constant_pad_nd contiguous corrcoef cos cosh cov cumprod cumsum
+        diag_embed diagonal diagonal_scatter div.no_rounding_mode double eq exp2 expand expand_as
+        expm1 fill flatten flip float full_like gather half imag index_add index_put index_select
+        int isfinite isinf isnan lerp linalg.vecdot log log10 log1p log2 long mH mT masked.prod
         masked_fill masked_select matmul mean mm movedim mul narrow ne neg nonzero ones_like
-        permute ravel real reciprocal repeat reshape resolve_conj roll rsqrt scatter scatter_add
-        select sgn sigmoid sin sinh slice split split_with_sizes sqrt square squeeze stack std
-        std_mean sub sum t take_along_dim tan tanh tile transpose tril triu unbind unflatten
-        unsqueeze var var_mean view view_as view_as_real where zeros_like
+        permute prod put ravel real reciprocal repeat reshape resolve_conj roll rsqrt scatter
+        scatter_add select sgn sigmoid sin sinh slice split split_with_sizes sqrt square squeeze
+        stack std std_mean sub sum t take_along_dim tan tanh tile transpose tril triu unbind
+        unflatten unsqueeze var var_mean view view_as view_as_real where zeros_like
         """,
         (c64,),
         every=2,
         rtol=1e-5,
         why="products of four real numbers",
     ),
+    *op_cases(
+        """
+        acos acosh asin asinh atan atanh float_power ldexp linalg.eigvalsh linalg.inv linalg.inv_ex
+        linalg.matrix_power linalg.solve linalg.solve_ex linalg.svdvals linalg.tensorinv
+        linalg.vander pow triangular_solve cholesky_solve
+        """,
+        (c64,),
+        every=3,
+        rtol=1e-3,
+        atol=1e-3,
+        why="by way of logarithms, or of equations twice as large",
+    ),
+    *op_cases("linalg.solve_triangular", (c64,), every=9, rtol=1e-3, atol=1e-3, why="as above"),
 ]
 
 

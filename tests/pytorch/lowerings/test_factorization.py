@@ -27,6 +27,7 @@ NAMES = """
     linalg.matrix_rank linalg.matrix_rank.hermitian linalg.norm linalg.pinv
     linalg.pinv.hermitian linalg.pinv.singular linalg.qr linalg.slogdet linalg.solve
     linalg.solve_ex linalg.tensorinv linalg.tensorsolve logdet lu lu_solve lu_unpack matrix_exp
+    linalg.lstsq.grad_oriented
     norm.nuc pinverse qr triangular_solve
 """
 MANY = (
