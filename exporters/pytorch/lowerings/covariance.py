@@ -19,6 +19,7 @@ def _covariance(x: T, correction: int, counts: T | None, weights: T | None) -> T
     if weights is not None:
         share = weights if counts is None else weights * counts
     degrees: Any
+    total: Any
     if share is None:
         total, mean = x.shape[1], x.mean(1, keepdim=True)
         degrees = SYM_MAX(total - correction, 0)
