@@ -1,10 +1,10 @@
-"""Recurrent nodes on empty batches, on which ONNX Runtime's kernels end the process.
+"""Nodes on empty inputs, on which ONNX Runtime's kernels end the process.
 
 The LSTM and GRU kernels call ``std::terminate`` when the batch has no rows (seen up to 1.32 on the
-CPU), which no caller can catch. Eager code takes such batches, and so does parity checking. So runs
-on empty inputs go to a twin of the model in which every such node stands in the branch of an If that
-is taken when there is something to compute; models whose inner values may become empty run as that
-twin from the start.
+CPU); TopK before 1.31 and OneHot before 1.28 divide by a number of rows that is zero. No caller can
+catch that. Eager code takes such batches, and so does parity checking. So runs on empty inputs go to
+a twin of the model in which every such node stands in the branch of an If that is taken when there
+is something to compute; models whose inner values may become empty run as that twin from the start.
 """
 
 from __future__ import annotations
@@ -13,19 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 
 from bridge.graph_index import GraphIndex
-from bridge.parity.surgery import reads
+from bridge.parity.surgery import reads, value_types
 
 if TYPE_CHECKING:
-    import onnxruntime
+    from collections.abc import Mapping, Sequence
 
     from bridge.graph_index import NodeInfo
 
 __all__ = ["guarded", "is_recurrent", "may_become_empty"]
 
-_ENDS_THE_PROCESS = ("LSTM", "GRU")
-_GUARD = "/unless_empty"  # after the name of a recurrent node: the If around it
+_RECURRENT = ("LSTM", "GRU")
+_MENDED = {"TopK": (1, 31), "OneHot": (1, 28)}  # the first versions that take empty inputs
+_GUARD = "/unless_empty"  # after the name of such a node: the If around it
+_END = np.iinfo(np.int64).max  # ONNX "to the end"
 _HIDDEN_STATES = 5  # the first input that holds one; the outputs from 1 on are their last values
 # What may have no rows although everything that it was made of has.
 _MAY_EMPTY = frozenset((
@@ -34,23 +37,31 @@ _MAY_EMPTY = frozenset((
 ))  # fmt: skip
 
 
+def _ends_the_process() -> tuple[str, ...]:
+    """The operators that empty inputs may end the process in, of the installed version."""
+    major, minor = onnxruntime.__version__.split(".")[:2]
+    return *_RECURRENT, *(op for op, since in _MENDED.items() if (int(major), int(minor)) < since)
+
+
 def is_recurrent(runtime: onnxruntime.InferenceSession) -> bool:
     """Whether a session runs a node that an empty batch may end the process in."""
+    dangerous = _ends_the_process()
     try:
         parts = runtime.get_provider_graph_assignment_info()
-        return any(n.op_type in _ENDS_THE_PROCESS for part in parts for n in part.get_nodes())
+        return any(n.op_type in dangerous for part in parts for n in part.get_nodes())
     except Exception:  # it was not asked to note them, or is too old for that
         return True
 
 
 def _recurrent(model: ir.Model) -> list[NodeInfo]:
     """The nodes that are not guarded yet."""
-    nodes = [i for i in GraphIndex(model).nodes if i.node.op_type in _ENDS_THE_PROCESS]
+    dangerous = _ends_the_process()
+    nodes = [i for i in GraphIndex(model).nodes if i.node.op_type in dangerous]
     return [i for i in nodes if not (i.around and str(i.around[-1].name).endswith(_GUARD))]
 
 
 def may_become_empty(model: ir.Model) -> bool:
-    """Whether a recurrent node may get an empty batch though no input of the model is empty."""
+    """Whether such a node may get an empty batch though no input of the model is empty."""
     return any(info.around or _depends_on_data(info.node) for info in _recurrent(model))
 
 
@@ -76,37 +87,55 @@ def _keeps_rows(node: ir.Node) -> bool:
 
 
 def guarded(model: ir.Model) -> ir.Model | None:
-    """The model with its recurrent nodes in branches that are taken when there is any input.
+    """The model with such nodes in branches that are taken when there is any input.
 
     None if it has none.
     """
     model = model.clone()
     nodes = [info.node for info in _recurrent(model)]
+    types = value_types(model) if nodes else {}
     for node in nodes:
-        _guard(model, node)
+        _guard(node, types)
     return model if nodes else None
 
 
-def _guard(model: ir.Model, node: ir.Node) -> None:
+def _elements(node: ir.Node, types: Mapping[str, ir.TypeProtocol]) -> list[ir.DataType]:
+    """The element type of each output."""
+    x, *further = node.inputs
+    assert x is not None
+    known = types.get(str(x.name))
+    given = x.dtype or (None if known is None else known.dtype)
+    if node.op_type == "TopK":
+        return [given or ir.DataType.FLOAT, ir.DataType.INT64]
+    if node.op_type == "OneHot":
+        return [(further[1].dtype if further[1] is not None else None) or ir.DataType.FLOAT]
+    weights = next((v.const_value for v in further[:2] if v and v.const_value), None)
+    element = given or (ir.DataType.FLOAT if weights is None else weights.dtype)
+    return [element] * len(node.outputs)
+
+
+def _guard(node: ir.Node, types: Mapping[str, ir.TypeProtocol]) -> None:
     graph, x = node.graph, node.inputs[0]
     assert isinstance(graph, ir.Graph)
     assert x is not None
     name = node.name or str(node.outputs[0].name)
-    weights = next((v.const_value for v in node.inputs[1:3] if v and v.const_value), None)
-    element = x.dtype or (ir.DataType.FLOAT if weights is None else weights.dtype)
+    elements = _elements(node, types)
     outputs = list(node.outputs)
     inner = ir.Node(
         node.domain, node.op_type, list(node.inputs), list(node.attributes.values()),
         num_outputs=len(outputs), name=node.name,
     )  # fmt: skip
     inner.metadata_props.update(node.metadata_props)
-    for number, value in enumerate(inner.outputs):
+    for number, (value, element) in enumerate(zip(inner.outputs, elements, strict=True)):
         value.name, value.type = f"{name}/computed{number}", ir.TensorType(element)
     kept = [i for i, v in enumerate(outputs) if v.name]
     otherwise = ir.Graph(
         [], [inner.outputs[i] for i in kept], nodes=[inner], name=f"{name}/computed"
     )
-    then = _nothing(node, element, name, kept)
+    if node.op_type in _RECURRENT:
+        then = _nothing(node, elements[0], name, kept)
+    else:
+        then = _no_rows(node, name, [(i, elements[i]) for i in kept])
     size = _node("Size", [x], f"{name}/size")
     zero = _constant(np.asarray(0, np.int64), f"{name}/zero")
     equal = _node("Equal", [size.outputs[0], zero.outputs[0]], f"{name}/empty", ir.DataType.BOOL)
@@ -121,6 +150,41 @@ def _guard(model: ir.Model, node: ir.Node) -> None:
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         new.name, old.name = old.name, f"{name}/replaced{i}"
     graph.remove(node, safe=True)
+
+
+def _no_rows(node: ir.Node, name: str, kept: list[tuple[int, ir.DataType]]) -> ir.Graph:
+    """What TopK and OneHot make of nothing: as many numbers in another shape."""
+    axis = node.attributes.get_int("axis", -1)
+    count = _node("Cast", [node.inputs[1]], f"{name}/number", to=ir.DataType.INT64.value)
+    one = _constant(np.asarray([1]), f"{name}/one")
+    size = _node("Reshape", [count.outputs[0], one.outputs[0]], f"{name}/axis_size")
+    shape = _node("Shape", [node.inputs[0]], f"{name}/shape")
+    replaces = node.op_type == "TopK"  # OneHot's axis is a new one
+    place = axis if replaces or axis >= 0 else axis + 1
+    behind = place + replaces
+    nodes = [count, one, size, shape]
+    parts = [size.outputs[0]]
+    if place != 0 or not (replaces or axis >= 0):
+        before = _constant(np.asarray([place or _END]), f"{name}/before_end")
+        zero = _constant(np.asarray([0]), f"{name}/first")
+        cut = [shape.outputs[0], zero.outputs[0], before.outputs[0]]
+        nodes += [before, zero, _node("Slice", cut, f"{name}/before")]
+        parts.insert(0, nodes[-1].outputs[0])
+    if behind > 0 or (behind == 0 and axis >= 0) or behind < 0:
+        start = _constant(np.asarray([behind]), f"{name}/after_start")
+        end = _constant(np.asarray([_END]), f"{name}/end")
+        cut = [shape.outputs[0], start.outputs[0], end.outputs[0]]
+        nodes += [start, end, _node("Slice", cut, f"{name}/after")]
+        parts.append(nodes[-1].outputs[0])
+    wanted = _node("Concat", [*parts], f"{name}/wanted", axis=0)
+    made = [
+        _node("ConstantOfShape", [wanted.outputs[0]], f"{name}/none{i}", element,
+              value=ir.tensor(np.zeros(1, element.numpy())))
+        for i, element in kept
+    ]  # fmt: skip
+    return ir.Graph(
+        [], [n.outputs[0] for n in made], nodes=[*nodes, wanted, *made], name=f"{name}/nothing"
+    )
 
 
 def _nothing(node: ir.Node, element: ir.DataType, name: str, kept: list[int]) -> ir.Graph:
@@ -161,7 +225,7 @@ def _has_input(node: ir.Node, output: int) -> bool:
 
 def _node(
     op_type: str,
-    inputs: list[ir.Value | None],
+    inputs: Sequence[ir.Value | None],
     name: str,
     dtype: ir.DataType = ir.DataType.INT64,
     **attributes: Any,
