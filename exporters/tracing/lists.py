@@ -16,6 +16,8 @@ from exporters.tracing.trace import Interrupt
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from exporters.tracing.leaves import LeafType
+    from exporters.tracing.merging import Merged
     from exporters.tracing.nodes import Node
     from exporters.tracing.trace import Trace
 
@@ -206,7 +208,7 @@ class StagedList(list[Any]):
                 wider = ways.merge("the list's items", [self.example(), item], always=True)
             except BranchMismatchError as error:
                 raise Interrupt(error) from error
-            self._widen(wider.node)
+            self._widen(wider)
             if len(wider.slots) != len(self.columns) or not wider.node.take(
                 self.trace, item, leaves
             ):
@@ -248,19 +250,14 @@ class StagedList(list[Any]):
             kinds = [s.type.item for s in found[1] if s.type.item is not None]
             self.assign((found[0].item, tuple(self.settled(kinds))))
 
-    def _widen(self, node: Node) -> None:
-        """Let items that are lists of one length be lists of any length, if ``node`` has such items."""
-        from exporters.tracing.nodes import ListNode, is_flat  # nodes make lists themselves
+    def _widen(self, wider: Merged) -> None:
+        """Let the items have a structure that serves more items: lists of any length, not of one."""
+        from exporters.tracing.nodes import converted  # nodes make lists themselves
 
-        first = self.columns[0]
-        if not isinstance(node, ListNode):
-            return
-        if first.type.is_blank:
-            kinds = [c.slot.type.item for c in node.columns]
-            rows = tuple(first.blank_as(ItemType.of_lists(k)) for k in kinds if k)
-            self.assign((node, rows))
-        elif len(node.columns) == 1 and is_flat(self.item):
-            self.assign((node, (Column.of_rows(self.trace, self.columns),)))
+        kinds = [_item_type_of(s.type) for s in wider.slots]
+        columns = converted(self.trace, self.item, self.columns, wider.node, kinds)
+        if columns is not None:
+            self.assign((wider.node, tuple(columns)))
 
     def _number(self, place: Any, world: int) -> Any:
         return self.trace.frontend.concrete(place, world)
@@ -566,6 +563,13 @@ class ScanList(list[Any]):
     __len__ = __getitem__ = __setitem__ = __delitem__ = __iter__ = __contains__ = _broken
     __bool__ = __add__ = __reversed__ = __eq__ = pop = insert = remove = clear = copy = _broken
     index = count = sort = reverse = _broken
+
+
+def _item_type_of(kind: LeafType) -> ItemType:
+    """The type of a column of leaves."""
+    if kind.item is not None:
+        return ItemType.of_lists(kind.item)
+    return ItemType(kind.dtype, kind.rank, kind.number, (None,) * kind.rank)
 
 
 def repeated(trace: Trace, items: list[Any], times: TracedInt) -> StagedList | None:

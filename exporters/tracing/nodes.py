@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
-from exporters.tracing.columns import Column, joined_types
+from exporters.tracing.columns import Column, ItemType, joined_types
 from exporters.tracing.leaves import (
     ABSENT,
     Dummy,
@@ -23,12 +23,12 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.pytree import Tree, shallow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from exporters.tracing.trace import Trace
 
 __all__ = ["ITEM", "PRESENT", "Choice", "Constant", "Container", "Counted", "Leaf", "ListNode", "Node",
-           "Optional", "Slot", "as_columns", "is_flat", "key_of"]  # fmt: skip
+           "Optional", "Slot", "as_columns", "converted", "key_of"]  # fmt: skip
 
 PRESENT = "is there"  # the path of a value's presence
 ITEM = "item"  # the path of a list's items
@@ -270,17 +270,10 @@ def as_columns(
     if isinstance(items, StagedList):
         if items.is_open:
             return items.settled([s.type.item for s in slots if s.type.item is not None])
-        if items.columns[0].type.is_blank and isinstance(item, ListNode):
-            kinds = [s.type.item for s in slots]
-            return [items.columns[0].blank_as(k) for k in kinds if k is not None]
         if items.item.signature() == item.signature():
             return list(items.columns)
-        if isinstance(item, ListNode) and len(slots) == 1 and is_flat(items.item):
-            return [Column.of_rows(trace, items.columns)]
-        wanted = slots[0].type.item if _is_single(item) and _is_single(items.item) else None
-        if wanted is None or items.columns[0].type.join(wanted) != wanted:
-            return None
-        return list(items.columns)  # numbers, which are arrays from now on
+        kinds = [s.type.item for s in slots if s.type.item is not None]
+        return converted(trace, items.item, items.columns, item, kinds)
     rows: list[list[Any]] = []
     for x in items:
         row: list[Any] = []
@@ -298,7 +291,71 @@ def as_columns(
     return columns
 
 
-def is_flat(item: Node) -> bool:
+def converted(
+    trace: Trace, old: Node, columns: Sequence[Column], new: Node, kinds: Sequence[ItemType]
+) -> list[Column] | None:
+    """The columns of items for a structure that serves more items; None if it does not serve these.
+
+    Args:
+        trace: The trace.
+        old: The structure of the items.
+        columns: Their leaves.
+        new: The other structure.
+        kinds: The types of its leaves.
+    """
+    if isinstance(new, ListNode) and columns and columns[0].type.is_blank:
+        return [columns[0].blank_as(k) for k in kinds]
+    if isinstance(new, ListNode) and len(kinds) == 1 and _is_flat(old):
+        return [Column.of_rows(trace, columns)]
+    if isinstance(old, Container) and isinstance(new, Container):
+        if (old.tree.kind, old.tree.keys) != (new.tree.kind, new.tree.keys):
+            return None
+        return _children(trace, old.children, columns, new.children, kinds)
+    if isinstance(old, Optional) and isinstance(new, Optional):
+        if columns[1].type.open:
+            return [columns[0], *(columns[1].blank_as(k) for k in kinds[1:])]
+        pairs = (old.flag, old.child), (new.flag, new.child)
+        return _children(trace, pairs[0], columns, pairs[1], kinds)
+    if not (_is_single(old) and _is_single(new)) and old.signature() != new.signature():
+        return None
+    same = len(columns) == len(kinds) and all(
+        c.type.join(k) == k for c, k in zip(columns, kinds, strict=True)
+    )
+    return list(columns) if same else None  # numbers may be arrays from now on
+
+
+def _children(
+    trace: Trace,
+    old: Sequence[Node],
+    columns: Sequence[Column],
+    new: Sequence[Node],
+    kinds: Sequence[ItemType],
+) -> list[Column] | None:
+    found: list[Column] = []
+    for one, other in zip(old, new, strict=True):
+        here, there = _width(one), _width(other)
+        part = converted(trace, one, columns[:here], other, kinds[:there])
+        if part is None:
+            return None
+        found += part
+        columns, kinds = columns[here:], kinds[there:]
+    return found
+
+
+def _width(item: Node) -> int:
+    """How many leaves a structure has."""
+    if isinstance(item, Container):
+        return sum(map(_width, item.children))
+    if isinstance(item, Optional):
+        return 1 + _width(item.child)
+    if isinstance(item, Counted):
+        return 1 + _width(item.child)
+    if isinstance(item, ListNode):
+        return len(item.columns)
+    return 0 if isinstance(item, Constant) else 1
+
+
+def _is_flat(item: Node) -> bool:
     """Whether items are lists of leaves, of one known length."""
     listed = isinstance(item, Container) and item.tree.kind == "list"
     return listed and all(isinstance(c, Leaf) for c in item.children)  # type: ignore[attr-defined]

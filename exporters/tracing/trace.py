@@ -343,9 +343,7 @@ class Trace:
             return scalars.PYTHON[name](*operands)
         if not self.live:
             return scalars.PYTHON[name](*map(plain, operands))
-        worlds = {
-            w: scalars.PYTHON[name](*[self.number_in(x, w) for x in operands]) for w in self.active
-        }
+        worlds = self._computed(name, operands)
         if not self.recording:
             return worlds[self.active[0]]
         kind = type(worlds[self.active[0]])
@@ -396,6 +394,20 @@ class Trace:
             return items * times.record.worlds[self.active[0]]
         staged = repeated(self, items, times) if type(items) is list else None
         return items * int(times) if staged is None else staged
+
+    def _computed(self, name: str, operands: Sequence[Any]) -> dict[int, Any]:
+        """An operation's result in each world; any number where all are ghosts, and it fails."""
+
+        def compute(w: int) -> Any:
+            return scalars.PYTHON[name](*[self.number_in(x, w) for x in operands])
+
+        try:
+            return self.in_worlds(compute)
+        except ArithmeticError:
+            if not self.ghosts.issuperset(self.active):
+                raise
+            whole = name != "truediv" and not any(isinstance(x, float) for x in operands)
+            return dict.fromkeys(self.active, 1 if whole else 1.0)
 
     def _offset(self, name: str, operands: Sequence[Any], worlds: dict[int, Any]) -> Any:
         """``(x + 1) - 1`` and its like, from x itself; None for all else."""
