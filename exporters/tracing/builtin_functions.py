@@ -21,6 +21,7 @@ from exporters.tracing.operators import (
     compare,
     not_,
     or_,
+    own_method,
     staged_in,
     truth,
 )
@@ -60,6 +61,9 @@ def _len(x: Any) -> Any:
         return x.length()
     if isinstance(x, Counts):
         return _len(x.keys())
+    own = own_method(x, "__len__")
+    if own is not None:
+        return own()
     trace = staged_in(x)
     if trace is None or isinstance(x, tuple | list | dict):  # which may be None at run time
         return len(x)

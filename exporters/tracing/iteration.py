@@ -160,6 +160,9 @@ class BoundedDeque:
     def __len__(self) -> int:
         return len(self.items)
 
+    def __contains__(self, x: object) -> bool:
+        return bool(compare("in", x, self.items))
+
     def __iter__(self) -> Iterator[Any]:
         return iter(self.items)
 

@@ -402,7 +402,8 @@ class Recording:
     def _also_carry(self, reference: Reference, before: Any, after: Any) -> None:
         """Carry what no replay was seen to change."""
         start = UNBOUND if before is Change.MISSING else before
-        self.loop.seen[reference.identity] = (reference, Seen(start, [after]))
+        final = self.loop.finals.get(reference.identity, {})
+        self.loop.seen[reference.identity] = (reference, Seen(start, [after], final=final))
         raise AgainError
 
 

@@ -107,11 +107,13 @@ class LoopState:
         scope: What an iteration binds.
         test: Whether another iteration follows.
         over: What is looped over.
+        first: Whether there is a first iteration.
 
     Attributes:
         names: What the scope's names hold before the loop.
         trips: How many iterations each world has.
         seen: What each name and place held, by its identity.
+        finals: What seen state, and each list, held after the loop, by its identity and world.
         log: Memory that the replays wrote to.
     """
 
@@ -122,12 +124,14 @@ class LoopState:
         scope: Scope,
         test: Callable[[], Any] | None,
         over: Iterable | None,
+        first: Any = True,
     ) -> None:
         self.trace = trace
         self.body = body
         self.scope = scope
         self.test = test
         self.over = over
+        self.first = first
         self.ways = Ways(
             trace,
             ("zero iterations", "an iteration", *["an iteration"] * 8),
@@ -137,4 +141,5 @@ class LoopState:
         self.names = scope.get()
         self.trips: dict[int, int] = {}
         self.seen: dict[Any, tuple[Reference, Seen]] = {}
+        self.finals: dict[Any, dict[int, Any]] = {}
         self.log = MemoryLog()

@@ -48,7 +48,7 @@ def stage_loop(
         BranchMismatchError: A name has another type after an iteration than before.
     """
     refuse_in_try(scope)
-    loop = LoopState(trace, body, scope, test, over)
+    loop = LoopState(trace, body, scope, test, over, first)
     replay(loop)
     memories: dict[int, Record] = {}
     unscanned: set[Any] = set()

@@ -272,8 +272,8 @@ def as_columns(
             return items.settled([s.type.item for s in slots if s.type.item is not None])
         if items.item.signature() == item.signature():
             return list(items.columns)
-        kinds = [s.type.item for s in slots if s.type.item is not None]
-        return converted(trace, items.item, items.columns, item, kinds)
+        wanted = [s.type.item for s in slots if s.type.item is not None]
+        return converted(trace, items.item, items.columns, item, wanted)
     rows: list[list[Any]] = []
     for x in items:
         row: list[Any] = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import types
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import ScriptError
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 __all__ = ["UPDATES", "Operand", "and_", "arithmetic", "assert_", "beside", "bind", "compare", "getitem",
-           "ifexp", "not_", "or_", "percent", "plain_truth", "require_key",
+           "ifexp", "not_", "or_", "own_method", "percent", "plain_truth", "require_key",
            "setitem", "staged_in", "text", "text_format", "truth", "updateitem"]  # fmt: skip
 
 
@@ -69,9 +70,22 @@ def plain_truth(condition: Any) -> bool:
 def truth(x: Any) -> Any:
     """``x`` where only its truth matters."""
     trace = staged_in(x)
-    if trace is None or isinstance(x, TracedBool):
+    if trace is None:
+        own = own_method(x, "__bool__") or own_method(x, "__len__")
+        return x if own is None else truth(own())
+    if isinstance(x, TracedBool):
         return x
     return _traced_bool(trace, x, lambda v: v)
+
+
+def own_method(x: Any, name: str) -> Callable[..., Any] | None:
+    """A special method that the user wrote: Python's builtins take what it returns for plain."""
+    function = getattr(type(x), name, None)
+    if recorded() is None or not isinstance(function, types.FunctionType):
+        return None
+    if function.__module__.partition(".")[0] in ("exporters", "torch"):
+        return None
+    return functools.partial(function, x)
 
 
 def _traced_bool(
@@ -304,8 +318,13 @@ def _contains(container: Any, x: Any) -> Any:
         for key in container:
             found = or_(found, functools.partial(compare, "eq", x, key))
         return found
+    if hasattr(container, "maxlen") and hasattr(container, "items"):  # a deque of limited length
+        container = container.items
     listed = isinstance(container, list | tuple) and not isinstance(container, StagedList)
     inside = container if listed else ()
+    own = own_method(container, "__contains__")
+    if own is not None:
+        return truth(own(x))
     trace = recorded()
     if trace is None or not _holds_staged(trace, x, container, *inside):
         return x in container

@@ -62,6 +62,7 @@ class _Replay:
 
     def _all_worlds(self) -> None:
         self.loop.seen.clear()
+        self.loop.finals.clear()
         self.loop.trips.clear()
         self.trace.logs.append(self.loop.log)
         try:
@@ -108,11 +109,7 @@ class _Replay:
                 trips = 0
                 limit = self._limit(world, forced=forced)
                 while limit is None or trips < limit:
-                    if (
-                        not forced
-                        and self.loop.test is not None
-                        and not condition_in(trace, self.loop.test(), world)
-                    ):
+                    if not forced and not self._goes_on(trips, world):
                         break
                     if self.loop.over is None:
                         self.loop.body()
@@ -133,6 +130,13 @@ class _Replay:
             trace.recording, trace.forcing = recording, forcing
             scope.set(self.loop.names)
             snapshot.restore()
+
+    def _goes_on(self, trips: int, world: int) -> bool:
+        """Whether another iteration follows; the first time this was asked before the loop."""
+        if self.loop.test is None:
+            return True
+        condition = self.loop.test() if trips else self.loop.first
+        return condition_in(self.trace, condition, world)
 
     def _bare(self, x: Any, world: int) -> Any:
         found = bare(self.trace, x, world)
@@ -201,9 +205,12 @@ class _Watch:
                 self._note(reference, self._value(reference))
         if keep:
             for reference, value in self._current():
-                if reference.identity in self.loop.seen and value is not UNBOUND:
+                known = reference.identity in self.loop.seen
+                if (known or type(value) is list) and value is not UNBOUND:
                     final = frozen(self.trace, value)
-                    self.loop.seen[reference.identity][1].final[self.world] = final
+                    self.loop.finals.setdefault(reference.identity, {})[self.world] = final
+                    if known:
+                        self.loop.seen[reference.identity][1].final[self.world] = final
 
     def _changed_places(self) -> dict[Any, Reference]:
         found: dict[Any, Reference] = {}
