@@ -116,10 +116,10 @@ def check_with(error_type: Any, cond: Any, message: Any) -> None:
 
 
 _T: Any = torch.Tensor
-_as_subclass, _make_subclass = _T.as_subclass, _T._make_subclass
+_as_subclass, _new_parameter = _T.as_subclass, torch.nn.Parameter.__new__
 
 
-def _of_class(tensor: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
+def _of_class(tensor: Any, make: Callable[[torch.Tensor], Any]) -> Any:
     """What shows itself to no mode: a traced tensor as one of another class, on the same memory."""
     trace = Trace.current()
     record = None if trace is None or not trace.live else trace.record(tensor)
@@ -135,20 +135,20 @@ def _of_class(tensor: torch.Tensor, make: Callable[[torch.Tensor], Any]) -> Any:
 
 
 def as_subclass(self: torch.Tensor, cls: Any) -> Any:
-    """As torch's, and traced: ``TVTensor``, ``Parameter`` and users' own classes wrap with it."""
+    """As torch's, and traced: torchvision's and users' own classes wrap with it."""
     return _of_class(self, lambda x: _as_subclass(x, cls))
 
 
-def make_subclass(cls: Any, data: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+def new_parameter(cls: Any, data: Any = None, requires_grad: Any = True) -> Any:
     """As torch's, and traced."""
-    return _of_class(data, lambda x: _make_subclass(cls, x, *args, **kwargs))
+    return _of_class(data, lambda x: _new_parameter(cls, x, requires_grad))
 
 
 _SUBSTITUTES: tuple[tuple[Any, str, Any], ...] = (
     (F, "scaled_dot_product_attention", scaled_dot_product_attention),
     (torch, "range", range_to),
     (_T, "as_subclass", as_subclass),
-    (_T, "_make_subclass", staticmethod(make_subclass)),
+    (torch.nn.Parameter, "__new__", staticmethod(new_parameter)),
     (torch, "_check_with", check_with),
     (transformer, "_detect_is_causal_mask", detect_is_causal_mask),
     (rnn.RNNBase, "check_forward_args", _checks(rnn.RNNBase)),

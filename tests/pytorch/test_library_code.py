@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -149,7 +152,6 @@ class Tagged(torch.Tensor):
 WRAPPED = {
     "as_subclass": lambda x: x.as_subclass(Tagged) * 2,
     "back again": lambda x: (x * 2).as_subclass(Tagged).as_subclass(torch.Tensor) + 1,
-    "_make_subclass": lambda x: torch.Tensor._make_subclass(Tagged, x).sum(1),
     "Parameter": lambda x: torch.nn.Parameter(x * 3) - x,
     "written to": lambda x: _written_through(x * 1),
 }
@@ -182,3 +184,14 @@ def test_sizes_by_name_leave_other_parameters_where_they_are():
 def test_reading_bits_as_another_type_is_refused(call):
     with pytest.raises(UnsupportedOpError, match="reinterprets no bits"):
         bridge.export(call, torch.randn(2, 3))
+
+
+def test_modules_that_torch_loads_in_the_trace_find_its_functions_as_they_are():
+    script = """
+import sys, torch, bridge
+attention = torch.nn.MultiheadAttention(8, 2).eval()
+assert "torch._dynamo" not in sys.modules
+bridge.export(lambda x: attention(x, x, x)[0], torch.randn(3, 2, 8), verify=False)
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
