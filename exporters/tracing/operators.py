@@ -10,6 +10,8 @@ import operator
 import types
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from exporters.errors import ScriptError
 from exporters.tracing.bodies import (
     NO_SCOPE,
@@ -203,6 +205,8 @@ def compare(name: str, a: Any, b: Any) -> Any:
     if name in ("in", "not_in"):
         found = _contains(b, a)
         return found if name == "in" else not_(found)
+    if isinstance(a, TracedScalar) or isinstance(b, TracedScalar):
+        a, b = (x.item() if isinstance(x, np.number | np.bool_) else x for x in (a, b))
     numbers = isinstance(a, int | float) and isinstance(b, int | float)
     if numbers and (isinstance(a, TracedScalar) or isinstance(b, TracedScalar)):
         trace = Trace.current()

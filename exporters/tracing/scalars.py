@@ -107,6 +107,7 @@ class TracedScalar:
     """What the three kinds of traced number have in common."""
 
     __slots__ = ()
+    __array_priority__ = -1.0  # above NumPy's numbers, which ask here then, and below its arrays
     kind: ClassVar[type]
     record: ScalarRecord
 
@@ -431,6 +432,8 @@ def working_dtype(name: str, kinds: list[type], result: type) -> ir.DataType | N
 
 def _method(name: str, *, reflected: bool = False) -> Callable[[Any, Any], Any]:
     def method(self: Any, other: Any) -> Any:
+        if isinstance(other, np.number | np.bool_):
+            other = other.item()  # np.lcm(4, 6)
         if not isinstance(other, int | float):
             if name == "mul" and isinstance(other, list | tuple | str | bytes):
                 return self.record.trace.repeat(other, self)
@@ -447,6 +450,8 @@ def _comparison(name: str) -> Callable[[Any, Any], Any]:
     """Python is told at once: whoever compares is about to branch, or wants a real ``bool``."""
 
     def method(self: Any, other: Any) -> Any:
+        if isinstance(other, np.number | np.bool_):
+            other = other.item()
         if not isinstance(other, int | float):
             return NotImplemented
         trace = self.record.trace

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 import bridge
+from tests.script.harness import assert_same
 
 
 def outer_product(x: torch.Tensor) -> torch.Tensor:
@@ -92,3 +94,21 @@ def test_stars_in_displays_are_followed() -> None:
         x = torch.randn(n, 2)
         for ours, theirs in zip(program(x), stars(x), strict=True):
             torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs))
+
+
+STEP = np.lcm(2, 3)
+
+
+def multiples(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    n = x.shape[0]
+    if n % STEP != 0 and n > STEP:
+        x = torch.cat([x, x.new_zeros(STEP - n % STEP)])
+    found = [STEP * n, n // STEP, *divmod(STEP + 40, n), STEP - n, n / STEP]
+    return x, torch.tensor(found, dtype=torch.float64)
+
+
+def test_numbers_of_numpy_meet_sizes() -> None:
+    program = bridge.export(multiples, torch.randn(7), dynamic_shapes=({0: "n"},))
+    for n in (2, 6, 13):
+        x = torch.randn(n)
+        assert_same(program(x), multiples(x), rtol=1e-6, atol=1e-6, inputs=n)
