@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import logging
 import types
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Change", "MemoryLog", "Snapshot", "WrittenMemory"]
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
-          types.BuiltinFunctionType, types.CodeType, range, slice, enum.Enum)  # fmt: skip
+          types.BuiltinFunctionType, types.CodeType, range, slice, enum.Enum,
+          logging.Logger)  # fmt: skip
 _MISSING = object()
 _OURS = ("exporters.", "onnx_ir", "torch.", "numpy", "collections")
 # nn.Module keeps these, and forward rarely changes them: some libraries add hooks in the first run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any, NamedTuple
 
 import pytest
@@ -358,3 +359,18 @@ def test_names_that_nobody_reads_afterwards_have_any_type(function):
     """Also those that are given to functions, which could fill a list."""
     inputs = [(torch.ones(3),), (-torch.ones(3),), (torch.ones(5),)]
     agree(function, inputs[:1], inputs, dynamic_shapes=({0: "n"},))
+
+
+logger = logging.getLogger(__name__)
+
+
+def tells_its_way(x):
+    if x.sum() > 0:
+        logger.info("upwards")  # it remembers that nobody listens
+        return x * 2
+    return x - 1
+
+
+def test_loggers_are_nobodys_state():
+    logger.manager._clear_cache()
+    agree(tells_its_way, [(T([1.0]),)], [(T([-1.0]),), (T([3.0]),)])
