@@ -173,11 +173,17 @@ def ravel(op: Op, /, input: ir.Value) -> ir.Value:
     return flatten(op, input)
 
 
-@lowers(torch.unflatten, put_back=_reshape_back)
+@lowers(torch.unflatten, T.unflatten, put_back=_reshape_back)
 def unflatten(op: Op, /, input: ir.Value, dim: int, sizes: Sequence[int]) -> ir.Value:
     axis = dim % rank(input)
-    old = sizes_of(op, input)
-    return op.reshape(input, [*old[:axis], *sizes, *old[axis + 1 :]], copied=[True] * axis)
+    old, parts = sizes_of(op, input), list(sizes)
+    others = [p for p in parts if not isinstance_static(p) or p != -1]
+    if len(others) < len(parts) and all(isinstance_static(p) for p in others):
+        known, whole = math.prod(others), old[axis]  # -1 is not found out where another dim is 0
+        if known != 1:
+            whole = whole // known if isinstance_static(whole) else op.Div(whole, known)
+        parts = [whole if p == -1 else p for p in parts]
+    return op.reshape(input, [*old[:axis], *parts, *old[axis + 1 :]], copied=[True] * axis)
 
 
 @lowers(torch.unsqueeze, torch.unsqueeze_copy, put_back=_reshape_back)
