@@ -9,6 +9,7 @@ is something to compute; models whose inner values may become empty run as that 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,8 +40,8 @@ _MAY_EMPTY = frozenset((
 
 def _ends_the_process() -> tuple[str, ...]:
     """The operators that empty inputs may end the process in, of the installed version."""
-    major, minor = onnxruntime.__version__.split(".")[:2]
-    return *_RECURRENT, *(op for op, since in _MENDED.items() if (int(major), int(minor)) < since)
+    version = tuple(int(n) for n in re.findall(r"\d+", onnxruntime.__version__)[:2])
+    return *_RECURRENT, *(op for op, since in _MENDED.items() if version < since)
 
 
 def is_recurrent(runtime: onnxruntime.InferenceSession) -> bool:

@@ -115,6 +115,8 @@ class Settings:
             entries["session.intra_op.allow_spinning"] = "0"  # it would eat the quota
         if self.share_weights:
             entries["session.disable_prepacking"] = "1"
+        if self.optimized_path is not None:
+            entries |= _APART  # or weights stay in files that nobody finds from there
         for key, value in {**entries, **self.config}.items():
             options.add_session_config_entry(key, value)
         if self.profile_prefix is not None:
@@ -205,8 +207,7 @@ class Runtime:
         with cache.place(key) as path:
             if path is None:
                 return self._start(model, self.settings.options())
-            config = {**self.settings.config, **_APART}
-            kept = dataclasses.replace(self.settings, optimized_path=str(path), config=config)
+            kept = dataclasses.replace(self.settings, optimized_path=str(path))
             try:
                 return self._start(model, kept.options())
             except BridgeError as error:

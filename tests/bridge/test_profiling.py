@@ -126,3 +126,14 @@ def test_placement_needs_no_inputs_that_fit():
     assert session.placement.seconds == {}
     session.profile({"x": np.ones(2, np.float32), "y": np.ones(4, np.float32)})
     assert session.placement.seconds["cpu"] > 0
+
+
+def test_models_with_weights_in_files_of_their_own_are_placed_and_profiled(tmp_path):
+    torch.manual_seed(0)
+    net, x = Stack().eval(), torch.randn(2, 16)
+    bridge.export(net, x).save(tmp_path / "m.onnx", external_data=True)
+    assert (tmp_path / "m.onnx.data").exists()
+    session = bridge.load(tmp_path / "m.onnx")
+    session.require_placement(cpu=1.0)
+    assert {n.module for n in session.profile(runs=1).nodes} >= {"blocks.0.first", "blocks.1.norm"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.onnx.data"]
