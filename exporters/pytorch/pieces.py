@@ -61,6 +61,8 @@ def in_pieces(
         and len({len(r) for r in tracer.run(func, args, kwargs).values()}) == 1
     ):
         return None
+    with torch._C.DisableTorchFunction():
+        tracer.apart.add(args[0].untyped_storage()._cdata)
     if name == "unbind":
         return _rows(tracer, args[0], dim)
     with tracer:

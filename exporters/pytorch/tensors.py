@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from exporters.errors import WorldError
+from exporters.errors import UntraceableError, WorldError
 from exporters.pytorch.constants import Constants
 from exporters.pytorch.dtypes import element_type
 from exporters.tracing.lists import StagedList
@@ -45,6 +45,7 @@ class TensorTracker:
         self.fresh: dict[int, int] = {}
         self.promoted: dict[int, tuple[torch.Tensor, Record]] = {}
         self.keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None
+        self.apart: set[int] = set()  # storages taken apart into a run-time number of pieces
         self._concretes: dict[int, weakref.ref[torch.Tensor]] = {}  # by storage
 
     # Handles
@@ -207,6 +208,7 @@ class TensorTracker:
         for tensor, value in zip(target, values, strict=False):
             record = self.record(tensor)
             assert record is not None
+            self._require_way_back(tensor, record)
             results = self.worlds(tensor)
             wanted = element_type(tensor.dtype)
             value = self.op.cast(value, wanted)
@@ -217,6 +219,26 @@ class TensorTracker:
             self.trace.write(record, value, data=data or self.trace.in_loop())
             if self.keep is not None:
                 self.keep(value, results)
+
+    def _require_way_back(self, tensor: torch.Tensor, record: Record) -> None:
+        """Check that what is written to a part of another tensor can be told to that tensor."""
+        if record.view is not None or not self.apart:
+            return
+        with torch._C.DisableTorchFunction():
+            key = tensor.untyped_storage()._cdata
+        found = self._concretes.get(key) if key in self.apart else None
+        base = None if found is None else found()
+        owner = None if base is None or base is tensor else self.trace.record(base)
+        if owner is None or owner.memory is record.memory or owner.home != record.home:
+            return
+        raise Interrupt(
+            UntraceableError(
+                "what is written to is one of a run-time number of pieces of another tensor, which "
+                "the graph would not change",
+                source=self.trace.position()[0],
+                hint="write to x[start:end], or put the pieces together again with torch.cat",
+            )
+        )
 
     def _broadcast(self, value: ir.Value, like: ir.Value) -> ir.Value:
         if value.shape is None or like.shape is None:

@@ -85,6 +85,9 @@ def div_prim(op: Op, /, self: Any, other: Any) -> ir.Value:
     return op.Div(*promote(op, self, other))
 
 
+_NARROW = (ir.DataType.INT8, ir.DataType.INT16)
+
+
 @lowers(torch.floor_divide)
 def floor_divide(op: Op, /, input: Any, other: Any) -> ir.Value:
     """The quotient rounded down, by way of the remainder as torch does it."""
@@ -99,9 +102,13 @@ def floored_quotient(op: Op, x: ir.Value, y: Any, divisor: float | None = None) 
     if not x.dtype.is_floating_point():
         if divisor == 1:
             return x
-        return op.Div(op.Sub(x, op.Mod(x, y)), y)  # ONNX truncates: nothing is left to truncate
+        wide = ir.DataType.INT32 if x.dtype in _NARROW else x.dtype  # the difference may overflow
+        a, b = op.cast(x, wide), y if wide == x.dtype else op.cast(op.operand(y, x.dtype), wide)
+        # ONNX truncates: nothing is left to truncate
+        return op.cast(op.Div(op.Sub(a, op.Mod(a, b)), b), x.dtype)
     if divisor and math.isfinite(divisor) and math.frexp(divisor)[0] in (0.5, -0.5):
-        return op.Floor(op.Div(x, y))  # dividing by a power of two is exact
+        # Dividing by a power of two is exact; of infinity torch has no floor.
+        return op.Sub(op.Floor(op.Div(x, y)), op.Sub(x, x))
     rest = op.Mod(x, y, fmod=1)
     quotient = op.Div(op.Sub(x, rest), y)
     quotient = op.Where(_differs_in_sign(op, rest, y, divisor), op.Sub(quotient, 1.0), quotient)
@@ -280,10 +287,17 @@ def heaviside(input: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     return torch.where(input == 0, values, (input > 0).to(values.dtype))
 
 
+def _logarithm_of(input: Any, other: Any) -> torch.Tensor:
+    """What a logarithm is taken of, in the dtype that the product has."""
+    y: torch.Tensor = other if isinstance(other, torch.Tensor) else torch.tensor(other)
+    exact = y.is_floating_point() or y.is_complex() or not isinstance(input, torch.Tensor)
+    return y if exact or not input.is_floating_point() else y.to(input.dtype)
+
+
 @decomposes(torch.xlogy, torch.special.xlogy)
 def xlogy(input: Any, other: Any) -> torch.Tensor:
     """``input * log(other)``, 0 where ``input`` is; a NaN in ``other`` stays one."""
-    other = other if isinstance(other, torch.Tensor) else torch.tensor(other)
+    other = _logarithm_of(input, other)
     product = input * other.log()
     return torch.where((input == 0) & ~other.isnan(), 0.0, product)
 
@@ -291,7 +305,7 @@ def xlogy(input: Any, other: Any) -> torch.Tensor:
 @decomposes(torch.special.xlog1py)
 def xlog1py(input: Any, other: Any) -> torch.Tensor:
     """``input * log1p(other)``, 0 where ``input`` is; a NaN in ``other`` stays one."""
-    other = other if isinstance(other, torch.Tensor) else torch.tensor(other)
+    other = _logarithm_of(input, other)
     product = input * other.log1p()
     return torch.where((input == 0) & ~other.isnan(), 0.0, product)
 

@@ -239,6 +239,17 @@ def vector_norm(
     return found if narrow is None else found.to(narrow)
 
 
+@decomposes(torch.kron)
+def kron(input: torch.Tensor, other: torch.Tensor) -> T:
+    """Every element of one times the whole of the other, dim by dim side by side."""
+    dims = max(input.dim(), other.dim())
+    a, b = (x.reshape([1] * (dims - x.dim()) + list(x.shape)) for x in (input, other))
+    shape = [m * n for m, n in zip(a.shape, b.shape, strict=True)]
+    for axis in range(dims):
+        a, b = a.unsqueeze(2 * axis + 1), b.unsqueeze(2 * axis)
+    return (a * b).reshape(shape)
+
+
 # Distances
 
 _EXACT = 25  # rows up to which torch measures differences rather than use a product

@@ -94,3 +94,14 @@ def test_sizes_are_operands() -> None:
         (torch.randn(3, 5),),
         dynamic_shapes=({0: "n", 1: "m"},),
     )
+
+
+def test_quotients_rounded_down_at_the_ends_of_a_type() -> None:
+    ends = torch.tensor([127, -128, 100, -100, 7, 0], dtype=torch.int8)
+    check_call(lambda x: (x // -3, x // 7, x // x.flip(0).clamp(min=1)), (ends,))
+    wild = torch.tensor([torch.inf, -torch.inf, torch.nan, -0.0, 7.5, -7.5])
+    check_call(lambda x: (x // 2, x // 0.25, x // 3, x // 1), (wild,))
+
+
+def test_logarithms_of_integers_take_the_other_factors_dtype() -> None:
+    check_call(torch.xlogy, (torch.tensor([0.5, 0, 2]).half(), torch.tensor([3, 0, 1])))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from exporters.errors import UntraceableError
 from tests.pytorch.opinfo import check_call
 
 if TYPE_CHECKING:
@@ -273,3 +274,16 @@ def test_bool_tensors_are_indexed_and_assigned() -> None:
         return x
 
     check_call(f, (torch.rand(4, 3) > 0.5, torch.tensor([1])))
+
+
+@pytest.mark.parametrize(
+    "taken", [lambda x: x.split(2), lambda x: x.unbind(0)], ids=["split", "unbind"]
+)
+def test_writes_to_pieces_of_run_time_number_are_refused(taken: Any) -> None:
+    def write(x: torch.Tensor) -> torch.Tensor:
+        x = x * 1
+        taken(x)[1].add_(1)
+        return x
+
+    with pytest.raises(UntraceableError, match="run-time number of pieces"):
+        check_call(write, (torch.randn(4, 3),), dynamic_shapes=({0: "n"},))

@@ -35,6 +35,7 @@ CALLS: dict[str, Any] = {
     "pairs": lambda x: x[torch.triu_indices(x.shape[0], x.shape[0], 1)].sum(0),
     "lower": lambda x: torch.tril_indices(x.shape[0], x.shape[1], -1),
     "pdist": torch.pdist,
+    "kron": lambda x: torch.kron(x, x[:2, 0]),
     "qr": lambda x: torch.linalg.qr(x)[1].abs(),
 }
 
