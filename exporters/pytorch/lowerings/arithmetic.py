@@ -107,8 +107,7 @@ def floored_quotient(op: Op, x: ir.Value, y: Any, divisor: float | None = None) 
         # ONNX truncates: nothing is left to truncate
         return op.cast(op.Div(op.Sub(a, op.Mod(a, b)), b), x.dtype)
     if divisor and math.isfinite(divisor) and math.frexp(divisor)[0] in (0.5, -0.5):
-        # Dividing by a power of two is exact; of infinity torch has no floor.
-        return op.Sub(op.Floor(op.Div(x, y)), op.Sub(x, x))
+        return op.Floor(op.Div(x, y))  # dividing by a power of two is exact
     rest = op.Mod(x, y, fmod=1)
     quotient = op.Div(op.Sub(x, rest), y)
     quotient = op.Where(_differs_in_sign(op, rest, y, divisor), op.Sub(quotient, 1.0), quotient)
