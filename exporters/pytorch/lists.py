@@ -76,6 +76,7 @@ def _only_column(tracer: TorchTracer, items: StagedList, name: str) -> Column:
     """
     if len(items.columns) == 1:
         return items.columns[0]
+    tracer.trace.moved()
     source, _ = tracer.trace.position()
     raise Interrupt(
         UntraceableError(

@@ -15,9 +15,6 @@ __all__ = ["refuse_unsupported"]
 _REFUSED: dict[type[ast.AST], tuple[str, str]] = {
     ast.Yield: ("`yield`", "collect the items in a list and return it"),
     ast.YieldFrom: ("`yield from`", "collect the items in a list and return it"),
-    ast.Await: ("`await`", "export the function that does the computing, not the one that waits"),
-    ast.AsyncFor: ("`async for`", "loop over a list"),
-    ast.AsyncWith: ("`async with`", "use a plain `with`"),
 }
 
 
@@ -33,12 +30,6 @@ class _Fence(ast.NodeVisitor):
                 f"{what} cannot become part of a graph",
                 source=self.syntax.source(node),
                 hint=remedy,
-            )
-        if isinstance(node, ast.comprehension) and node.is_async:
-            raise ScriptSyntaxError(
-                "an asynchronous comprehension cannot become part of a graph",
-                source=self.syntax.source(node.target),
-                hint="loop over a list",
             )
         super().visit(node)
 

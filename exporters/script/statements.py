@@ -460,6 +460,7 @@ class StatementConverter:
             ast.Constant(matter),
             ast.Tuple([ast.Constant(n) for n in names if n in self.given], ast.Load()),
             ast.Tuple([ast.Constant(n) for n in sorted(filled)], ast.Load()),
+            ast.Tuple([ast.Constant(n) for n in roots], ast.Load()),
             at=s,
         )
         return [_function(get, [getter], s), _function(put, setter, s, value)], scope

@@ -72,6 +72,7 @@ def spread(
             return columns
     code = _code(function)
     if code is None or not code.co_flags & _TAKES_VARIABLE or not _fits(function, code, parts):
+        trace.moved()
         source, _ = trace.position()
         name = getattr(function, "__name__", type(function).__name__)
         raise Interrupt(

@@ -44,6 +44,7 @@ class Scope:
         kept: How many of the names, from the first, matter afterwards; None for all.
         given: Names that hold what the caller gave, which the caller may hold, too.
         filled: Names that nobody reads afterwards, of lists that the statement may fill.
+        read: The names that the bodies read.
     """
 
     names: tuple[str, ...]
@@ -56,6 +57,14 @@ class Scope:
     kept: int | None = None
     given: tuple[str, ...] = ()
     filled: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+
+    def snapshot(self, trace: Trace, held: Sequence[Any]) -> Snapshot:
+        """The contents of what the bodies may change, given what the names hold."""
+        roots = self.roots()
+        read = self.read if len(self.read) == len(roots) else ("",) * len(roots)
+        names = ["" if n.startswith("ag__") else n for n in (*self.names, *read)]
+        return Snapshot((*held, *roots), trace.frontend.is_opaque, names=names)
 
     def reaching(self, x: Any) -> Scope:
         """The same of a statement whose bodies read one more thing."""
@@ -176,7 +185,7 @@ def run_body(
     """
     builder = trace.builder
     names = scope.get()
-    snapshot = Snapshot((*scope.roots(), *names), trace.frontend.is_opaque)
+    snapshot = scope.snapshot(trace, names)
     block = trace.new_block(kind)
     log = MemoryLog(None if transient else frozenset(ghosts))
     outer, builder.block = builder.block, block

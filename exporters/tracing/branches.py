@@ -111,6 +111,7 @@ class _StagedIf:
                 return self.branches[1 - which]()  # the other one is always taken
             outcomes[which] = outcome
         both = outcomes[0], outcomes[1]
+        trace.moved()  # what does not fit is told of the statement, not of the branch's last line
         for w in trace.active:  # a ghost that got lost in the branch it takes is lost
             if w not in both[0 if self.truth[w] else 1].active:
                 trace.leave_behind([w])

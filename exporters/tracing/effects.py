@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import itertools
 import logging
 import types
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from exporters.tracing.lists import ScanList, StagedList
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["Change", "MemoryLog", "Snapshot", "WrittenMemory"]
 
@@ -156,10 +157,16 @@ class Snapshot:
         roots: Where to start.
         is_opaque: Objects not to look into (arrays).
         hooks: Whether to note hooks and submodules too.
+        names: What the user calls the roots.
     """
 
     def __init__(
-        self, roots: Iterable[Any], is_opaque: Callable[[Any], bool], *, hooks: bool = False
+        self,
+        roots: Iterable[Any],
+        is_opaque: Callable[[Any], bool],
+        *,
+        hooks: bool = False,
+        names: Sequence[str] = (),
     ) -> None:
         self._hooks = hooks
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], str]] = []
@@ -168,7 +175,7 @@ class Snapshot:
         self._staged: list[tuple[StagedList, Any, str]] = []
         self._seen: set[int] = set()
         self._alive: list[Any] = []
-        pending = [(x, "") for x in roots]
+        pending = list(itertools.zip_longest(roots, names, fillvalue=""))[::-1]
         while pending:
             x, label = pending.pop()
             if isinstance(x, _ATOMS) or id(x) in self._seen or is_opaque(x):

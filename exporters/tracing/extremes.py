@@ -48,7 +48,9 @@ def _of_list(trace: Trace, name: str, items: StagedList, key: Any, default: Any)
     def best() -> Any:
         if key is None and len(items.columns) == 1:
             return trace.frontend.reduce_list(items, name)
-        numbers = items if key is None else comprehension(items, key)
+        numbers: Any = items if key is None else comprehension(items, key)
+        if len(numbers.columns) > 1:  # tuples
+            return trace.frontend.sorted_list(items, key, reverse=name == "max")[0]
         return items[trace.frontend.place_of(numbers, name)]
 
     if default is _NONE:

@@ -196,46 +196,44 @@ class StagedList(list[Any]):
             Interrupt: It has another structure than the other items.
         """
         from exporters.tracing.leaves import item_type
-        from exporters.tracing.merging import Ways, describe
+        from exporters.tracing.merging import Ways
 
         self._settle(item)
         leaves: list[Any] = []
         if not self.item.take(self.trace, item, leaves):
             leaves = []
-            source, _ = self.trace.position()
-            ways = Ways(self.trace, ("the others", "the new item"), source)
+            ways = Ways(self.trace, ("the others", "the new item"), None)
             try:
                 wider = ways.merge("the list's items", [self.example(), item], always=True)
             except BranchMismatchError as error:
-                raise Interrupt(error) from error
+                raise self._misfit(item) from error
             self._widen(wider)
             if len(wider.slots) != len(self.columns) or not wider.node.take(
                 self.trace, item, leaves
             ):
-                raise Interrupt(
-                    BranchMismatchError(
-                        f"the list holds {describe(self.trace, self.example())}, the new item is "
-                        f"{describe(self.trace, item)}",
-                        source=source,
-                        hint="put items of one structure, dtype and number of dims into the list",
-                    )
-                )
+                raise self._misfit(item)
             self.item = wider.node
         kinds = []
         for column, leaf in zip(self.columns, leaves, strict=True):
             joined = column.type.join(item_type(self.trace, leaf))
             if joined is None:
-                source, _ = self.trace.position()
-                raise Interrupt(
-                    BranchMismatchError(
-                        f"the list holds {describe(self.trace, self.example())}, the new item is "
-                        f"{describe(self.trace, item)}",
-                        source=source,
-                        hint="put items of one structure, dtype and number of dims into the list",
-                    )
-                )
+                raise self._misfit(item)
             kinds.append(joined)
         return leaves, kinds
+
+    def _misfit(self, item: Any) -> Interrupt:
+        """What to raise for an item of another structure or type than the others."""
+        from exporters.tracing.merging import describe  # it makes lists itself
+
+        self.trace.moved()
+        others = describe(self.trace, self.example())
+        return Interrupt(
+            BranchMismatchError(
+                f"the list holds {others}, the new item is {describe(self.trace, item)}",
+                source=self.trace.position()[0],
+                hint="put items of one structure, dtype and number of dims into the list",
+            )
+        )
 
     def _settle(self, item: Any) -> None:
         """Let a list that never had an item be one of items like this."""
@@ -512,9 +510,11 @@ class StagedList(list[Any]):
     def __ne__(self, other: object) -> bool:
         return not self == other
 
-    def index(self, item: Any, *_: Any) -> Any:
+    def index(self, item: Any, start: Any = 0, *stop: Any) -> Any:
         """The place of the first item that equals another."""
-        return self.trace.frontend.list_index(self, item)
+        if type(start) is int and start == 0 and not stop:
+            return self.trace.frontend.list_index(self, item)
+        return self[start : stop[0] if stop else None].index(item) + start
 
     def count(self, item: Any) -> Any:
         """How many items equal another."""

@@ -116,6 +116,7 @@ def _function(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
             return _as_python(
                 trace, trace.frontend.on_arrays(_ARRAYS[name], numbers), plain, numbers
             )
+        trace.moved()
         source, _ = trace.position()
         raise Interrupt(
             UntraceableError(

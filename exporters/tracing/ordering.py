@@ -91,7 +91,9 @@ def method(owner: Any, name: str) -> Callable[..., Any]:
     if name == "sort":
         return functools.partial(_sort, owner)
 
-    def search(element: Any) -> Any:
+    def search(element: Any, *bounds: Any) -> Any:
+        if bounds:
+            return bound(element, *bounds)
         if any(is_staged(trace, x) for x in flatten_state(trace, [*owner, element])[0]):
             return _METHODS[name](owner, element)
         return bound(element)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from exporters.errors import ScriptError
 from exporters.tracing.bodies import condition_in, frozen, raise_unowned, worlds_of
 from exporters.tracing.chosen import Chosen
-from exporters.tracing.effects import Change, MemoryLog, Snapshot
+from exporters.tracing.effects import Change, MemoryLog
 from exporters.tracing.leaves import UNBOUND, is_leaf, presence, same
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loop_state import Reference, Seen
@@ -18,6 +18,7 @@ from exporters.tracing.pytree import shallow
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
+    from exporters.tracing.effects import Snapshot
     from exporters.tracing.loop_state import LoopState
     from exporters.tracing.trace import Trace
 
@@ -96,7 +97,7 @@ class _Replay:
     def _world(self, world: int, *, forced: bool) -> None:
         """Run the whole loop eagerly in one world, or one iteration of it if that is forced."""
         trace, scope = self.trace, self.loop.scope
-        snapshot = Snapshot((*scope.roots(), *self.loop.names), trace.frontend.is_opaque)
+        snapshot = scope.snapshot(trace, self.loop.names)
         recording, trace.recording = trace.recording, False
         forcing, trace.forcing = trace.forcing, trace.forcing or forced
         log = MemoryLog()

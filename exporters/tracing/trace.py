@@ -476,7 +476,7 @@ class Trace:
         return any(block.kind == "loop" for block in self.builder.block.ancestry())
 
     def decide(
-        self, answers: dict[int, Any], *, data: bool, asked: str, hint: str = "use torch.where"
+        self, answers: dict[int, Any], *, data: bool, asked: str, hint: str | None = None
     ) -> Any:
         """The answer all worlds give to a question of Python's.
 
@@ -484,7 +484,7 @@ class Trace:
             answers: One per world.
             data: Whether the answer depends on input values.
             asked: What was asked, for the report.
-            hint: What to do where it depends on data.
+            hint: What to do instead.
 
         Raises:
             Interrupt: The worlds disagree, or the answer depends on data.
@@ -508,7 +508,7 @@ class Trace:
                 DisagreeingBranchError(
                     f"the worlds disagree on {question}: {told}",
                     source=source,
-                    hint=f"{remedy}keep the branch out of the exported function",
+                    hint=remedy + (hint or "keep the branch out of the exported function"),
                 ),
                 frame,
             )
@@ -517,7 +517,7 @@ class Trace:
                 DataDependentError(
                     f"Python asks for {question}, which depends on the input's values",
                     source=source,
-                    hint=f"{remedy}{hint}",
+                    hint=remedy + (hint or "use torch.where"),
                 ),
                 frame,
             )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import io
+import math
 from typing import NamedTuple
 
 import pytest
@@ -164,6 +166,68 @@ def one_key_more(x):
     return torch.nn.functional.layer_norm(x, (3,), **options)
 
 
+def other_items(x):
+    found = [v for v in x if v > 0]
+    found.append(x)
+    return found[-1]
+
+
+def other_items_of_a_loop(x):
+    found = [x.sum()]
+    for v in x:
+        found.append(x if len(found) > 9 else v)
+    return found[-1]
+
+
+def no_counterpart(x):
+    return x * math.gamma(x.sum().item())
+
+
+def one_by_one(x):
+    return torch.block_diag([v for v in x if v > 0])
+
+
+def tuples_counted(x):
+    pairs = [(v, v * 2) for v in x.tolist()]
+    return x * pairs.count((1.0, 2.0, 3.0))
+
+
+def counted_after_a_branch(x):
+    for name in ("weight", "bias"):
+        if x.sum() > 0:
+            options = {name: x}
+    return options["bias"]
+
+
+def row_of_known_length(x):
+    table = [[0, 0] for _ in x]
+    row = table[-1]
+    row[0] = 1
+    return torch.tensor(table)
+
+
+def unpacked(x):
+    a, b, c = [v for v in x if v > -9]
+    return a + b + c
+
+
+class Loaded(torch.nn.Module):
+    def forward(self, x):
+        return x * 2
+
+
+class CallsLoaded(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        buffer = io.BytesIO()
+        torch.jit.save(torch.jit.script(Loaded()), buffer)
+        buffer.seek(0)
+        self.inner = torch.jit.load(buffer)
+
+    def forward(self, x):
+        return self.inner(x)
+
+
 class Pair(NamedTuple):
     first: torch.Tensor
     second: torch.Tensor
@@ -216,6 +280,39 @@ def breaks_out_of_an_iterator(x):
     return x
 
 
+def counts_by_key(x):
+    counts = {}
+    for v in x.long().tolist():
+        if v in counts:
+            counts[v] += 1
+        else:
+            counts[v] = 1
+    return x.sum() + len(counts)
+
+
+def collects_a_set(x):
+    seen = set()
+    for v in x.long().tolist():
+        seen.add(v)
+    return x + len(seen)
+
+
+def power(x, n):
+    if n == 0:
+        return x
+    return x * power(x, n - 1)
+
+
+def recurs(x):
+    return power(x, x.long().max().item())
+
+
+def repeats(x):
+    found = []
+    found.extend([2.0] * x.long().max().item())
+    return x + len(found)
+
+
 MISMATCH = "give it one type, dtype and number of dims on both ways"
 ITEMS = "put items of one structure, dtype and number of dims into a list of run-time length"
 EXAMPLE = "give an example that {} it with examples=[...]"
@@ -240,14 +337,14 @@ CASES = {
     tensor_or_tuple: (
         "`the returned value` is float32[3] after the `if` branch but (float32[3], float32[3]) after "
         "the `else` branch",
-        1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
+        1, "x if x.sum() > 0 else (x, x)", MISMATCH, "BranchMismatchError",
     ),
     other_keys: (
         "`options` is {'weight': float32[3]} after the `if` branch but {} after the `else` branch",
         1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
     ),
     one_key_more: (
-        "`['weight']` is float32[3] after the `if` branch but missing after the `else` branch",
+        "`options['weight']` is float32[3] after the `if` branch but missing after the `else` branch",
         2, "x.sum() > 0", "set it on both ways, to None on the one without it",
         "BranchMismatchError",
     ),
@@ -288,6 +385,114 @@ CASES = {
         "this depends on the input inside of the `try` of line {}; a graph raises no exceptions",
         2, "x.sum() > 0", "move the branch or loop out of the try statement", "ScriptError",
     ),
+    key_of_one_branch: (
+        "`d['k']` is float32[3] after the `if` branch but missing after the `else` branch",
+        2, "x.sum() > 0", "set it on both ways, to None on the one without it",
+        "BranchMismatchError",
+    ),
+    mixed_list: (
+        "the items of `out` are float32[] and float32[3]",
+        3, "v > 0", ITEMS, "BranchMismatchError",
+    ),
+    other_items: (
+        "the list holds float32[], the new item is float32[3]",
+        2, "found.append(x)", "put items of one structure, dtype and number of dims into the list",
+        "BranchMismatchError",
+    ),
+    no_counterpart: (
+        "math.gamma of a number that only run time knows has no counterpart in the graph",
+        1, "math.gamma(x.sum().item())", "compute it with torch functions or Python arithmetic",
+        "UntraceableError",
+    ),
+    one_by_one: (
+        "block_diag takes the items of a list whose length depends on data one by one",
+        1, "torch.block_diag([v for v in x if v > 0])",
+        "join the list with torch.stack or torch.cat first", "UntraceableError",
+    ),
+    unpacked: (
+        "Python asks for len() of the list in `a, b, c = [v for v in x if v > -9]`, which depends on the "
+        "input's values",
+        1, "a, b, c", "loop over it: `for x in items: found.append(x)`", "DataDependentError",
+    ),
+    tries_a_loop: (
+        "this depends on the input inside of the `try` of line {}; a graph raises no exceptions",
+        2, "x", "move the branch or loop out of the try statement", "ScriptError",
+    ),
+    counts_by_key: (
+        "which keys this dict has depends on the input's values",
+        6, "counts[v] = 1", "use a list, or a tensor indexed by the number: `counts[v] += 1`",
+        "ScriptError",
+    ),
+    collects_a_set: (
+        "Python asks for the hash of a number in `seen.add(v)`, which depends on the input's values",
+        3, "seen.add(v)",
+        "use a list, or a tensor indexed by the number, in place of a set or dict", "DataDependentError",
+    ),
+    recurs: (
+        "the `else` branch calls its function again without end: how deep it recurs depends on the "
+        "input's values",
+        (power, 1), "n == 0",
+        "write a loop, with a list for what waits to be done, or pass the most calls that may follow "
+        "as a plain number and stop at 0", "ScriptError",
+    ),
+    lists_of_lists_of_lists: (
+        "the items of `the comprehension` are lists of lists or of tensors of several sizes, and only "
+        "run time knows how long they are",
+        2, "[[[0] * n for _ in range(n)] for _ in range(n)]",
+        "use one list, or a tensor in its place: torch.zeros(rows, columns)", "BranchMismatchError",
+    ),
+    row_under_its_own_name: (
+        "this list is an item of another list, which only run time knows, and is changed under a name "
+        "of its own",
+        3, "row[-1]", "change it in its place: rows[i].append(x), rows[i][j] = x", "ScriptError",
+    ),
+    row_of_known_length: (
+        "Python took another way for other inputs than the example: a loop or a branch here was frozen "
+        "to the example's size, although the function is compiled",
+        1, "[[0, 0] for _ in x]",
+        "its loops, branches and math.* are followed; `[x] * n` of a run-time n and state that changes "
+        "outside of its names, attributes and lists are not", "ScriptError",
+    ),
+    tuples_counted: (
+        "== takes tensors or numbers, and the items of the list are containers",
+        2, "pairs.count((1.0, 2.0, 3.0))",
+        "take the tensors out first: [item[0] for item in items]", "UntraceableError",
+    ),
+    fills_what_it_is_given: (
+        "the list `found` changes its length here, and is reached through a name that this function "
+        "does not own",
+        (fills, 1), "x", "make the list in the function that fills it", "BranchMismatchError",
+    ),
+    gives_items_one_by_one: (
+        "`takes_three` is given the items of a list one by one, and only run time knows how many",
+        1, "takes_three(*[v * 2 for v in x])", "let takes_three take the list itself, or *args",
+        "UntraceableError",
+    ),
+    breaks_out_of_an_iterator: (
+        "this loop ends by a `break` that depends on the input, and its iterator goes on for more than "
+        "4 items",
+        1, "iter(lambda: 1, None)",
+        "loop over a range, a list, a tensor or itertools.count(), or write `while`", "ScriptError",
+    ),
+    unmarked: (
+        "Python asks for the truth of `if x.sum() > 0:`, which depends on the input's values",
+        1, "x.sum() > 0", "mark the function with @bridge.script, or use torch.where",
+        "DataDependentError",
+    ),
+    disagreeing: (
+        "the worlds disagree on the comparison in `if x.shape[0] > 3:`: False, True",
+        1, "x.shape[0] > 3",
+        "mark the function with @bridge.script, or keep the branch out of the exported function",
+        "DisagreeingBranchError",
+    ),
+}  # fmt: skip
+EVERY_SIZE = {"dynamic_shapes": ({0: "n"},)}
+OPTIONS = {
+    tries_a_loop: EVERY_SIZE, counts_by_key: EVERY_SIZE, collects_a_set: EVERY_SIZE, recurs: EVERY_SIZE,
+    lists_of_lists_of_lists: EVERY_SIZE, row_under_its_own_name: EVERY_SIZE,
+    row_of_known_length: EVERY_SIZE, tuples_counted: EVERY_SIZE, gives_items_one_by_one: EVERY_SIZE,
+    fills_what_it_is_given: EVERY_SIZE, breaks_out_of_an_iterator: {"unroll_limit": 4},
+    unmarked: {"script": "explicit"}, disagreeing: EVERY_SIZE | {"script": "explicit"},
 }  # fmt: skip
 
 
@@ -295,11 +500,11 @@ def _text(function, told, place, code, hint, error):
     where, offset = place if isinstance(place, tuple) else (function, place)
     lines, first = inspect.getsourcelines(where)
     line = lines[offset].strip()
-    column = line.index(code)
+    column = line.rindex(code)
     told = told.format(first + 1) if "line {}" in told else told
     return (
         f"{told}\n"
-        f"  at tests/script/test_errors.py:{first + offset} in {where.__name__}\n"
+        f"  at tests/script/test_errors.py:{first + offset} in {where.__qualname__}\n"
         f"    {line}\n"
         f"    {' ' * column}{'^' * len(code)}\n"
         "\n"
@@ -311,144 +516,9 @@ def _text(function, told, place, code, hint, error):
 @pytest.mark.parametrize("function", CASES, ids=lambda f: f.__name__)
 def test_text(function):
     with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(function, T([1.0, 2.0, 3.0]))
+        bridge.export(function, T([1.0, 2.0, 3.0]), **OPTIONS.get(function, {}))
     assert str(caught.value) == _text(function, *CASES[function])
     assert type(caught.value).__name__ == CASES[function][-1]
-
-
-def counts_by_key(x):
-    counts = {}
-    for v in x.long().tolist():
-        if v in counts:
-            counts[v] += 1
-        else:
-            counts[v] = 1
-    return x.sum() + len(counts)
-
-
-def collects_a_set(x):
-    seen = set()
-    for v in x.long().tolist():
-        seen.add(v)
-    return x + len(seen)
-
-
-def power(x, n):
-    if n == 0:
-        return x
-    return x * power(x, n - 1)
-
-
-def recurs(x):
-    return power(x, x.long().max().item())
-
-
-def repeats(x):
-    found = []
-    found.extend([2.0] * x.long().max().item())
-    return x + len(found)
-
-
-@pytest.mark.parametrize(
-    ("function", "told", "hint"),
-    [
-        (counts_by_key, "which keys this dict has depends on the input's values",
-         "use a list, or a tensor indexed by the number: `counts[v] += 1`"),
-        (collects_a_set,
-         "Python asks for the hash of a number in `seen.add(v)`, which depends on the input's values",
-         "use a list, or a tensor indexed by the number, in place of a set or dict"),
-        (recurs, "the `else` branch calls its function again without end: how deep it recurs depends on "
-                 "the input's values",
-         "write a loop, with a list for what waits to be done, or pass the most calls that may follow "
-         "as a plain number and stop at 0"),
-        (repeats, "Python asks for len() of the list in `found.extend([2.0] * x.long().max().item())`, "
-                  "which depends on the input's values",
-         "loop over it: `for x in items: found.append(x)`"),
-    ],
-    ids=lambda f: getattr(f, "__name__", ""),
-)  # fmt: skip
-def test_what_depends_on_data_is_refused_where_it_stands(function, told, hint):
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(function, T([1.0, 2.0, 1.0]), dynamic_shapes=({0: "n"},))
-    text = str(caught.value)
-    assert text.startswith(f"{told}\n  at tests/script/test_errors.py:")
-    assert f"\nhint: {hint}\n" in text
-
-
-@pytest.mark.parametrize(
-    ("function", "told", "hint"),
-    [
-        (lists_of_lists_of_lists,
-         "the items of `the comprehension` are lists of lists or of tensors of several sizes, and only "
-         "run time knows how long they are",
-         "use one list, or a tensor in its place: torch.zeros(rows, columns)"),
-        (row_under_its_own_name,
-         "this list is an item of another list, which only run time knows, and is changed under a name "
-         "of its own", "change it in its place: rows[i].append(x), rows[i][j] = x"),
-        (fills_what_it_is_given, "the list `found` changes its length here, and is reached through a "
-                                 "name that this function does not own",
-         "make the list in the function that fills it"),
-        (gives_items_one_by_one, "`takes_three` is given the items of a list one by one, and only run "
-                                 "time knows how many", "let takes_three take the list itself, or *args"),
-    ],
-    ids=lambda f: getattr(f, "__name__", ""),
-)  # fmt: skip
-def test_what_lists_cannot_do_is_told(function, told, hint):
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(function, T([1.0, 2.0, 1.0]), dynamic_shapes=({0: "n"},))
-    text = str(caught.value)
-    assert text.startswith(f"{told}\n  at tests/script/test_errors.py:")
-    assert f"\nhint: {hint}\n" in text
-
-
-def test_an_iterator_without_an_end_is_refused():
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(breaks_out_of_an_iterator, T([1.0, 2.0, 1.0]), unroll_limit=4)
-    text = str(caught.value)
-    assert text.startswith(
-        "this loop ends by a `break` that depends on the input, and its iterator goes on for more than "
-        "4 items\n  at tests/script/test_errors.py:"
-    )
-    assert (
-        "\nhint: loop over a range, a list, a tensor or itertools.count(), or write `while`\n"
-        in text
-    )
-
-
-def test_a_loop_in_a_try_is_refused():
-    with pytest.raises(bridge.ExportError, match="this depends on the input inside of the `try`"):
-        bridge.export(tries_a_loop, T([1.0, 2.0, 3.0]))
-
-
-def test_items_of_a_list_have_one_type():
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(mixed_list, T([1.0, 2.0, 3.0]))
-    assert "are float32[] and float32[3]" in str(caught.value)
-    assert f"hint: {ITEMS}" in str(caught.value)
-
-
-def test_a_key_of_one_branch_is_refused():
-    with pytest.raises(
-        bridge.ExportError, match="is float32.* after the `if` branch but .*missing"
-    ):
-        bridge.export(key_of_one_branch, T([1.0, 2.0]))
-
-
-@pytest.mark.parametrize(
-    ("function", "told", "options"),
-    [
-        (unmarked, "Python asks for the truth of `if x.sum() > 0:`, which depends on the input's values",
-         {}),
-        (disagreeing, "the worlds disagree on the comparison in `if x.shape[0] > 3:`: False, True",
-         {"dynamic_shapes": {"x": {0: "n"}}}),
-    ],
-)  # fmt: skip
-def test_explicit_mode_names_the_remedy(function, told, options):
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(function, T([1.0, 2.0, 3.0]), script="explicit", **options)
-    text = str(caught.value)
-    assert text.startswith(f"{told}\n  at tests/script/test_errors.py:")
-    assert "hint: mark the function with @bridge.script, or " in text
 
 
 def test_source_that_is_not_available_is_told():
@@ -464,16 +534,58 @@ def test_source_that_is_not_available_is_told():
     )
 
 
+def chooses_a_text(x):
+    return x, "large" if x.sum() > 0 else "small"
+
+
 @pytest.mark.parametrize(
-    ("function", "told"),
+    ("function", "told", "hint", "error"),
     [
-        (run_time_list, "the result is a list whose length only run time knows; an output of a graph "
-                        "is a tensor"),
-        (maybe_none, "the result is None for some inputs and a value for others; an output of a graph "
-                     "is always there"),
+        (run_time_list, "the result is a list whose length only run time knows; an output of a graph is "
+                        "a tensor",
+         "return torch.stack(items), or torch.cat(items) and the lengths", "untraceableerror"),
+        (maybe_none, "the result is None for some inputs and a value for others; an output of a graph is "
+                     "always there",
+         "return an empty tensor, or a flag beside the tensor, instead of None", "branchmismatcherror"),
+        (chooses_a_text, "the result[1] is one of several objects, chosen at run time: 'large', 'small'",
+         "return a number that stands for it", "untraceableerror"),
     ],
+    ids=lambda f: getattr(f, "__name__", ""),
 )  # fmt: skip
-def test_what_a_graph_cannot_return_is_told(function, told):
+def test_what_a_graph_cannot_return_is_told(function, told, hint, error):
     with pytest.raises(bridge.ExportError) as caught:
         bridge.export(function, T([1.0, 2.0, 3.0]))
-    assert str(caught.value).startswith(told)
+    assert str(caught.value) == f"{told}\n\nhint: {hint}\ndocs/errors#{error}"
+
+
+def test_scripted_modules_from_files_are_refused():
+    with (
+        pytest.warns(DeprecationWarning, match="torch.jit"),
+        pytest.raises(bridge.ExportError) as caught,
+    ):
+        bridge.export(CallsLoaded().eval(), T([1.0, 2.0, 3.0]))
+    assert str(caught.value) == _text(
+        CallsLoaded.forward,
+        "the TorchScript module Loaded has no Python source: it was loaded from a file",
+        1,
+        "self.inner(x)",
+        "export the module that it was scripted from",
+        "UntraceableError",
+    )
+
+
+def test_a_file_that_changed_is_told(tmp_path):
+    path = tmp_path / "changed.py"
+    path.write_text("def f(x):\n    if x.sum() > 0:\n        return x\n    return -x\n")
+    names = {}
+    exec(compile(path.read_text(), str(path), "exec"), names)
+    path.write_text("# f was here\n")
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(names["f"], T([1.0]))
+    assert str(caught.value) == (
+        f"the source of f ({path}:1) is not what runs: the file was changed, or the function was made by "
+        "other code\n"
+        "\n"
+        "hint: import the module anew\n"
+        "docs/errors#scripterror"
+    )
