@@ -7,6 +7,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from exporters.errors import UntraceableError
@@ -91,6 +92,13 @@ def explained(error: Exception, model: Callable[..., Any], arguments: Arguments)
     try:
         run_eager(model, arguments, arguments.leaves)
     except Exception:
+        if any(isinstance(x, np.ndarray) for x in arguments.leaves):
+            return UntraceableError(
+                "the NumPy arrays of the example are torch tensors in the trace, of which this code "
+                f"raises {type(error).__name__}: {error}",
+                source=source,
+                hint="compute with torch, whose functions take NumPy's keywords too: x.sum(axis=0)",
+            )
         place = [] if source is None else [f"  at {source}", source.excerpt(), ""]
         hint = "hint: call the model with these arguments until it runs, then export it"
         error.add_note("\n".join(["eager code raises this for the example", *place, hint]))

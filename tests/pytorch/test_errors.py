@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -292,3 +293,19 @@ def test_nothing_is_left_of_a_file_that_cannot_be_written(tmp_path):
     text_of(frozen_batch, bridge.ModelFileError, path=folder)
     assert list(tmp_path.iterdir()) == [folder]
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.astype(np.float32),
+        lambda x: np.sum(x, axis=0),
+        lambda x: x[::-1],
+        lambda x: np.random.rand(3) + x,
+        np.sin,
+    ],
+    ids=["method", "reduction", "step", "operand", "ufunc"],
+)
+def test_numpy_functions_are_refused_by_name(function):
+    with pytest.raises(bridge.UntraceableError, match="NumPy|__array__"):
+        bridge.export(lambda x: function(x), (np.ones((4, 3)),))
