@@ -38,6 +38,7 @@ from bridge.parity.rounding import ROUNDING_ALONE, Beyond, beyond_rounding
 from bridge.parity.stepping import step_into
 from bridge.parity.structure import node_differences
 from bridge.parity.surgery import cut
+from bridge.parity.ties import are_other_ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
     from bridge.parity.sides import Side
     from bridge.session import Session
 
-__all__ = ["NOT_THE_REFERENCES", "Divergence", "locate_divergence"]
+__all__ = ["NOT_THE_REFERENCES", "Divergence", "is_rounding", "locate_divergence"]
 
 NOT_THE_REFERENCES = "is not the reference's"  # after the name of a weight
 
@@ -98,6 +99,11 @@ def locate_divergence(
     return found or _amplifier(Probe(model, plain), oracle, feed)
 
 
+def is_rounding(found: Divergence) -> bool:
+    """Whether a node is no further off than kernels are that round in their own ways."""
+    return found.comparison is None or severity(found.comparison) < _CLEAR
+
+
 def _known(probe: Probe, oracle: Oracle) -> dict[str, Any]:
     """What is right, of the values that the graph has too."""
     return {
@@ -142,6 +148,11 @@ def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergen
         name: compare_local(name, known[name], got, probe.types[name])
         for name, got in probe.values(list(known), feed, known)
     }
+    for name, row in rows.items():
+        if not row.passed and row.problem is None:
+            got = dict(probe.values([name], feed, known))[name]
+            if are_other_ties(probe, name, known[name], got, feed, known):
+                rows[name] = dataclasses.replace(row, passed=True)
     guilty, scale = _guilty(rows, quantized=quantized), None
     if quantized:  # what is computed in float has no business to be off
         exact = _guilty({n: r for n, r in rows.items() if in_full(probe, n, known)})

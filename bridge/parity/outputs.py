@@ -36,6 +36,8 @@ def misplaced_output(
         row = compare(name, want, got[str(output.name)])
         if row.passed or output.name not in index.producer:
             continue
+        if output.name in oracle.values and compare(name, want, oracle.values[output.name]).passed:
+            continue  # it is the right value, computed from others that rounding moved
         elsewhere = {n: x for n, x in expected.items() if n != name} | dict(got)
         instead = [n for n, x in elsewhere.items() if compare(n, x, got[str(output.name)]).passed]
         right = [n for n, x in _of_shape(oracle, want) if compare(n, want, x).passed]

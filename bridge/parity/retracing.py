@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from bridge.parity.sides import EagerSide
+    from exporters.pytorch.frontend import TracedModel
 
 __all__ = ["Retraced", "retrace"]
 
@@ -47,6 +48,9 @@ def retrace(side: EagerSide, model: ir.Model, feed: Mapping[str, Any]) -> Retrac
         ExportError: It cannot be traced.
     """
     leaves = side.leaves(feed)
+    if side.traced is not None:
+        kept = _Kept()
+        return kept.retraced(frontend.retrace(side.traced, leaves, kept.keep))
     args, kwargs = dataclasses.replace(side.arguments, leaves=leaves).rebuild(leaves)
     options: dict[str, Any] = {
         "opset": max(17, model.opset_imports.get("", frontend.DEFAULT_OPSET)),
@@ -80,18 +84,33 @@ def _dynamic(side: EagerSide, model: ir.Model) -> dict[str, dict[int, str]]:
 def _trace(
     side: EagerSide, args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Retraced:
-    kept: dict[ir.Value, Any] = {}
-    store = ValueStore()
+    kept = _Kept()
+    traced = frontend.trace(
+        side.model,
+        args,
+        kwargs,
+        keep=lambda value, worlds: kept.keep(value, worlds[0]) if 0 in worlds else None,
+        **options,
+    )
+    return kept.retraced(traced)
 
-    def keep(value: ir.Value, worlds: dict[int, torch.Tensor]) -> None:
-        """Copy the first world's tensor now: later calls may write to it."""
-        if 0 in worlds and value not in kept and is_torch(worlds[0]):
+
+class _Kept:
+    """The tensors that values are in one world."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[ir.Value, torch.Tensor] = {}
+
+    def keep(self, value: ir.Value, tensor: Any) -> None:
+        """Copy the tensor now: later calls may write to it."""
+        if value not in self._tensors and is_torch(tensor):
             with torch._C.DisableTorchFunction():
-                kept[value] = worlds[0].detach().clone()
+                self._tensors[value] = tensor.detach().clone()
 
-    traced = frontend.trace(side.model, args, kwargs, keep=keep, **options)
-    graph = traced.model.graph
-    for value in (v for node in graph for v in node.outputs):
-        if value in kept:
-            store.add(str(value.name), to_numpy(kept.pop(value)))
-    return Retraced(traced.model, store)
+    def retraced(self, traced: TracedModel) -> Retraced:
+        """Those of the finished graph, by name."""
+        store = ValueStore()
+        for value in (v for node in traced.model.graph for v in node.outputs):
+            if value in self._tensors:
+                store.add(str(value.name), to_numpy(self._tensors.pop(value)))
+        return Retraced(traced.model, store)

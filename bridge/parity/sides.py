@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from exporters.pytorch.frontend import TracedModel
     from exporters.pytorch.inputs import Arguments
 
 __all__ = ["EagerSide", "SessionSide", "Side", "session_of"]
@@ -88,13 +89,21 @@ class EagerSide:
         session: The session that it is compared with; says which arguments are inputs, and which
             results are outputs, and what they are called.
         arguments: The arguments that values are put into.
+        traced: How the session's graph was made of it, if that is known.
 
     Attributes:
         positions: Which leaves of the arguments are the session's inputs.
     """
 
-    def __init__(self, model: Callable[..., Any], session: Session, arguments: Arguments) -> None:
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        session: Session,
+        arguments: Arguments,
+        traced: TracedModel | None = None,
+    ) -> None:
         self.model = model
+        self.traced = traced
         self.session = session
         self.arguments = arguments
         self.positions = _input_positions(session, arguments)

@@ -98,8 +98,7 @@ class TracedModel:
         random: Whether the graph draws random numbers.
         drawn: Random number generators outside of torch that forward draws from.
         compiling: Whether the model saw ``torch.compiler.is_compiling()``.
-        derives: Whether the model asks autograd for derivatives.
-        runs: The eager runs that were needed so far.
+        attempt: What was traced, and how.
         training: Paths of modules that are in train mode.
         scripted: Functions that were compiled without being marked.
         targets: All functions that were compiled.
@@ -124,15 +123,14 @@ class TracedModel:
     scripted: list[str]
     targets: list[Target]
     seconds: dict[str, float]
+    attempt: Attempt
     drawn: list[str] = dataclasses.field(default_factory=list)
     compiling: bool = False
-    derives: bool = False
-    runs: EagerRuns = dataclasses.field(default_factory=EagerRuns)
 
     def eager(self, leaves: Sequence[Any]) -> list[Any]:
         """Every leaf of the eager result; the model and the arguments stay as they were."""
         with isolation.compiling(told=self.compiling):
-            return self.runs(self.callable, self.arguments, leaves)
+            return self.attempt.runs(self.callable, self.arguments, leaves)
 
     def eager_outputs(self, leaves: Sequence[Any]) -> list[Any]:
         """The leaves of the eager result that are graph outputs."""
@@ -143,7 +141,11 @@ class TracedModel:
         """The outputs that the example has other values for outside of an export, by path."""
         world = self.worlds[0]
         plain = run_eager(
-            self.callable, self.arguments, world.leaves, exporting=False, memo=self.runs.memo
+            self.callable,
+            self.arguments,
+            world.leaves,
+            exporting=False,
+            memo=self.attempt.runs.memo,
         )
         leaves, tree = flatten(plain, is_leaf)
         by_path = dict(zip(tree.paths(), leaves, strict=True))
@@ -423,8 +425,7 @@ class Attempt:
             scripted=[],
             targets=[],
             seconds={},
-            derives=self.derives,
-            runs=self.runs,
+            attempt=self,
         )
 
     def _output_names(self, tree: Tree, positions: Sequence[int]) -> list[str]:

@@ -52,13 +52,13 @@ from exporters.tracing.worlds import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import onnx_ir as ir
 
     from exporters.script import Target
 
-__all__ = ["DEFAULT_OPSET", "TracedModel", "World", "explain", "trace"]
+__all__ = ["DEFAULT_OPSET", "TracedModel", "World", "explain", "retrace", "trace"]
 
 # The first opset with Attention, RMSNormalization and RotaryEmbedding, so that these stay whole.
 DEFAULT_OPSET = 23
@@ -327,25 +327,49 @@ def explain(
 ) -> ExportError | None:
     """Where the trace froze something that is otherwise for the given inputs; None if nowhere."""
     worlds = [traced.worlds[0], World(list(leaves), [], dict(sizes))]
-    opset = traced.model.opset_imports[""]
-    with isolation.compiling(told=traced.compiling), compiled(traced.targets) as made:
-        scripting = Scripting(automatic=False)
-        scripting.settled |= {c for code in made.values() for c in nested_codes(code)}
-        attempt = Attempt(
-            traced.callable,
-            traced.arguments,
-            traced.symbols,
-            worlds,
-            opset=opset,
-            scripting=scripting,
-            derives=traced.derives,
-            runs=traced.runs,
-        )
+    with _anew(traced, worlds) as attempt:
         try:
             again = attempt.run()
         except ExportError as error:
             return error
         return _specialisation(attempt, again, 1)
+
+
+def retrace(
+    traced: TracedModel,
+    leaves: Sequence[Any],
+    keep: Callable[[ir.Value, torch.Tensor], None],
+) -> TracedModel:
+    """Trace once more, as before and in one more world.
+
+    Args:
+        traced: The trace.
+        leaves: The arguments in that world.
+        keep: Called with the values of the graph and the tensors that they are there.
+
+    Raises:
+        ExportError: What was frozen before is otherwise in that world.
+    """
+    places = {s.name: s.places[0] for s in traced.symbols}
+    sizes = {name: leaves[leaf].shape[axis] for name, (leaf, axis) in places.items()}
+    worlds = [*traced.worlds, World(list(leaves), [], sizes)]
+    last = len(traced.worlds)
+    with _anew(traced, worlds) as attempt:
+        attempt.keep = lambda value, tensors: (
+            keep(value, tensors[last]) if last in tensors else None
+        )
+        return attempt.run()
+
+
+@contextlib.contextmanager
+def _anew(traced: TracedModel, worlds: Sequence[World]) -> Iterator[Attempt]:
+    """What makes the same trace in other worlds; nothing is compiled besides."""
+    with isolation.compiling(told=traced.compiling), compiled(traced.targets) as made:
+        scripting = Scripting(automatic=False)
+        scripting.settled |= {c for code in made.values() for c in nested_codes(code)}
+        attempt = traced.attempt.with_worlds(traced.symbols, worlds)
+        attempt.scripting, attempt.keep = scripting, None
+        yield attempt
 
 
 def split_example(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
