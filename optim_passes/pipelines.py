@@ -224,6 +224,8 @@ CPU: Passes = (
     ConstantFoldPass(large=True),
     DeadCodePass(),
     DeduplicateInitializersPass(),
+    # After DeduplicateInitializersPass: nodes of equal constants, such as tables of angles.
+    CommonSubexpressionPass(),
     # Last: what looks for values of one shape knows them by these names.
     ForgetSizesPass(names=True),
 )
