@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from optim_passes.fusion.attention_layout import flat_heads
+from optim_passes.fusion.rotary_pairs import is_turned, once
 from optim_passes.rewriting import NodePass, require, require_opset
 from optim_passes.simplify.slices import slice_ranges
 from optim_passes.values import (
@@ -39,7 +40,7 @@ class RotaryPass(NodePass):
     ``rotate_half(x)`` is ``concat(-x[..., half:], x[..., :half])``. Cosines and sines hold each
     number twice, side by side; that is seen where they are ``concat(f, f)``. The halves may be
     written apart, ``concat(a * cos - b * sin, b * cos + a * sin)``, and what is left of the heads
-    may be put behind them.
+    may be put behind them. Neighbours may be turned in place of halves.
     """
 
     op_types: ClassVar[frozenset[str]] = frozenset({"Add", "Concat"})
@@ -56,20 +57,25 @@ class RotaryPass(NodePass):
                 continue
             for x, cos in (list(straight.inputs), list(straight.inputs)[::-1]):
                 for half, sin in (list(turned.inputs), list(turned.inputs)[::-1]):
-                    if x is None or cos is None or sin is None or not _is_rotated(half, x):
+                    if x is None or cos is None or sin is None:
                         continue
-                    return self._fuse(x, cos, sin, op)
+                    pairs = any(is_turned(half, s) for s in _spans(x))
+                    if pairs or _is_rotated(half, x):
+                        return self._fuse(x, cos, sin, op, pairs=pairs)
         return None
 
-    def _fuse(self, x: ir.Value, cos: ir.Value, sin: ir.Value, op: Builder) -> ir.Value:
+    def _fuse(
+        self, x: ir.Value, cos: ir.Value, sin: ir.Value, op: Builder, *, pairs: bool
+    ) -> ir.Value:
         require_opset(op, 23)
         tables = []
         for name, table in (("cosines", cos), ("sines", sin)):
-            half = _half(table, op)
-            require(half is not None, f"the {name} are not two equal halves", table)
+            half = _half(table, op, pairs=pairs)
+            parts = "pairs of equal ones" if pairs else "two equal halves"
+            require(half is not None, f"the {name} are not {parts}", table)
             assert half is not None
             tables.append(half)
-        return _embedding(x, tables, op)
+        return _embedding(x, tables, op, pairs=pairs)
 
 
 def _joined(node: ir.Node, op: Builder) -> ir.Value | None:
@@ -166,8 +172,19 @@ def _split(node: ir.Node, value: ir.Value, size: int) -> tuple[int, int] | None:
     return sum(known[:-1]), sum(known)
 
 
+def _spans(x: ir.Value) -> list[tuple[ir.Value, int, int]]:
+    """A value, and the part of another one that it is."""
+    width, part = _width(x), _span(x)
+    return [] if width is None or part is None or width % 2 else [(x, 0, width), part]
+
+
 def _embedding(
-    x: ir.Value, tables: list[ir.Value], op: Builder, *, dim: int | None = None
+    x: ir.Value,
+    tables: list[ir.Value],
+    op: Builder,
+    *,
+    dim: int | None = None,
+    pairs: bool = False,
 ) -> ir.Value:
     """The one node, for heads before or behind the sequence."""
     shape = dims(x)
@@ -176,13 +193,17 @@ def _embedding(
     require(isinstance(shape[3], int), "the size of the heads varies", x)
     if not all(map(_is_behind, tables)):
         made = [_table(t, x, op, axis=1) for t in tables]
-        y: ir.Value = op.RotaryEmbedding(x, *made, rotary_embedding_dim=dim)
+        y: ir.Value = op.RotaryEmbedding(
+            x, *made, rotary_embedding_dim=dim, interleaved=1 if pairs else None
+        )
         return y
     heads, width = shape[2:]
     require(isinstance(heads, int), "the number of heads varies", x)
     flat = op.Reshape(x, [0, 0, heads * width])
     made = [_table(t, x, op, axis=2) for t in tables]
-    y = op.RotaryEmbedding(flat, *made, num_heads=heads, rotary_embedding_dim=dim)
+    y = op.RotaryEmbedding(
+        flat, *made, num_heads=heads, rotary_embedding_dim=dim, interleaved=1 if pairs else None
+    )
     return op.Reshape(y, [0, 0, heads, width])
 
 
@@ -215,28 +236,36 @@ def _is_part(value: ir.Value | None, x: ir.Value, low: int, high: int) -> bool:
     return part in ((x, low, high), (whole[0], whole[1] + low, whole[1] + high))
 
 
-def _half(table: ir.Value, op: Builder) -> ir.Value | None:
-    """The first half of a table whose halves are equal along the last axis.
+def _half(table: ir.Value, op: Builder, *, pairs: bool = False) -> ir.Value | None:
+    """The first half of a table whose halves are equal along the last axis, or one of each pair.
 
     Nodes that keep the last axis (Unsqueeze, Cast, a function of each element) are passed through.
     """
     array = constant(table)
     if array is not None:
         whole = array.numpy()
-        half = whole.shape[-1] // 2
-        if whole.shape[-1] % 2 or not np.array_equal(whole[..., :half], whole[..., half:]):
-            return None
-        return op.constant(whole[..., :half])
+        middle = whole.shape[-1] // 2
+        low, high = whole[..., :middle], whole[..., middle:]
+        if pairs:
+            low, high = whole[..., ::2], whole[..., 1::2]
+        return op.constant(np.ascontiguousarray(low)) if np.array_equal(low, high) else None
+    found = once(table, op) if pairs else None
+    if found is not None:
+        return found
     node = producer(table, "Concat", "Unsqueeze", "Cast", "Cos", "Sin", "Mul", "Gather")
     size = rank(table)
     if node is None or size is None:
         return None
     if node.op_type == "Concat":
+        if pairs:
+            parts = [None if v is None else _half(v, op, pairs=True) for v in node.inputs]
+            axis = norm_axis(attribute(node, "axis"), size)
+            return None if None in parts else op.Concat(*parts, axis=axis)
         equal = len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
         last = norm_axis(attribute(node, "axis"), size) == size - 1
         return node.inputs[0] if equal and last else None
     first = node.inputs[0]
-    inner = None if first is None else _half(first, op)
+    inner = None if first is None else _half(first, op, pairs=pairs)
     if inner is None:
         return None
     if node.op_type == "Unsqueeze":
