@@ -38,8 +38,11 @@ _LIBRARY = frozenset({
     "bisect_right", "insort", "insort_left", "insort_right", "nlargest", "nsmallest", "zip_longest",
     "groupby", "Counter",
 })  # fmt: skip
-# Of lists: they compare items; or of deques, which are lists.
-_METHODS = frozenset({"count", "index", "sort", "appendleft", "extendleft", "popleft"})
+# Of lists: they compare items; of deques, which are lists; of dicts, whose keys may be missing.
+_METHODS = frozenset({
+    "count", "index", "sort", "appendleft", "extendleft", "popleft", "get", "items", "keys", "pop",
+    "setdefault", "values",
+})  # fmt: skip
 _MATH = frozenset(name for name in dir(math) if not name.startswith("_"))
 
 
@@ -63,6 +66,8 @@ def _has_effect(node: ast.AST) -> bool:
     for call in ast.walk(node):
         if isinstance(call, ast.Call):
             f = call.func
+            if isinstance(f, ast.Call):  # of what ``method`` gives
+                return True
             if isinstance(f, ast.Attribute) and f.attr in ("invoke", "spread"):
                 f = call.args[f.attr == "spread"]
             if isinstance(f, ast.Name) and not hasattr(builtins, f.id):
@@ -257,6 +262,12 @@ class ExpressionConverter(ast.NodeTransformer):
         called: ast.expr = self.visit(function)
         if any(map(_is_starred, args)):
             return self._spread(node, called, args, keywords)
+        if any(k.arg is None for k in keywords):
+            names: list[ast.expr | None] = [
+                None if k.arg is None else ast.Constant(k.arg) for k in keywords
+            ]
+            given = ast.Dict(names, [k.value for k in keywords])
+            return staged_call("with_keys", called, given, *args, at=node)
         if _may_be_builtin(function):
             called = staged_call("call", called, at=function)
         elif _may_ask(function):

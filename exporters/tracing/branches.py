@@ -22,9 +22,19 @@ from exporters.tracing.bodies import (
     seal,
 )
 from exporters.tracing.finish import live_nodes
-from exporters.tracing.leaves import ABSENT, MISSING, leaf_in, leaf_value, make_leaf
+from exporters.tracing.leaves import (
+    ABSENT,
+    MISSING,
+    KeyAskedError,
+    leaf_in,
+    leaf_value,
+    make_leaf,
+    mark_key,
+    presence_of_key,
+)
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import UNBOUND, Merged, Ways, is_staged, static_dims
+from exporters.tracing.nodes import Leaf
 from exporters.tracing.scalars import ScalarRecord, TracedBool
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
@@ -195,6 +205,7 @@ class _IfMerge:
         self.ways.blocks = [o.block for o in outcomes]
         self.slots: list[Slot] = []
         self.values: list[tuple[ir.Value, ir.Value]] = []
+        self.flags: dict[Any, Any] = {}  # whether places are there: keys of dicts
 
     def _choose(self, values: Sequence[Any]) -> Any:
         """One of two layers, keys or functions, by the condition."""
@@ -212,14 +223,9 @@ class _IfMerge:
         names += [_SAME] * (len(scope.names) - len(names))
         result = self.ways.merge("the returned value", [then.result, orelse.result])
         places = {**then.changes, **orelse.changes}
-        changed = {
-            place: self.ways.merge(
-                change.label,
-                [_placed(o, place, change) for o in self.outcomes],
-            )
-            for place, change in places.items()
-        }
-        for merged in (*names, result, *changed.values()):
+        changed = {place: self._merge_place(place, c) for place, c in places.items()}
+        flags = {place: m for place, m in self.flags.items() if isinstance(m, Merged)}
+        for merged in (*names, result, *changed.values(), *flags.values()):
             if isinstance(merged, Merged):
                 self.slots += merged.slots
         written = {**then.memories, **orelse.memories}
@@ -244,8 +250,11 @@ class _IfMerge:
             )
         )
         returned = self._rebuilt(result, made)
+        values = {place: self._rebuilt(changed[place], made) for place in places}
+        for place, merged in flags.items():
+            mark_key(trace, values[place], self._rebuilt(merged, made))
         for place, change in places.items():
-            value = self._rebuilt(changed[place], made)
+            value = values[place]
             if value is ABSENT:
                 value = change.MISSING
             if change.key is None and isinstance(value, StagedList):
@@ -258,6 +267,25 @@ class _IfMerge:
             value.meta["sizes"] = record.value.meta.get("sizes")
             trace.write(record, value)
         return returned
+
+    def _merge_place(self, place: Any, change: Change) -> Any:
+        """What a place holds afterwards; a key of a dict may be missing on one way."""
+        trace = self.trace
+        values = [_placed(o, place, change) for o in self.outcomes]
+        found = [presence_of_key(trace, v) for v in values]
+        there = [v is not MISSING if p is None else p for v, p in zip(values, found, strict=True)]
+        keyed = type(change.container) is dict and not change.is_attribute
+        kept = any(place not in o.changes for o in self.outcomes)
+        if keyed and kept and place in trace.late_keys:
+            raise KeyAskedError(place)  # an iteration before may have set it, or not
+        if not keyed or all(t is True for t in there) or all(t is False for t in there):
+            return self.ways.merge(change.label, values)
+        known = [ABSENT if v is MISSING else v for v in values]
+        merged = self.ways.merge(change.label, known, always=True)
+        if not isinstance(merged, Merged) or not isinstance(merged.node, Leaf):
+            return self.ways.merge(change.label, values)
+        self.flags[place] = self.ways.merge(change.label, there, always=True)
+        return merged
 
     def _rebind(self, change: Change, value: StagedList, before: tuple[Any, ...]) -> None:
         """Let everything that reaches a list of known length reach a staged one."""

@@ -12,6 +12,7 @@ from exporters.tracing.bodies import recorded
 from exporters.tracing.extremes import largest, smallest
 from exporters.tracing.iteration import BoundedDeque, Endless, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS, accumulated, zipped
+from exporters.tracing.keys import key_count
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
 from exporters.tracing.mathematics import FUNCTIONS
@@ -61,6 +62,9 @@ def _len(x: Any) -> Any:
         return x.length()
     if isinstance(x, Counts):
         return _len(x.keys())
+    count = key_count(x)
+    if count is not None:
+        return count
     own = own_method(x, "__len__")
     if own is not None:
         return own()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from exporters.errors import DataDependentError
 from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
 from exporters.tracing.branches import if_
-from exporters.tracing.leaves import presence, same
+from exporters.tracing.leaves import presence, presence_of_key, same
 from exporters.tracing.scalars import TracedBool, TracedScalar, plain
 from exporters.tracing.trace import Interrupt, Trace
 
@@ -161,13 +161,15 @@ def _is_open(trace: Trace, x: Any, *, inside: bool = False) -> bool:
     """Whether only run time knows which object ``x`` is, or if something in it is None."""
     if isinstance(x, Chosen) or (inside and presence(trace, x) is not None):
         return True
+    if type(x) is dict and trace.missing:
+        return any(presence_of_key(trace, i) is not None for i in x.values())
     return type(x) in (tuple, list) and any(_is_open(trace, i, inside=True) for i in x)
 
 
 def invoke(function: Any, /, *args: Any, **kwargs: Any) -> Any:
     """``function(*args, **kwargs)``: it has to be compiled to ask what only run time knows."""
     trace = recorded()
-    if trace is not None and (trace.optional or trace.choices):
+    if trace is not None and (trace.optional or trace.choices or trace.missing):
         code, owner = _behind(function)
         given = any(_is_open(trace, x) for x in (*args, *kwargs.values()))
         if code is not None and (given or _is_open(trace, owner)):

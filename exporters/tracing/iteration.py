@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exporters.errors import ScriptError
 from exporters.tracing.bodies import Scope, recorded
 from exporters.tracing.branches import if_
+from exporters.tracing.keys import require_keys
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable, stage_loop
 from exporters.tracing.merging import is_staged
@@ -62,6 +63,7 @@ def for_(
         test: Whether the loop goes on (no ``break`` yet); called before each iteration.
     """
     trace = recorded()
+    require_keys(items)
     current = Trace.current()
     if current is not None and current.live:
         changing = over_places(current, items, body)

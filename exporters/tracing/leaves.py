@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
     from exporters.tracing.trace import Trace
 
-__all__ = ["ABSENT", "MISSING", "UNBOUND", "Dummy", "Example", "LeafType", "fits", "is_leaf", "item_type",
-           "leaf_in", "leaf_type", "leaf_value", "make_leaf", "mark", "presence",
-           "same"]  # fmt: skip
+__all__ = ["ABSENT", "MISSING", "UNBOUND", "Dummy", "Example", "KeyAskedError", "LeafType", "fits",
+           "is_leaf", "item_type", "leaf_in", "leaf_type", "leaf_value", "make_leaf", "mark", "mark_key",
+           "presence", "presence_of_key", "same"]  # fmt: skip
 
 _WIDTH = {bool: 0, int: 1, float: 2}
 _SMALL = 256
@@ -35,6 +35,18 @@ class _Marker:
 UNBOUND = _Marker("unbound")  # what a name holds that was never assigned
 MISSING = _Marker("missing")  # a key that only one branch puts into a dict
 ABSENT = _Marker("absent")  # what one way to a point leaves where nobody reads it
+
+
+class KeyAskedError(BaseException):
+    """Code asks whether a key is there that an iteration before may have set.
+
+    Attributes:
+        place: The dict and the key.
+    """
+
+    def __init__(self, place: Any) -> None:
+        super().__init__()
+        self.place = place
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -164,6 +176,18 @@ def mark(trace: Trace, x: Any, present: Any) -> Any:
 def presence(trace: Trace, x: Any) -> Any:
     """Whether ``x`` is not None, as a traced truth value; None if it always is something."""
     found = trace.optional.get(id(x))
+    return found[1] if found is not None and found[0] is x else None
+
+
+def mark_key(trace: Trace, x: Any, present: Any) -> Any:
+    """``x``, known from now on to be under its key only if ``present``, a traced truth value."""
+    trace.missing[id(x)] = (x, present)
+    return x
+
+
+def presence_of_key(trace: Trace, x: Any) -> Any:
+    """Whether ``x`` is under its key, as a traced truth value; None if it always is."""
+    found = trace.missing.get(id(x))
     return found[1] if found is not None and found[0] is x else None
 
 

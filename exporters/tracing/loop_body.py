@@ -15,15 +15,17 @@ from exporters.tracing.leaves import (
     ABSENT,
     UNBOUND,
     Dummy,
+    KeyAskedError,
     LeafType,
     item_type,
     leaf_in,
     leaf_value,
     make_leaf,
+    presence_of_key,
     same,
 )
 from exporters.tracing.lists import ScanBrokenError, ScanList, StagedList
-from exporters.tracing.loop_state import Reference, Seen
+from exporters.tracing.loop_state import KeyReference, Reference, Seen
 from exporters.tracing.merging import Merged, flatten_state, is_staged
 from exporters.tracing.pytree import shallow
 from exporters.tracing.scalars import ScalarRecord
@@ -86,6 +88,9 @@ class Recording:
                 finish=self._finish,
                 transient=True,
             )
+        except KeyAskedError as asked:
+            self.loop.flagged.add(asked.place)
+            raise AgainError from asked
         except ScanBrokenError as broken:
             self.unscanned.update(r.identity for r, *_ in self.scans)
             raise AgainError from broken
@@ -104,6 +109,16 @@ class Recording:
             merged = self._merge(reference, seen)
             if isinstance(merged, Merged):
                 self.carried.append((reference, seen, merged))
+                self._carry_key(reference, seen)
+
+    def _carry_key(self, reference: Reference, seen: Seen) -> None:
+        """Carry whether a key is there, if somebody asks."""
+        if reference.identity not in self.loop.flagged:
+            return
+        key = KeyReference(reference.label, None, reference.container, reference.key)
+        there = Seen(False, [True], final=dict.fromkeys(seen.final, True))
+        merged = self.loop.ways.merge(reference.label, [False, True], always=True)
+        self.carried.append((key, there, merged))
 
     def _scan_type(self, reference: Reference, seen: Seen) -> tuple[ListNode, list[Slot]] | None:
         """The structure of a list that may become scan outputs."""
@@ -137,7 +152,9 @@ class Recording:
         self.late_keys = {
             (id(r.container), r.key)
             for r, seen, _ in self.carried
-            if isinstance(r.container, dict) and seen.start is UNBOUND
+            if isinstance(r.container, dict)
+            and seen.start is UNBOUND
+            and r.identity not in self.loop.flagged
         } - trace.late_keys
         trace.late_keys |= self.late_keys
         for reference, seen, merged in self.carried:
@@ -287,6 +304,12 @@ class Recording:
         self._require_known_state(outcome)
         for reference, seen, merged in self.carried:
             after = self._after(reference, outcome)
+            asked = (
+                reference.identity not in self.loop.flagged and type(reference.container) is dict
+            )
+            if asked and seen.start is UNBOUND and presence_of_key(trace, after) is not None:
+                self.loop.flagged.add(reference.identity)  # an iteration may not set it
+                raise AgainError
             leaves = merged.leaves_of(trace, after)
             if leaves is None:
                 self._again_with(reference, after)

@@ -6,17 +6,17 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.effects import MemoryLog
-from exporters.tracing.leaves import UNBOUND
+from exporters.tracing.leaves import UNBOUND, mark_key, presence_of_key
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import Ways
+from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from exporters.tracing.bodies import Scope
-    from exporters.tracing.trace import Trace
 
-__all__ = ["Iterable", "LoopState", "Reference", "Seen"]
+__all__ = ["Iterable", "KeyReference", "LoopState", "Reference", "Seen"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +77,31 @@ class Reference:
             self.container[self.key] = value
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class KeyReference(Reference):
+    """Whether a dict has a key that the loop sets: its value, which is held already, is marked."""
+
+    @property
+    def identity(self) -> Any:
+        """What tells references apart."""
+        return id(self.container), self.key, "is there"
+
+    def held(self) -> Any:
+        """Whether the key is there now."""
+        trace = Trace.current()
+        assert trace is not None
+        if self.key not in self.container:
+            return False
+        present = presence_of_key(trace, self.container[self.key])
+        return True if present is None else present
+
+    def hold(self, value: Any) -> None:
+        """Let the key be there if ``value`` says so."""
+        trace = Trace.current()
+        assert trace is not None
+        mark_key(trace, self.container[self.key], value)
+
+
 @dataclasses.dataclass(slots=True)
 class Seen:
     """What a reference held over the iterations, in all worlds.
@@ -114,6 +139,7 @@ class LoopState:
         trips: How many iterations each world has.
         seen: What each name and place held, by its identity.
         finals: What seen state, and each list, held after the loop, by its identity and world.
+        flagged: Keys that the loop sets, and of which somebody asks whether they are there.
         log: Memory that the replays wrote to.
     """
 
@@ -141,5 +167,6 @@ class LoopState:
         self.names = scope.get()
         self.trips: dict[int, int] = {}
         self.seen: dict[Any, tuple[Reference, Seen]] = {}
+        self.flagged: set[Any] = set()
         self.finals: dict[Any, dict[int, Any]] = {}
         self.log = MemoryLog()

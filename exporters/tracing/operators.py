@@ -23,6 +23,7 @@ from exporters.tracing.bodies import (
 )
 from exporters.tracing.branches import if_
 from exporters.tracing.chosen import Chosen, pick
+from exporters.tracing.keys import has_key, key_count
 from exporters.tracing.leaves import UNBOUND, presence
 from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.merging import is_staged
@@ -73,6 +74,9 @@ def truth(x: Any) -> Any:
     """``x`` where only its truth matters."""
     trace = staged_in(x)
     if trace is None:
+        count = key_count(x)
+        if count is not None:
+            return compare("gt", count, 0)
         own = own_method(x, "__bool__") or own_method(x, "__len__")
         return x if own is None else truth(own())
     if isinstance(x, TracedBool):
@@ -326,6 +330,9 @@ def _contains(container: Any, x: Any) -> Any:
         container = container.items
     listed = isinstance(container, list | tuple) and not isinstance(container, StagedList)
     inside = container if listed else ()
+    here = has_key(container, x)
+    if here is not None:
+        return here
     own = own_method(container, "__contains__")
     if own is not None:
         return truth(own(x))

@@ -11,6 +11,7 @@ from exporters.tracing.bodies import NO_SCOPE, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.iteration import BoundedDeque, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS
+from exporters.tracing.keys import dict_method
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import flatten_state, is_staged
 from exporters.tracing.operators import compare, getitem
@@ -82,11 +83,13 @@ def method(owner: Any, name: str) -> Callable[..., Any]:
     """``owner.name``, where the owner may be a list of what only run time knows."""
     if type(owner) is list and name in _OF_DEQUES:
         return functools.partial(_OF_DEQUES[name], owner)
+    if type(owner) is dict:
+        return dict_method(owner, name)
     bound: Callable[..., Any] = getattr(owner, name)
     if isinstance(owner, types.ModuleType):  # itertools.count
         return ITERATORS.get(bound, bound)
     trace = recorded()
-    if trace is None or type(owner) not in (list, tuple):
+    if trace is None or type(owner) not in (list, tuple) or name not in _METHODS:
         return bound
     if name == "sort":
         return functools.partial(_sort, owner)

@@ -6,6 +6,7 @@ from exporters.tracing.branches import if_
 from exporters.tracing.builtin_functions import call, display
 from exporters.tracing.chosen import invoke, returned
 from exporters.tracing.iteration import Nested, comprehension, for_, generator, while_
+from exporters.tracing.keys import with_keys
 from exporters.tracing.matching import (
     always,
     as_list,
@@ -39,10 +40,50 @@ from exporters.tracing.operators import (
 from exporters.tracing.ordering import method
 from exporters.tracing.places import setattribute, updateattribute, within
 
-__all__ = ["UNBOUND", "Nested", "Operand", "Scope", "always", "and_", "arithmetic", "as_list",
-           "assert_", "beside", "bind", "call", "compare", "comprehension", "display", "for_", "generator",
-           "getitem", "given", "if_", "ifexp", "invoke", "is_constant", "is_instance_of", "is_mapping",
-           "is_sequence", "method", "not_", "or_", "percent", "positional_attribute", "returned",
-           "setattribute", "setitem", "spread", "text", "text_format", "truth", "unpack",
-           "updateattribute", "updateitem", "while_", "within",
-           "without_keys"]  # fmt: skip
+__all__ = [
+    "UNBOUND",
+    "Nested",
+    "Operand",
+    "Scope",
+    "always",
+    "and_",
+    "arithmetic",
+    "as_list",
+    "assert_",
+    "beside",
+    "bind",
+    "call",
+    "compare",
+    "comprehension",
+    "display",
+    "for_",
+    "generator",
+    "getitem",
+    "given",
+    "if_",
+    "ifexp",
+    "invoke",
+    "is_constant",
+    "is_instance_of",
+    "is_mapping",
+    "is_sequence",
+    "method",
+    "not_",
+    "or_",
+    "percent",
+    "positional_attribute",
+    "returned",
+    "setattribute",
+    "setitem",
+    "spread",
+    "text",
+    "text_format",
+    "truth",
+    "unpack",
+    "updateattribute",
+    "updateitem",
+    "while_",
+    "with_keys",
+    "within",
+    "without_keys",
+]  # fmt: skip

@@ -118,6 +118,7 @@ class Trace:
         self.compiled: Container[Any] = ()
         self.settled: set[Any] | None = None
         self.unbound: dict[str, tuple[str, Source | None]] = {}
+        self.missing: dict[int, Any] = {}  # values of dicts whose keys may be missing
         self.slotted: dict[int, Any] = {}  # objects with slots, and these as dicts
         self.frontend: Any = None
         self.assumptions: list[Assumption] = []

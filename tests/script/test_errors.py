@@ -52,8 +52,17 @@ def tensor_or_tuple(x):
 def key_of_one_branch(x):
     d = {}
     if x.sum() > 0:
+        d["k"] = (x, x)
+    return d["k"][0]
+
+
+def keys_gone_through(x):
+    d = {}
+    if x.sum() > 0:
         d["k"] = x
-    return d["k"]
+    for v in d.values():
+        x = x + v
+    return x
 
 
 def mixed_list(x):
@@ -160,10 +169,10 @@ def other_keys(x):
 
 
 def one_key_more(x):
-    options = {"eps": 1e-5}
+    options = {}
     if x.sum() > 0:
-        options["weight"] = x
-    return torch.nn.functional.layer_norm(x, (3,), **options)
+        options["reduction"] = "sum"
+    return torch.nn.functional.mse_loss(x, x, **options)
 
 
 def other_items(x):
@@ -344,7 +353,7 @@ CASES = {
         1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
     ),
     one_key_more: (
-        "`options['weight']` is float32[3] after the `if` branch but missing after the `else` branch",
+        "`options['reduction']` is 'sum' after the `if` branch but missing after the `else` branch",
         2, "x.sum() > 0", "set it on both ways, to None on the one without it",
         "BranchMismatchError",
     ),
@@ -386,9 +395,14 @@ CASES = {
         2, "x.sum() > 0", "move the branch or loop out of the try statement", "ScriptError",
     ),
     key_of_one_branch: (
-        "`d['k']` is float32[3] after the `if` branch but missing after the `else` branch",
+        "`d['k']` is (float32[3], float32[3]) after the `if` branch but missing after the `else` branch",
         2, "x.sum() > 0", "set it on both ways, to None on the one without it",
         "BranchMismatchError",
+    ),
+    keys_gone_through: (
+        "which keys this dict has depends on the input's values",
+        4, "d.values", "ask for each by its name: `d.get(key)`, `key in d`, or pass it on as **d",
+        "ScriptError",
     ),
     mixed_list: (
         "the items of `out` are float32[] and float32[3]",
@@ -420,7 +434,7 @@ CASES = {
     ),
     counts_by_key: (
         "which keys this dict has depends on the input's values",
-        6, "counts[v] = 1", "use a list, or a tensor indexed by the number: `counts[v] += 1`",
+        3, "v in counts", "use a list, or a tensor indexed by the number: `counts[v] += 1`",
         "ScriptError",
     ),
     collects_a_set: (
