@@ -66,6 +66,15 @@ def _fitting_segments(
         raise RuntimeError(f"segments that end after {size} elements")
 
 
+def _fitting_rows(weight: torch.Tensor, indices: torch.Tensor) -> None:
+    """Rows of a table are read without a look at how many there are."""
+    if indices.numel() and weight.dim() == 2:
+        if not weight.numel():
+            raise RuntimeError(f"rows of a table of shape {list(weight.shape)}")
+        if not (int(indices.min()) >= 0 and int(indices.max()) < weight.shape[0]):
+            raise RuntimeError(f"rows are not in 0..{weight.shape[0] - 1}")
+
+
 _CHANNELS = ("weight", "bias", "running_mean", "running_var")
 # By operator: what checks it, and the parameters that it checks.
 _CHECKS: dict[str, tuple[Callable[..., None], dict[int, str]]] = {
@@ -73,6 +82,8 @@ _CHECKS: dict[str, tuple[Callable[..., None], dict[int, str]]] = {
     "lu_solve": (_fitting_pivots, {1: "LU_data", 2: "LU_pivots"}),
     "linalg_lu_solve": (_fitting_pivots, {0: "LU", 1: "pivots"}),
     "linalg_ldl_solve": (_fitting_pivots, {0: "LD", 1: "pivots"}),
+    "embedding_bag": (_fitting_rows, {0: "weight", 1: "indices"}),
+    "embedding_renorm_": (_fitting_rows, {0: "input", 1: "indices"}),
     "segment_reduce": (_fitting_segments, {0: "data", 3: "lengths", 5: "offsets", 6: "axis"}),
     **dict.fromkeys(
         ("max_pool2d_with_indices_backward", "max_pool3d_with_indices_backward"),

@@ -23,6 +23,16 @@ UNFIT = {
         (torch.ones(2, 3), *STATISTICS, True, 0.1, 1e-5),
         {},
     ),
+    "rows of an empty table": (
+        torch.embedding_bag,
+        (torch.ones(0, 3), torch.tensor([1, 0]), torch.tensor([0])),
+        {},
+    ),
+    "rows that are missing": (
+        torch.embedding_bag,
+        (torch.ones(2, 3), torch.tensor([1, 2]), torch.tensor([0])),
+        {},
+    ),
     "keywords": (
         torch.lu_unpack,
         (),
