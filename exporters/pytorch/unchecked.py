@@ -35,7 +35,7 @@ def _fitting_pivots(matrix: torch.Tensor, pivots: torch.Tensor) -> None:
 def _fitting_channels(input: torch.Tensor, *per_channel: torch.Tensor | None) -> None:
     """The low-level batch norms take the sizes of weights and statistics on trust."""
     for x in per_channel:
-        if x is not None and input.dim() > 1 and x.numel() != input.shape[1]:
+        if isinstance(x, torch.Tensor) and input.dim() > 1 and x.numel() != input.shape[1]:
             raise RuntimeError(f"{x.numel()} values for {input.shape[1]} channels")
 
 

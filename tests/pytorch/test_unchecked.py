@@ -56,6 +56,9 @@ def test_what_does_not_fit_is_refused(name: str) -> None:
 def test_what_fits_passes() -> None:
     require_fitting(torch.lu_unpack, (MATRIX, PIVOTS), {})
     require_fitting(torch.native_batch_norm, (torch.ones(2, 3), None, None, None, None), {})
+    require_fitting(
+        torch._native_batch_norm_legit, (torch.ones(2, 3), None, None, True, 0.1, 1e-5), {}
+    )
 
 
 def test_sizes_are_tried_without_harm() -> None:

@@ -226,6 +226,8 @@ def vector_norm(
     wide = x.abs() if narrow is None else x.float().abs()  # the sums overflow in 16 bits
     if ord == math.inf:
         found = wide.amax(dims, keepdim)
+        if any(number(wide.shape[d]) is None for d in ([dims] if isinstance(dims, int) else dims)):
+            found = found.clamp(min=0)  # of nothing
     elif ord == -math.inf:
         found = wide.amin(dims, keepdim)
     elif ord == 0:
