@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from exporters.pytorch.dtypes import from_torch_dtype
+from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.scanning import repeat
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
