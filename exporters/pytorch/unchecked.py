@@ -66,8 +66,12 @@ def _fitting_segments(
         raise RuntimeError(f"segments that end after {size} elements")
 
 
-def _fitting_rows(weight: torch.Tensor, indices: torch.Tensor) -> None:
-    """Rows of a table are read without a look at how many there are."""
+def _fitting_rows(
+    weight: torch.Tensor, indices: torch.Tensor, offsets: torch.Tensor | None = None
+) -> None:
+    """Rows of a table are read without a look at how many there are, of no bag too."""
+    if offsets is not None and indices.numel() and not offsets.numel():
+        raise RuntimeError(f"{indices.numel()} rows of no bag")
     if indices.numel() and weight.dim() == 2:
         if not weight.numel():
             raise RuntimeError(f"rows of a table of shape {list(weight.shape)}")
@@ -82,7 +86,7 @@ _CHECKS: dict[str, tuple[Callable[..., None], dict[int, str]]] = {
     "lu_solve": (_fitting_pivots, {1: "LU_data", 2: "LU_pivots"}),
     "linalg_lu_solve": (_fitting_pivots, {0: "LU", 1: "pivots"}),
     "linalg_ldl_solve": (_fitting_pivots, {0: "LD", 1: "pivots"}),
-    "embedding_bag": (_fitting_rows, {0: "weight", 1: "indices"}),
+    "embedding_bag": (_fitting_rows, {0: "weight", 1: "indices", 2: "offsets"}),
     "embedding_renorm_": (_fitting_rows, {0: "input", 1: "indices"}),
     "segment_reduce": (_fitting_segments, {0: "data", 3: "lengths", 5: "offsets", 6: "axis"}),
     **dict.fromkeys(
@@ -97,10 +101,14 @@ _CHECKS: dict[str, tuple[Callable[..., None], dict[int, str]]] = {
 }  # fmt: skip
 
 
+# How many of the first parameters must be tensors for the check to make sense; else all.
+_NEEDED = {_fitting_channels: 1, _fitting_segments: 1, _fitting_rows: 2}
+
+
 @functools.cache
 def _check_of(func: Any) -> tuple[Callable[..., None], dict[int, str]] | None:
     if func is torch.nn.functional.embedding_bag:  # what it calls is seen by nobody
-        return _fitting_rows, {1: "weight", 0: "input"}
+        return _fitting_rows, {1: "weight", 0: "input", 2: "offsets"}
     return _CHECKS.get(aten_name(func) or "")
 
 
@@ -115,7 +123,7 @@ def require_fitting(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> N
         return
     check, parameters = found
     given = [args[i] if i < len(args) else kwargs.get(n) for i, n in parameters.items()]
-    needed = 1 if check in (_fitting_channels, _fitting_segments) else len(given)
+    needed = _NEEDED.get(check, len(given))
     if all(isinstance(x, torch.Tensor) for x in given[:needed]):
         with torch._C.DisableTorchFunction():
             check(*given)

@@ -33,6 +33,11 @@ UNFIT = {
         (torch.ones(2, 3), torch.tensor([1, 2]), torch.tensor([0])),
         {},
     ),
+    "rows of no bag": (
+        torch.embedding_bag,
+        (torch.ones(2, 3), torch.tensor([1]), torch.tensor([], dtype=int)),
+        {},
+    ),
     "rows that a module reads": (
         torch.nn.functional.embedding_bag,
         (torch.tensor([[1, 2]]), torch.ones(2, 3)),

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 
 from exporters.pytorch.dtypes import from_torch_dtype
-from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.scanning import repeat
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
@@ -227,8 +226,6 @@ def vector_norm(
     wide = x.abs() if narrow is None else x.float().abs()  # the sums overflow in 16 bits
     if ord == math.inf:
         found = wide.amax(dims, keepdim)
-        if any(number(wide.shape[d]) is None for d in ([dims] if isinstance(dims, int) else dims)):
-            found = found.clamp(min=0)  # of nothing
     elif ord == -math.inf:
         found = wide.amin(dims, keepdim)
     elif ord == 0:
