@@ -315,8 +315,8 @@ def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | N
         return ScriptError(
             f"{error.message}, although the function is compiled",
             source=error.source,
-            hint="its loops, branches and math.* are followed; `[x] * n` of a run-time n and state that "
-            "changes outside of its names, attributes and lists are not",
+            hint="its loops, branches and math.* are followed; what changes under another name than that "
+            "of the list it is in, and what other libraries keep, is not",
         )
     error.target = target
     return error

@@ -216,7 +216,23 @@ def world_leaves(
             size = sizes.get(symbol.name, symbol.size)
             if copies[leaf].shape[axis] != size:
                 copies[leaf] = resize(copies[leaf], axis, size)
+        for leaf in {leaf for leaf, _ in symbol.places}:
+            if [a for i, a in symbol.places if i == leaf] == [
+                copies[leaf].dim() - n for n in (2, 1)
+            ]:
+                copies[leaf] = _regular(copies[leaf], leaves[leaf].shape[-1])
     return copies
+
+
+def _regular(x: torch.Tensor, before: int) -> torch.Tensor:
+    """Square matrices whose blocks beside the diagonal are small: repeated as they are they are singular.
+
+    Positive definite ones stay that.
+    """
+    if x.shape[-1] <= before or not x.is_floating_point() or bool((x == x.round()).all()):
+        return x
+    block = torch.arange(x.shape[-1], device=x.device) // before
+    return torch.where(block[:, None] == block, x, x / 64)
 
 
 def modules_of(model: Any) -> dict[str, torch.nn.Module]:

@@ -464,8 +464,8 @@ CASES = {
         "Python took another way for other inputs than the example: a loop or a branch here was frozen "
         "to the example's size, although the function is compiled",
         1, "[[0, 0] for _ in x]",
-        "its loops, branches and math.* are followed; `[x] * n` of a run-time n and state that changes "
-        "outside of its names, attributes and lists are not", "ScriptError",
+        "its loops, branches and math.* are followed; what changes under another name than that of the "
+        "list it is in, and what other libraries keep, is not", "ScriptError",
     ),
     tuples_counted: (
         "== takes tensors or numbers, and the items of the list are containers",
