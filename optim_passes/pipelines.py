@@ -16,6 +16,7 @@ from optim_passes.fusion.bias_residual import (
     SkipLayerNormPass,
 )
 from optim_passes.fusion.convolution import ConvActivationPass, ConvPadPass
+from optim_passes.fusion.cubic_resize import CubicResizePass
 from optim_passes.fusion.gelu import GeluPass, HardSwishPass, QuickGeluPass
 from optim_passes.fusion.group_norm import ChannelAffinePass, GroupNormPass
 from optim_passes.fusion.linear import (
@@ -178,6 +179,7 @@ CPU: Passes = (
     FullMaskPass(),
     SharedHeadsPass(),
     RotaryPass(),
+    CubicResizePass(),
     ConvPadPass(),
     # Each leaves what another one takes: a scaled branch, a sum of branches that is normalised.
     Repeat(BatchNormPass(), LayerScalePass(), ParallelConvPass()),
