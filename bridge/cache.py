@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 import onnxruntime
 
-from bridge.errors import ModelFileError
+from bridge.errors import FeedError, ModelFileError
 from bridge.files import proto_without
 from bridge.untrusted import check_path
 
@@ -55,6 +55,9 @@ def cache_folder(wanted: bool | str | os.PathLike[str] | None) -> Path | None:  
 
     Args:
         wanted: A folder; True for the user's cache folder; None for what ``BRIDGE_CACHE`` says.
+
+    Raises:
+        FeedError: It is none of these.
     """
     if wanted is None:
         wanted = os.environ.get("BRIDGE_CACHE") or False
@@ -63,6 +66,8 @@ def cache_folder(wanted: bool | str | os.PathLike[str] | None) -> Path | None:  
     if wanted is True:
         home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         return Path(home) / "bridge"
+    if not isinstance(wanted, str | os.PathLike):
+        raise FeedError(f"cache is {wanted!r}; it is a folder, True or False")
     return Path(wanted)
 
 

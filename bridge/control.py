@@ -56,7 +56,7 @@ class _Run:
         if self.config:
             for key, value in self.config.items():
                 try:
-                    self.options.add_run_config_entry(key, str(value))
+                    self.options.add_run_config_entry(str(key), str(value))
                 except RuntimeError as error:
                     raise RunError(f"run config entry {key!r}: {error}") from error
         if self.timeout is not None:
@@ -108,6 +108,8 @@ class RunControl:
         :class:`~bridge.errors.RunError` if it failed.
         """
         # a context made of a generator would take a microsecond more
+        if run_config and not hasattr(run_config, "keys"):
+            raise FeedError(f"run_config is {run_config!r}; it is a mapping of names to values")
         config = {**self._config, **run_config} if run_config else self._config
         timeout = _LIMIT.get() if timeout is None else _seconds(timeout)
         return _Run(self._running, config, timeout)
@@ -123,4 +125,4 @@ class RunControl:
 def _seconds(timeout: Any) -> float:
     if not isinstance(timeout, int | float) or not timeout > 0:
         raise FeedError(f"timeout is {timeout!r}; it is a number of seconds above 0")
-    return float(timeout)
+    return min(float(timeout), threading.TIMEOUT_MAX)

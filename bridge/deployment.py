@@ -27,9 +27,19 @@ from bridge.errors import ProviderError
 
 __all__ = ["Deployment", "deployment", "find_config"]
 
-_KEYS = (
-    "providers", "threads", "optimization", "config", "options", "require", "cuda_graphs", "cache",
-)  # fmt: skip
+_NUMBER = (int, float)
+_TEXT_OR_NUMBER = (str, bool, int, float)
+# Each key with what it may be, and for a table what may be in it.
+_KEYS: dict[str, tuple[tuple[type, ...], tuple[type, ...], str]] = {
+    "providers": ((str, list), (), 'text or a list of names: "cuda,cpu"'),
+    "threads": ((int,), (), "a number: 4"),
+    "optimization": ((str,), (), 'a level: "all"'),
+    "config": ((dict,), _TEXT_OR_NUMBER, 'a table: { "session.set_denormal_as_zero" = "1" }'),
+    "options": ((dict,), (dict,), "a table for each provider: options.cuda = { device_id = 1 }"),
+    "require": ((dict,), _NUMBER, "a table of shares: { cuda = 0.99, copies_in_loops = 0 }"),
+    "cuda_graphs": ((bool, dict), (list,), "true, or a table of sizes: { batch = [1, 8] }"),
+    "cache": ((bool, str), (), 'true or a folder: "~/.cache/bridge"'),
+}
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -81,9 +91,18 @@ def deployment(name: str | None, path: Path | None = None) -> Deployment | None:
         found = tomllib.loads(path.read_text(encoding="utf-8")).get("deployments", {})
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ProviderError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ProviderError(
+            f"deployments in {path} is no table", hint=f"begin one with [deployments.{name}]"
+        )
     if name not in found:
         raise ProviderError(
             f"{path} has no deployment {name!r}; it has {', '.join(found) or 'none'}"
+        )
+    if not isinstance(found[name], dict):
+        raise ProviderError(
+            f"deployment {name!r} in {path} is no table",
+            hint=f"begin it with [deployments.{name}]",
         )
     data = dict(found[name])
     for key in data:
@@ -93,6 +112,7 @@ def deployment(name: str | None, path: Path | None = None) -> Deployment | None:
                 f"deployment {name!r} in {path} has an unknown key {key!r}",
                 hint=f"did you mean {near[0]!r}?" if near else f"keys are {', '.join(_KEYS)}",
             )
+        _require_kind(key, data[key], f"deployment {name!r} in {path}")
     if isinstance(data.get("cache"), str):
         data["cache"] = path.parent / Path(data["cache"]).expanduser()
     return Deployment(
@@ -102,3 +122,21 @@ def deployment(name: str | None, path: Path | None = None) -> Deployment | None:
         require=data.pop("require", {}),
         session=data,
     )
+
+
+def _require_kind(key: str, value: Any, place: str) -> None:
+    """See that a value is of a type that its key takes.
+
+    Raises:
+        ProviderError: It is not.
+    """
+    kinds, inner, told = _KEYS[key]
+    fits = isinstance(value, kinds) and not (isinstance(value, bool) and bool not in kinds)
+    odd = (
+        [k for k, v in value.items() if not isinstance(v, inner)]
+        if fits and isinstance(value, dict)
+        else []
+    )
+    if not fits or odd:
+        wrong = value if not odd else f"{odd[0]} = {value[odd[0]]!r}"
+        raise ProviderError(f"{place}: {key} is {wrong!r}", hint=f"{key} is {told}")

@@ -153,7 +153,7 @@ class Placement:
                 lists the nodes.
         """
         for label, promised in shares.items():
-            if not 0 <= promised <= 1:
+            if not isinstance(promised, int | float) or not 0 <= promised <= 1:
                 raise ProviderError(
                     f"{label}={promised} is no share of the nodes", hint=f"write {label}=0.99"
                 )
@@ -173,6 +173,10 @@ class Placement:
                     hint=f"{label} has no kernel for these: export with an older opset, or "
                     f'optimize for it with bridge.optimize(program, target="{label}")',
                 )
+        if not isinstance(copies_in_loops, int | None):
+            raise ProviderError(
+                f"copies_in_loops is {copies_in_loops!r}", hint="write copies_in_loops=0"
+            )
         if copies_in_loops is not None and len(self.copies_in_loops) > copies_in_loops:
             raise ProviderError(
                 f"{len(self.copies_in_loops)} copies between devices in loops, {copies_in_loops} "

@@ -15,15 +15,12 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import onnxruntime
 
 from bridge.errors import ProviderError
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["CPU", "CUDA_PROVIDERS", "Contract", "Provider", "available", "is_plugin", "resolve"]
 
@@ -204,6 +201,11 @@ def _split(text: str) -> list[str]:
 def _provider(item: Any, options: Mapping[str, Mapping[str, Any]]) -> Provider:
     given: dict[str, Any] = {}
     if isinstance(item, tuple):
+        if len(item) != 2 or not isinstance(item[1], Mapping):
+            raise ProviderError(
+                f"{item!r} is no provider with its options",
+                hint='write ("cuda", {"device_id": 1})',
+            )
         item, given = item[0], dict(item[1])
     if isinstance(item, Provider):
         return item
@@ -216,6 +218,11 @@ def _provider(item: Any, options: Mapping[str, Mapping[str, Any]]) -> Provider:
     name = _full_name(matched["name"])
     if matched["device"]:
         option = _DEVICE_OPTION.get(Provider(name).label, "device_id")
+        if option == "device_id" and not matched["device"].isdigit():
+            raise ProviderError(
+                f"{matched['device']!r} of {item!r} is no device",
+                hint=f'write its number: "{matched["name"]}:0"',
+            )
         given[option] = matched["device"]
     for pair in filter(None, re.split(r"[,;]", matched["options"] or "")):
         key, separator, value = pair.partition("=")

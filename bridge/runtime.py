@@ -8,6 +8,7 @@ import io
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,7 +25,7 @@ from bridge.untrusted import check_bytes, check_path
 from optim_passes.precision.wide import is_bfloat16, widened
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from bridge.providers import Contract
 
@@ -39,6 +40,7 @@ _LEVELS = {
 }
 _DEVICE_FAILURE = re.compile(r"(?:CUDA|CUDNN) failure \d+: [^;]*|cuda_call\.cc|cudaSetDevice")
 _HANDED_OVER = 1024  # bytes from which a weight is handed over in memory instead of serialised
+_MOST_THREADS = 4096
 _PROTOBUF_LIMIT = 2**31 - 1
 # A rewritten graph's weights go to a file of their own: protobuf ends at 2 GB.
 _APART = {
@@ -48,6 +50,17 @@ _APART = {
 # Merges a Transpose that is no swap of the last two axes into a float16 product on the CPU, and the
 # next optimizer then crashes the process (version 1.32).
 _UNSAFE_FOR_HALVES = "MatmulTransposeFusion"
+# What ONNX Runtime says of files that no version of it could run, and of those of newer versions.
+_UNREADABLE = ("UnicodeDecodeError",)
+_UNSOUND = (
+    "nvalid model",
+    "Duplicate definition",
+    "IR version",
+    "Missing opset in the model",
+    "onnx opset version",
+    "TypeInferenceError",
+    "ShapeInferenceError",
+)
 _FATAL_ONLY = 4  # ONNX Runtime's log level: what is an error is raised as one
 
 if hasattr(onnxruntime, "disable_telemetry_events"):
@@ -91,11 +104,19 @@ class Settings:
             raise FeedError(
                 f"optimization is {self.optimization!r}; it is one of {', '.join(_LEVELS)}"
             )
-        if not isinstance(self.threads, int | None) or (self.threads or 0) < 0:
+        threads = 0 if self.threads is None else self.threads
+        if not isinstance(threads, int) or threads is True or not 0 <= threads <= _MOST_THREADS:
             raise FeedError(
                 f"threads is {self.threads!r}; it is a number of threads, or None for the cores that "
                 "this process may use"
             )
+        known = self.config if isinstance(self.config, Mapping) else {self.config: None}
+        for key, value in known.items():
+            if not isinstance(key, str) or not isinstance(value, str | int | float):
+                raise FeedError(
+                    f"config has {key!r}: {value!r}; it is a mapping of names to values",
+                    hint='write config={"session.set_denormal_as_zero": "1"}',
+                )
 
     @property
     def cached(self) -> bool:
@@ -118,7 +139,8 @@ class Settings:
         if self.optimized_path is not None:
             entries |= _APART  # or weights stay in files that nobody finds from there
         for key, value in {**entries, **self.config}.items():
-            options.add_session_config_entry(key, value)
+            told = str(int(value)) if isinstance(value, bool) else str(value)
+            options.add_session_config_entry(key, told)
         if self.profile_prefix is not None:
             options.enable_profiling = True
             options.profile_file_prefix = self.profile_prefix
@@ -364,6 +386,14 @@ def _refusal(error: Exception, contract: Contract) -> Exception:
             f"provider {label!r} did not start: {reason.strip()}",
             hint="check `nvidia-smi` and `bridge doctor`",
         )
-    if kind in ("InvalidProtobuf", "NoSuchFile", "InvalidGraph", "NoModel"):
-        return ModelFileError(f"ONNX Runtime cannot load the model: {text}")
+    if kind in ("InvalidProtobuf", "NoSuchFile", "InvalidGraph", "NoModel", *_UNREADABLE) or any(
+        sign in text for sign in _UNSOUND
+    ):
+        newer = "onnx opset version" in text or "IR version" in text
+        return ModelFileError(
+            f"ONNX Runtime cannot load the model: {text}",
+            hint="export it with an older opset, or install a newer onnxruntime"
+            if newer
+            else None,
+        )
     return RunError(f"ONNX Runtime refused the model: {text}")

@@ -104,6 +104,7 @@ class Session:
         options: onnxruntime.SessionOptions | None = None,
         settings: Settings | None = None,
     ) -> None:
+        _require_buckets(cuda_graphs)
         self.settings = settings or Settings(
             _definite(resolve(providers)),
             threads=threads,
@@ -230,13 +231,13 @@ class Session:
 
         return list(map(torch.from_numpy, results))
 
-    def _chosen(self, outputs: Sequence[str]) -> list[str]:
+    def _chosen(self, outputs: Any) -> list[str]:
         """Names of outputs.
 
         Raises:
             FeedError: There are none, or one that the model lacks.
         """
-        names = [outputs] if isinstance(outputs, str) else list(outputs)
+        names: list[Any] = [outputs] if isinstance(outputs, str | int) else list(outputs)
         unknown = [str(n) for n in names if n not in self._output_types]
         if unknown or not names:
             told = f"there is no output {unknown[0]!r}" if unknown else "no output is asked for"
@@ -481,6 +482,23 @@ class Session:
         inputs = ", ".join(f"{s.name}: {s}" for s in self.inputs)
         outputs = ", ".join(f"{s.name}: {s}" for s in self.outputs)
         return f"Session({inputs} -> {outputs}, on {self.settings.contract})"
+
+
+def _require_buckets(cuda_graphs: Any) -> None:
+    """See that sizes of CUDA graphs can be read.
+
+    Raises:
+        FeedError: They cannot.
+    """
+    sizes = cuda_graphs.values() if isinstance(cuda_graphs, Mapping) else ()
+    counted = all(
+        isinstance(x, list | tuple) and all(isinstance(n, int) for n in x) for x in sizes
+    )
+    if not isinstance(cuda_graphs, bool | Mapping) or not counted:
+        raise FeedError(
+            f"cuda_graphs is {cuda_graphs!r}; it is True, False or sizes by symbol",
+            hint='write cuda_graphs={"batch": [1, 8, 32]}',
+        )
 
 
 def _started(source: Any, settings: Settings, signature: Signature | None) -> Session:

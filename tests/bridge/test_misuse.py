@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import bridge
+from bridge.errors import FeedError, ModelFileError, ProviderError
+from tests.bridge.graphs import SCALE, graph_bytes
 
 X = torch.ones(3, 4)
 
@@ -122,3 +125,82 @@ def test_no_work_is_done_for_a_file_that_cannot_be_written(tmp_path: Any) -> Non
 
     with pytest.raises(bridge.ModelFileError):
         bridge.export(never, X, tmp_path / "missing" / "model.onnx")
+
+
+DEPLOYMENTS = {
+    "[deployments]\ne = 3": "deployment 'e'",
+    "deployments = [1]": "deployments in",
+    '[deployments.e]\nconfig = "x"': "config is 'x'",
+    "[deployments.e]\noptions.cpu = 3": "options is 'cpu = 3'",
+    '[deployments.e]\nrequire = { cpu = "all" }': "require is",
+    "[deployments.e]\nrequire = 3": "require is 3",
+    "[deployments.e]\ncache = 3": "cache is 3",
+    "[deployments.e]\nthreads = true": "threads is True",
+    "[deployments.e]\ncuda_graphs = { n = 3 }": "cuda_graphs is",
+}
+
+
+@pytest.mark.parametrize("text", list(DEPLOYMENTS))
+def test_deployments_of_wrong_types_are_told_with_how_to_write_them(text, tmp_path, monkeypatch):
+    (tmp_path / "bridge.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProviderError, match=DEPLOYMENTS[text]) as caught:
+        bridge.load(graph_bytes(SCALE), deployment="e")
+    assert caught.value.hint
+
+
+def test_numbers_of_a_deployment_are_config_entries(tmp_path, monkeypatch):
+    text = '[deployments.e]\nconfig = { "session.set_denormal_as_zero" = 1, "session.x" = true }'
+    (tmp_path / "bridge.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    x, w = np.ones((2, 4), np.float32), np.ones(4, np.float32)
+    found = bridge.load(graph_bytes(SCALE), deployment="e").run({"x": x, "w": w})
+    np.testing.assert_array_equal(found["y"], x)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"config": 3}, FeedError),
+        ({"config": {3: "a"}}, FeedError),
+        ({"cache": 3}, FeedError),
+        ({"threads": True}, FeedError),
+        ({"threads": 10**9}, FeedError),
+        ({"cuda_graphs": {"n": 3}}, FeedError),
+        ({"providers": [("cpu",)]}, ProviderError),
+        ({"providers": [("cpu", "x")]}, ProviderError),
+        ({"providers": "cpu:x"}, ProviderError),
+    ],
+    ids=str,
+)
+def test_session_options_of_wrong_types_are_told(options, kind):
+    with pytest.raises(kind):
+        bridge.load(graph_bytes(SCALE), **options)
+
+
+def test_run_options_of_wrong_types_are_told():
+    session = bridge.load(graph_bytes(SCALE))
+    feed = {"x": np.ones((2, 4), np.float32), "w": np.ones(4, np.float32)}
+    for options in ({"run_config": 3}, {"outputs": 3}, {"timeout": float("nan")}):
+        with pytest.raises(FeedError):
+            session.run(feed, **options)
+    assert session.run(feed, timeout=float("inf"), run_config={"a": 1})["y"].shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "hint"),
+    [
+        (lambda m: m.graph.node.add(op_type="Neg", input=["x"], output=["y"]), ""),
+        (lambda m: setattr(m.opset_import[0], "version", 999), "newer onnxruntime"),
+        (lambda m: setattr(m, "ir_version", 9999), "newer onnxruntime"),
+    ],
+    ids=["two nodes make one value", "an opset to come", "a format to come"],
+)
+def test_files_that_no_runtime_takes_are_the_files_fault(change, hint):
+    import onnx
+
+    proto = onnx.ModelProto.FromString(graph_bytes(SCALE))
+    change(proto)
+    with pytest.raises(ModelFileError) as caught:
+        bridge.load(proto.SerializeToString())
+    assert hint in (caught.value.hint or "")
