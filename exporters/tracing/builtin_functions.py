@@ -120,7 +120,12 @@ def _enumerate(items: Any, start: Any = 0) -> Any:
     if staged is None:
         return enumerate(natively(items), start)
     item = staged.item
-    return Iterable(staged.count, lambda i: (i if _is_zero(start) else i + start, item(i)))
+
+    def placed(i: Any, x: Any) -> tuple[Any, Any]:
+        return i if _is_zero(start) else i + start, x
+
+    source = items if isinstance(items, StagedList) else None
+    return Iterable(staged.count, lambda i: placed(i, item(i)), source, placed)
 
 
 def _zip(*sequences: Any, strict: bool = False) -> Any:

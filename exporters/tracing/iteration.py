@@ -66,10 +66,12 @@ def for_(
     require_keys(items)
     current = Trace.current()
     if current is not None and current.live:
-        changing = over_places(current, items, body)
+        beside = isinstance(items, Iterable) and items.source is not None
+        source, placed = (items.source, items.placed) if beside else (items, None)
+        changing = over_places(current, source, body, placed)
         if changing is not None:
-            body, scope = changing, scope.reaching(items)
-            length = items.staged_length()
+            body, scope = changing, scope.reaching(source)
+            length = source.staged_length()
             items = range(length) if trace is None else Iterable(length, lambda i: i)
     if trace is not None:
         staged = iterable(trace, items)

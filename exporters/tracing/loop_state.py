@@ -26,10 +26,14 @@ class Iterable:
     Attributes:
         count: How many items there are: a traced int, or an int in an eager replay.
         item: The item at a position, given as a traced int or an int.
+        source: A list whose items stand in these, and may be changed in its place.
+        placed: The item at a position, given with the list's.
     """
 
     count: Any
     item: Callable[[Any], Any]
+    source: StagedList | None = None
+    placed: Callable[[Any, Any], Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         """The items for Python to loop over (``itertools``), as many as all worlds have.

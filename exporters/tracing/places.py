@@ -94,9 +94,14 @@ def _contents(trace: Trace, x: Any) -> list[Any]:
     return [y for x in leaves for y in (x.columns if isinstance(x, StagedList) else (x,))]
 
 
-def each(items: StagedList, body: Callable[[Any], None], index: Any) -> None:
+def each(
+    items: StagedList,
+    body: Callable[[Any], None],
+    placed: Callable[[Any, Any], Any] | None,
+    index: Any,
+) -> None:
     """One iteration over a list whose items the body may change."""
-    within(items, index, body)
+    within(items, index, body if placed is None else lambda item: body(placed(index, item)))
 
 
 def setattribute(owner: Any, name: str, value: Any) -> None:
@@ -110,9 +115,12 @@ def updateattribute(owner: Any, name: str, operation: str, value: Any) -> None:
 
 
 def over_places(
-    trace: Trace, items: Any, body: Callable[[Any], None]
+    trace: Trace,
+    items: Any,
+    body: Callable[[Any], None],
+    placed: Callable[[Any, Any], Any] | None = None,
 ) -> Callable[[Any], None] | None:
     """A body over the positions of a list, if it may change the list's items."""
     if not isinstance(items, StagedList) or not is_changeable(trace, items.example()):
         return None
-    return functools.partial(each, items, body)
+    return functools.partial(each, items, body, placed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from tests.script.language import Programs
@@ -339,6 +341,94 @@ def game_of_life(x):
                 new[i][j] = 1 if c == 3 or (c == 2 and g[i][j] == 1) else 0
         g = new
     return torch.tensor(g)
+
+
+@program
+def rows_changed_in_turn(x):
+    n = x.shape[0]
+    t = [[0] * n for _ in range(n)]
+    for i, row in enumerate(t):
+        row[i] = 1
+    return torch.tensor(t)
+
+
+@program
+def table_copied(x):
+    n = x.shape[0]
+    t = [[i] * n for i in range(n)]
+    u = copy.deepcopy(t)
+    u[0][0] = 99
+    return torch.tensor(t) + torch.tensor(u)
+
+
+@program
+def rows_swapped(x):
+    n = x.shape[0]
+    t = [[i * 10 + j for j in range(n)] for i in range(n)]
+    t[0], t[n - 1] = (t[n - 1], t[0])
+    return torch.tensor(t)
+
+
+@program
+def turned_by_a_quarter(x):
+    n = x.shape[0]
+    t = [[i * 10 + j for j in range(n)] for i in range(n)]
+    r = [[t[n - 1 - j][i] for j in range(n)] for i in range(n)]
+    return torch.tensor(r)
+
+
+@program
+def rows_to_columns(x):
+    n = x.shape[0]
+    t = [[i * 10 + j for j in range(2)] for i in range(n)]
+    a, b = zip(*t)
+    return torch.tensor(a) - torch.tensor(b)
+
+
+@program
+def row_taken_out(x):
+    n = x.shape[0]
+    t = [[i] * (i + 1) for i in range(n)]
+    r = t.pop()
+    r.append(5)
+    return torch.tensor(r).sum() + len(t)
+
+
+@program
+def any_and_all_of_rows(x):
+    n = x.shape[0]
+    t = [[v > w for w in x.tolist()] for v in x.tolist()]
+    return torch.tensor([any(r) for r in t]).long() + torch.tensor([all(r) for r in t]).long()
+
+
+@program
+def rows_compared(x):
+    n = x.shape[0]
+    t = [[i % 2, 1] for i in range(n)]
+    c = 0
+    for r in t:
+        if r == [0, 1]:
+            c += 1
+    return x * c
+
+
+@program
+def lists_of_ranges(x):
+    rows = []
+    for v in x.abs().long().tolist():
+        rows.append(list(range(v)))
+    return torch.tensor([len(r) for r in rows])
+
+
+@program
+def lists_in_a_dict(x):
+    d = {"pos": [], "neg": []}
+    for v in x.tolist():
+        if v > 0:
+            d["pos"].append(v)
+        else:
+            d["neg"].append(v)
+    return torch.tensor(len(d["pos"]) * 10 + len(d["neg"]))
 
 
 test_one_way, test_every_way = program.tests()
