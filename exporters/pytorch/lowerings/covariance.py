@@ -15,6 +15,9 @@ SYM_MAX: Any = torch.sym_max  # not annotated
 def _covariance(x: T, correction: int, counts: T | None, weights: T | None) -> T:
     if not (x.is_floating_point() or x.is_complex()):
         x = x.to(torch.get_default_dtype())
+    dtype = x.dtype if weights is None else torch.promote_types(x.dtype, weights.dtype)
+    wide = torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype  # of squares
+    x = x.to(wide)
     share = counts
     if weights is not None:
         share = weights if counts is None else weights * counts
@@ -30,7 +33,8 @@ def _covariance(x: T, correction: int, counts: T | None, weights: T | None) -> T
         lost = correction if weights is None else correction * (share * weights).sum() / total
         degrees = (total - lost).clamp(min=0)
     centred = x - mean
-    return (centred if share is None else centred * share) @ centred.mH / degrees
+    y = (centred if share is None else centred * share) @ centred.mH / degrees
+    return y.to(dtype)
 
 
 @decomposes(torch.cov)
