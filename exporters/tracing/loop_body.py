@@ -89,7 +89,9 @@ class Recording:
                 transient=True,
             )
         except KeyAskedError as asked:
-            self.loop.flagged.add(asked.place)
+            if asked.place in loop.flagged or asked.place not in loop.seen:
+                raise  # a loop around this one carries it
+            loop.flagged.add(asked.place)
             raise AgainError from asked
         except ScanBrokenError as broken:
             self.unscanned.update(r.identity for r, *_ in self.scans)
@@ -113,11 +115,13 @@ class Recording:
 
     def _carry_key(self, reference: Reference, seen: Seen) -> None:
         """Carry whether a key is there, if somebody asks."""
-        if reference.identity not in self.loop.flagged:
+        before = None if seen.start is UNBOUND else presence_of_key(self.trace, seen.start)
+        if before is None and reference.identity not in self.loop.flagged:
             return
+        start = False if before is None else before
         key = KeyReference(reference.label, None, reference.container, reference.key)
-        there = Seen(False, [True], final=dict.fromkeys(seen.final, True))
-        merged = self.loop.ways.merge(reference.label, [False, True], always=True)
+        there = Seen(start, [True], final=dict.fromkeys(seen.final, True))
+        merged = self.loop.ways.merge(reference.label, [start, True], always=True)
         self.carried.append((key, there, merged))
 
     def _scan_type(self, reference: Reference, seen: Seen) -> tuple[ListNode, list[Slot]] | None:

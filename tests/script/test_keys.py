@@ -228,4 +228,14 @@ def first_item_kept(x):
     return torch.tensor(d["first"]) + d["n"]
 
 
+@program
+def asked_in_a_loop_in_a_loop(x):
+    d = {}
+    for v in x:
+        for w in x:
+            if "most" not in d or v + w > d["most"]:
+                d["most"] = v + w
+    return d["most"]
+
+
 test_one_way, test_every_way = program.tests()
