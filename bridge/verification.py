@@ -55,7 +55,7 @@ class UnseenInputsError(Exception):
         self.sizes, self.finding = sizes, finding
 
 
-class UnsettledError(ParityError):
+class UnsettledError(Exception):
     """Outputs differ although no node does: equal scores in another order, rounding at a threshold.
 
     Attributes:
@@ -87,7 +87,7 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
             rows += check.run(f"{label} {_sizes(world.sizes)}", world.leaves, world.outputs)
         except UnsettledError as error:
             rows += error.agreed
-            unsettled.append(error.message)
+            unsettled.append(str(error))
     for sizes, leaves in fresh_inputs(traced):
         try:
             with _Deadline(_SECONDS + _TRACES * _seconds(traced)):
@@ -96,12 +96,14 @@ def verify(traced: TracedModel, program: Program) -> list[Comparison]:
             continue
         try:
             rows += check.run(f"unseen inputs {_sizes(sizes)}", leaves, expected)
+        except UnsettledError as error:
+            reason = frontend.explain(traced, leaves, sizes)
+            if reason is not None:
+                raise UnseenInputsError(sizes, reason) from error
+            rows += error.agreed
+            unsettled.append(str(error))
         except (ParityError, RunError) as error:
             reason = frontend.explain(traced, leaves, sizes)
-            if reason is None and isinstance(error, UnsettledError):
-                rows += error.agreed
-                unsettled.append(error.message)
-                continue
             if isinstance(reason, ScriptError) or (reason is None and not sizes):
                 raise
             raise UnseenInputsError(sizes, reason or error) from error
