@@ -9,11 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from exporters.errors import ScriptError
 from exporters.tracing.bodies import refuse_in_try
 from exporters.tracing.loop_body import AgainError, Recording
 from exporters.tracing.loop_node import LoopNode
 from exporters.tracing.loop_state import Iterable, LoopState
 from exporters.tracing.replay import replay
+from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from exporters.tracing.trace import Trace
 
 __all__ = ["Iterable", "stage_loop"]
+
+_RECORDINGS = 100
 
 
 def stage_loop(
@@ -52,14 +56,21 @@ def stage_loop(
     replay(loop)
     memories: dict[int, Record] = {}
     unscanned: set[Any] = set()
-    while True:
+    for _ in range(_RECORDINGS):
         recording = Recording(loop, memories, unscanned)
         loop.log.swap()
         try:
             recording.run()
-            break
-        except AgainError:
+        except AgainError:  # it writes to more than was known
             continue
         finally:
             loop.log.swap()
-    LoopNode(recording).emit(first)
+        LoopNode(recording).emit(first)
+        return
+    raise Interrupt(
+        ScriptError(
+            f"what this loop writes to is still not known after {_RECORDINGS} recordings of its body",
+            source=scope.source,
+            hint="move what does not change out of the loop, or split the loop in two",
+        )
+    )

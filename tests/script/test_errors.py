@@ -603,3 +603,24 @@ def test_a_file_that_changed_is_told(tmp_path):
         "hint: import the module anew\n"
         "docs/errors#scripterror"
     )
+
+
+def writes_outer_rows(x):
+    table = torch.zeros(3, 2)
+    for i in range(x.long().sum().item()):
+        table[i % 3] += x[0]
+    return table
+
+
+def test_a_loop_whose_writes_stay_unknown_is_refused(monkeypatch):
+    monkeypatch.setattr("exporters.tracing.loops._RECORDINGS", 1)
+    with pytest.raises(bridge.ExportError) as caught:
+        bridge.export(writes_outer_rows, T([1.0, 2.0, 3.0]))
+    assert str(caught.value) == _text(
+        writes_outer_rows,
+        "what this loop writes to is still not known after 1 recordings of its body",
+        2,
+        "range(x.long().sum().item())",
+        "move what does not change out of the loop, or split the loop in two",
+        "ScriptError",
+    )
