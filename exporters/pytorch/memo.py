@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CallMemo"]
 
 _LONG = 5e-4  # seconds; what is shorter costs little more than to look it up
+_LARGE = 1024  # elements of an argument; calls on less do not take long
 _BYTES = 1 << 30
 _TORCHS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 _PLAIN = (int, float, bool, str, complex, type(None), *_TORCHS)
@@ -53,7 +54,9 @@ class CallMemo:
     def call(self, func: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """``func(*args, **kwargs)``."""
         require_fitting(func, args, kwargs)
-        if not self.remembers or torch.is_grad_enabled() or writes(func, args, kwargs):
+        if not self.remembers or not any(map(_is_large, args)):
+            return func(*args, **kwargs)
+        if torch.is_grad_enabled() or writes(func, args, kwargs):
             return func(*args, **kwargs)
         leaves = list(_leaves((args, kwargs)))
         if not all(map(_is_comparable, leaves)):
@@ -103,6 +106,13 @@ def _leaves(x: Any) -> Iterator[Any]:
         yield from _leaves(tuple(x.values()))
     else:
         yield x
+
+
+def _is_large(x: Any) -> bool:
+    """Whether a call may take long because of an argument."""
+    if isinstance(x, torch.Tensor):
+        return x.numel() >= _LARGE
+    return isinstance(x, list | tuple) and any(map(_is_large, x))
 
 
 def _is_comparable(x: Any) -> bool:

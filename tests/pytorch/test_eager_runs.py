@@ -18,6 +18,7 @@ from exporters.pytorch.memo import CallMemo
 def memo(monkeypatch):
     """One for which every call took long."""
     monkeypatch.setattr(memos, "_LONG", 0.0)
+    monkeypatch.setattr(memos, "_LARGE", 0)
     memo = CallMemo()
     memo.remembers = True
     with torch.no_grad():
@@ -135,6 +136,7 @@ class Branching(torch.nn.Module):
 
 def test_traces_share_long_calls(monkeypatch):
     monkeypatch.setattr(memos, "_LONG", 0.0)
+    monkeypatch.setattr(memos, "_LARGE", 0)
     torch.manual_seed(0)
     model = Branching().eval()
     program = bridge.export(model, (torch.ones(2, 4),), dynamic_shapes=({0: "n"},))
