@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CallMemo"]
 
 _LONG = 5e-4  # seconds; what is shorter costs little more than to look it up
-_LARGE = 1024  # elements of an argument; calls on less do not take long
+_LARGE = 4000  # elements of an argument; calls on less do not take long
 _BYTES = 1 << 30
 _TORCHS = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 _PLAIN = (int, float, bool, str, complex, type(None), *_TORCHS)
