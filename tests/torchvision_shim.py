@@ -56,8 +56,23 @@ _library: Any = None
 def _nms(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     order = scores.argsort(descending=True, stable=True)
     boxes = dets[order].numpy()
+    groups = _apart(boxes) if iou_threshold >= 0 else [np.arange(len(boxes))]
+    kept = [group[_kept(boxes[group], iou_threshold)] for group in groups]
+    return order[torch.from_numpy(np.sort(np.concatenate(kept)))]
+
+
+def _apart(boxes: np.ndarray) -> list[np.ndarray]:
+    """Groups of boxes, of which none shares an x with another one's: other classes, moved apart."""
+    left, right = boxes[:, 0], boxes[:, 2]
+    along = np.argsort(left, kind="stable")
+    gaps = left[along][1:] >= np.maximum.accumulate(right[along])[:-1]
+    return [np.sort(g) for g in np.split(along, np.flatnonzero(gaps) + 1)]
+
+
+def _kept(boxes: np.ndarray, iou_threshold: float) -> np.ndarray:
+    """Which of the boxes are left, the best ones first, as indices."""
     kept: list[np.ndarray] = []
-    rest = np.arange(len(order))
+    rest = np.arange(len(boxes))
     while len(rest):  # the overlaps of the first 64 that are left with all that are left
         x1, y1, x2, y2 = boxes[rest].T
         head = slice(0, 64)
@@ -73,7 +88,7 @@ def _nms(dets: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
                 alive[i + 1 :] &= ~over[i + 1 :]
         kept.append(rest[head][alive[head]])
         rest = rest[64:][alive[64:]]
-    return order[torch.from_numpy(np.concatenate([*kept, rest]))]
+    return np.concatenate([*kept, rest])
 
 
 def _bilinear(image: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
