@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.errors import BranchMismatchError, UntraceableError
 from exporters.tracing.chosen import Chosen
-from exporters.tracing.leaves import is_leaf, presence
+from exporters.tracing.leaves import is_leaf, presence, presence_of_key
 from exporters.tracing.lists import StagedList
 from exporters.tracing.pytree import shallow
 from exporters.tracing.trace import Assumption
@@ -56,4 +56,10 @@ def require_outputs(trace: Trace, result: Any, name: str = "the result") -> None
     kind, items = shallow(result)
     if kind in ("list", "tuple", "namedtuple", "dict", "dataclass"):
         for key, item in items:
+            if kind == "dict" and presence_of_key(trace, item) is not None:
+                raise UntraceableError(
+                    f"{name} has the key {key!r} for some inputs only; an output of a graph is always "
+                    "there",
+                    hint="return what it holds under a name of its own: `d.get(key, default)`",
+                )
             require_outputs(trace, item, f"{name}[{key!r}]")

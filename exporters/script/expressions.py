@@ -15,7 +15,7 @@ from exporters.script.structure import PREFIX
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["MODULE", "ExpressionConverter", "is_run_time_place", "staged_call"]
+__all__ = ["MODULE", "ExpressionConverter", "is_key", "is_run_time_place", "staged_call"]
 
 
 _COMPARISONS = {
@@ -25,12 +25,12 @@ _COMPARISONS = {
 # Operators by which a float takes a traced int for a plain one: only a float's own subclass is asked first.
 _ARITHMETIC = {
     ast.Add: "add", ast.Sub: "sub", ast.Mult: "mul", ast.Div: "truediv", ast.FloorDiv: "floordiv",
-    ast.Mod: "mod", ast.Pow: "pow",
+    ast.Mod: "mod", ast.Pow: "pow", ast.BitOr: "or",
 }  # fmt: skip
 _BUILTINS = frozenset({
-    "abs", "all", "any", "bool", "deque", "divmod", "enumerate", "float", "int", "isinstance", "len", "list",
-    "max", "min", "print", "range", "reversed", "round", "sorted", "sum", "zip", "map", "filter", "iter",
-    "next",
+    "abs", "all", "any", "bool", "deque", "divmod", "enumerate", "float", "getattr", "hasattr", "int",
+    "isinstance", "len", "list", "max", "min", "print", "range", "reversed", "round", "sorted", "sum",
+    "tuple", "zip", "map", "filter", "iter", "next",
 })  # fmt: skip
 _LIBRARY = frozenset({
     "accumulate", "chain", "combinations", "count", "cycle", "deque", "islice", "pairwise", "product",
@@ -41,7 +41,7 @@ _LIBRARY = frozenset({
 # Of lists: they compare items; of deques, which are lists; of dicts, whose keys may be missing.
 _METHODS = frozenset({
     "count", "index", "sort", "appendleft", "extendleft", "popleft", "get", "items", "keys", "pop",
-    "setdefault", "values",
+    "setdefault", "update", "values",
 })  # fmt: skip
 _MATH = frozenset(name for name in dir(math) if not name.startswith("_"))
 
@@ -213,7 +213,9 @@ class ExpressionConverter(ast.NodeTransformer):
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         """``a[b]`` that is read."""
         value, index = self.visit(node.value), self.visit(node.slice)
-        if isinstance(node.ctx, ast.Load) and not _is_plain_index(node.slice):
+        if isinstance(node.ctx, ast.Load) and (
+            is_key(node.slice) or not _is_plain_index(node.slice)
+        ):
             return staged_call("getitem", value, index, at=node)
         return ast.copy_location(ast.Subscript(value, index, node.ctx), node)
 
@@ -343,6 +345,21 @@ class ExpressionConverter(ast.NodeTransformer):
         kind = "tuple" if isinstance(node, ast.Tuple) else "list"
         return staged_call("display", ast.Constant(kind), *parts, at=node)
 
+    def visit_Dict(self, node: ast.Dict) -> ast.expr:
+        """``{a: b, **c}``."""
+        self.generic_visit(node)
+        if None not in node.keys:
+            return node
+        parts: list[ast.expr] = []
+        pairs = zip(node.keys, node.values, strict=True)
+        for is_star, group in itertools.groupby(pairs, lambda pair: pair[0] is None):
+            held = list(group)
+            if is_star:
+                parts += [v for _, v in held]
+            else:
+                parts.append(ast.Dict([k for k, _ in held], [v for _, v in held]))
+        return staged_call("merged_dicts", *parts, at=node)
+
     # Comprehensions
 
     def visit_ListComp(self, node: ast.ListComp) -> ast.expr:
@@ -352,6 +369,14 @@ class ExpressionConverter(ast.NodeTransformer):
     def visit_GeneratorExp(self, node: ast.GeneratorExp) -> ast.expr:
         """``(f(a) for a in b if c)``."""
         return self._comprehension(node, "generator")
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.expr:
+        """``{a: f(a) for a in b if c}``."""
+        if _has_walrus(node):
+            return node  # it binds names around it: left to Python
+        pair = ast.copy_location(ast.Tuple([node.key, node.value], ast.Load()), node)
+        pairs = ast.copy_location(ast.GeneratorExp(pair, node.generators), node)
+        return self._comprehension(ast.fix_missing_locations(pairs), "mapping")
 
     def _comprehension(self, node: ast.ListComp | ast.GeneratorExp, operator: str) -> ast.expr:
         if _has_walrus(node):
@@ -422,6 +447,11 @@ def is_run_time_place(node: ast.AST, *, constant: bool = False) -> bool:
     index = node.slice.operand if isinstance(node.slice, ast.UnaryOp) else node.slice
     plain = (ast.Slice, ast.Tuple) if constant else (ast.Slice, ast.Tuple, ast.Constant)
     return not isinstance(index, plain)
+
+
+def is_key(index: ast.expr) -> bool:
+    """Whether an index is a constant that only dicts have."""
+    return isinstance(index, ast.Constant) and isinstance(index.value, str)
 
 
 def _is_text_format(node: ast.Call) -> bool:

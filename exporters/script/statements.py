@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exporters.script.expressions import (
     MODULE,
     ExpressionConverter,
+    is_key,
     is_run_time_place,
     staged_call,
 )
@@ -161,7 +162,9 @@ class StatementConverter:
         if isinstance(s, ast.Return) and s.value is not None:
             return [_at(s, ast.Return(self._returned(self.expression(s.value), s)))]
         if isinstance(s, ast.AugAssign) and (
-            is_run_time_place(s.target) or _is_nested_place(s.target)
+            is_run_time_place(s.target)
+            or _is_nested_place(s.target)
+            or (isinstance(s.target, ast.Subscript) and is_key(s.target.slice))
         ):
             return self._update_item(s)
         if isinstance(s, ast.AugAssign):

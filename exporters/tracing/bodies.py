@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from exporters.errors import BranchMismatchError, ScriptError
 from exporters.tracing.effects import Change, MemoryLog, Snapshot
-from exporters.tracing.leaves import is_leaf, mark, presence
+from exporters.tracing.leaves import is_leaf, mark, mark_key, presence, presence_of_key
 from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.merging import flatten_state
 from exporters.tracing.pytree import Tree, shallow
@@ -245,7 +245,9 @@ def frozen(trace: Trace, x: Any) -> Any:
         if tree.kind in ("leaf", "static"):
             return x
         copied = tree.unflatten(leaves)
-    present = presence(trace, x)
+    present, there = presence(trace, x), presence_of_key(trace, x)
+    if there is not None:
+        mark_key(trace, copied, there)
     return copied if present is None else mark(trace, copied, present)
 
 

@@ -31,10 +31,11 @@ from exporters.tracing.leaves import (
     make_leaf,
     mark_key,
     presence_of_key,
+    unset,
 )
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import UNBOUND, Merged, Ways, is_staged, static_dims
-from exporters.tracing.nodes import Leaf
+from exporters.tracing.nodes import Constant, joined_order
 from exporters.tracing.scalars import ScalarRecord, TracedBool
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
@@ -222,7 +223,9 @@ class _IfMerge:
         names = [self._merge_name(i, n) for i, n in enumerate(scope.names[: scope.kept])]
         names += [_SAME] * (len(scope.names) - len(names))
         result = self.ways.merge("the returned value", [then.result, orelse.result])
-        places = {**then.changes, **orelse.changes}
+        order, is_ordered = joined_order([list(then.changes), list(orelse.changes)])
+        changes = {**then.changes, **orelse.changes}
+        places = {place: changes[place] for place in order}
         changed = {place: self._merge_place(place, c) for place, c in places.items()}
         flags = {place: m for place, m in self.flags.items() if isinstance(m, Merged)}
         for merged in (*names, result, *changed.values(), *flags.values()):
@@ -252,7 +255,11 @@ class _IfMerge:
         returned = self._rebuilt(result, made)
         values = {place: self._rebuilt(changed[place], made) for place in places}
         for place, merged in flags.items():
+            container = places[place].container
             mark_key(trace, values[place], self._rebuilt(merged, made))
+            trace.opened[place] = container
+            if not is_ordered:
+                trace.unordered[id(container)] = container
         for place, change in places.items():
             value = values[place]
             if value is ABSENT:
@@ -274,18 +281,29 @@ class _IfMerge:
         values = [_placed(o, place, change) for o in self.outcomes]
         found = [presence_of_key(trace, v) for v in values]
         there = [v is not MISSING if p is None else p for v, p in zip(values, found, strict=True)]
-        keyed = type(change.container) is dict and not change.is_attribute
         kept = any(place not in o.changes for o in self.outcomes)
-        if keyed and kept and place in trace.late_keys:
+        if kept and place in trace.late_keys:
             raise KeyAskedError(place)  # an iteration before may have set it, or not
-        if not keyed or all(t is True for t in there) or all(t is False for t in there):
+        if not isinstance(change.container, dict) or all(t is True for t in there):
             return self.ways.merge(change.label, values)
-        known = [ABSENT if v is MISSING else v for v in values]
-        merged = self.ways.merge(change.label, known, always=True)
-        if not isinstance(merged, Merged) or not isinstance(merged.node, Leaf):
-            return self.ways.merge(change.label, values)
+        known = [unset(change.container) if v is MISSING else v for v in values]
+        if all(v is ABSENT for v in known):
+            return ABSENT
+        merged = self.ways.keyed(change.label, known)
+        if isinstance(merged.node, Constant):
+            return self.ways.merge(change.label, known if change.is_attribute else values)
         self.flags[place] = self.ways.merge(change.label, there, always=True)
+        if self._moves_key(place, change):
+            trace.unordered[id(change.container)] = change.container
         return merged
+
+    def _moves_key(self, place: Any, change: Change) -> bool:
+        """Whether a key that may be missing is set again: it would come last where it was not there."""
+        last = next(reversed(change.container), None)
+        if presence_of_key(self.trace, change.before) is None or change.key == last:
+            return False
+        after = [o.changes[place].after for o in self.outcomes if place in o.changes]
+        return any(x is not MISSING for x in after)
 
     def _rebind(self, change: Change, value: StagedList, before: tuple[Any, ...]) -> None:
         """Let everything that reaches a list of known length reach a staged one."""
@@ -446,9 +464,7 @@ class _IfMerge:
 def _placed(outcome: Outcome, place: Any, change: Change) -> Any:
     """What a place holds after a branch; nobody reads what was deleted, or not put there."""
     held = outcome.changes[place].after if place in outcome.changes else change.before
-    if held is not change.MISSING:
-        return held
-    return ABSENT if change.is_attribute else MISSING
+    return MISSING if held is change.MISSING else held
 
 
 _SAME = object()  # a name that neither branch bound anew

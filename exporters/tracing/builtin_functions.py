@@ -12,7 +12,7 @@ from exporters.tracing.bodies import recorded
 from exporters.tracing.extremes import largest, smallest
 from exporters.tracing.iteration import BoundedDeque, Endless, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS, accumulated, zipped
-from exporters.tracing.keys import key_count
+from exporters.tracing.keys import OpenItems, attribute, has_attribute, key_count
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
 from exporters.tracing.mathematics import FUNCTIONS
@@ -194,6 +194,13 @@ def _list(*args: Any) -> Any:
     return list(*(natively(x) for x in args))
 
 
+def _tuple(*args: Any) -> Any:
+    if len(args) == 1 and isinstance(args[0], OpenItems | dict):
+        listed = _list(*args)
+        return listed if isinstance(listed, StagedList) else tuple(listed)
+    return tuple(*args)
+
+
 def _round(x: Any, ndigits: Any = None) -> Any:
     trace = staged_in(x)
     if trace is None or trace.frontend.is_array(x):
@@ -233,6 +240,9 @@ _BUILTINS: dict[Any, Callable[..., Any]] = {
     isinstance: _isinstance,
     print: _print,
     list: _list,
+    tuple: _tuple,
+    hasattr: has_attribute,
+    getattr: attribute,
     sorted: sorted_,
     collections.deque: deque,
     round: _round,

@@ -65,7 +65,7 @@ class Chosen:
             world = 0 if trace is None else trace.active[0]
             number = self._index.record.worlds.get(world, self._keys[0])
             return function(self._options[self._keys.index(number)])
-        scope = Scope((), lambda: (), lambda _: None, lambda: tuple(self._options))
+        scope = Scope((), lambda: (), lambda _: None, lambda: (*self._options, function))
 
         def at(position: int) -> Any:
             option = self._options[position]
@@ -161,8 +161,9 @@ def _is_open(trace: Trace, x: Any, *, inside: bool = False) -> bool:
     """Whether only run time knows which object ``x`` is, or if something in it is None."""
     if isinstance(x, Chosen) or (inside and presence(trace, x) is not None):
         return True
-    if type(x) is dict and trace.missing:
-        return any(presence_of_key(trace, i) is not None for i in x.values())
+    held = x if isinstance(x, dict) else getattr(x, "__dict__", None)
+    if trace.missing and isinstance(held, dict):
+        return any(presence_of_key(trace, i) is not None for i in held.values())
     return type(x) in (tuple, list) and any(_is_open(trace, i, inside=True) for i in x)
 
 

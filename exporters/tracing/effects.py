@@ -11,6 +11,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import inspect
 import itertools
 import logging
 import types
@@ -21,7 +22,7 @@ from exporters.tracing.lists import ScanList, StagedList
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-__all__ = ["Change", "MemoryLog", "Snapshot", "WrittenMemory"]
+__all__ = ["Change", "MemoryLog", "Snapshot", "WrittenMemory", "slots_of"]
 
 _ATOMS = (int, float, complex, str, bytes, bool, type(None), type, types.ModuleType,
           types.BuiltinFunctionType, types.CodeType, range, slice, enum.Enum,
@@ -133,7 +134,7 @@ class _Slots(dict[str, Any]):
         setattr(self._owner, key, value)
 
 
-def _slots_of(x: Any) -> _Slots | None:
+def slots_of(x: Any) -> _Slots | None:
     """The slots of a user's object, the same dict each time; None if it has none."""
     from exporters.tracing.trace import Trace  # traces make snapshots
 
@@ -170,6 +171,7 @@ class Snapshot:
     ) -> None:
         self._hooks = hooks
         self._dicts: list[tuple[dict[Any, Any], dict[Any, Any], str]] = []
+        self._classes: dict[int, type] = {}  # of the objects whose attributes a dict holds
         self._lists: list[tuple[Any, list[Any], str]] = []
         self._sets: list[tuple[set[Any], set[Any]]] = []
         self._staged: list[tuple[StagedList, Any, str]] = []
@@ -206,7 +208,7 @@ class Snapshot:
             self._sets.append((x, set(x)))
         elif isinstance(x, tuple | frozenset):
             return [(v, f"{label}[{i}]") for i, v in enumerate(x)]
-        slots = _slots_of(x)
+        slots = slots_of(x)
         if slots is not None:
             self._dicts.append((slots, dict(slots.items()), f"{label}."))
             inside += [(v, f"{label}.{n}") for n, v in slots.items()]
@@ -214,6 +216,7 @@ class Snapshot:
         if type(attributes) is dict and id(attributes) not in self._seen:
             self._seen.add(id(attributes))
             self._dicts.append((attributes, dict(attributes), f"{label}."))
+            self._classes[id(attributes)] = type(x)
             for name, value in attributes.items():
                 if name in _FIXED:
                     if self._hooks and isinstance(value, dict):
@@ -234,7 +237,7 @@ class Snapshot:
                 continue
             keys = list(before) + [k for k in container if k not in before]
             for key in keys:
-                old, new = before.get(key, _MISSING), container.get(key, _MISSING)
+                old, new = (self._held(container, d, key, _MISSING) for d in (before, container))
                 if old is not new:
                     name = f"{label}{key}" if label.endswith(".") else f"{label}[{key!r}]"
                     found.append(Change(container, key, old, new, name))
@@ -252,6 +255,13 @@ class Snapshot:
                 found.append(Change(staged, "contents", staged.at(contents), now, label))
         return found
 
+    def _held(self, container: Any, contents: dict[Any, Any], key: Any, default: Any) -> Any:
+        """What a dict has under a key; of an object's attributes, what its class has."""
+        if key in contents or id(container) not in self._classes:
+            return contents.get(key, default)
+        found = inspect.getattr_static(self._classes[id(container)], key, default)
+        return default if hasattr(type(found), "__get__") else found
+
     def places_of(self, x: Any) -> list[tuple[Any, Any, str]]:
         """The places that held ``x``: container, key, label."""
         found: list[tuple[Any, Any, str]] = []
@@ -268,7 +278,7 @@ class Snapshot:
         """What a place held when the snapshot was taken."""
         for known, before, _ in self._dicts:
             if known is container:
-                return before.get(key, default)
+                return self._held(container, before, key, default)
         for items, held, _ in self._lists:
             if items is container:
                 return held[key] if key is not None else held

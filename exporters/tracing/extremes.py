@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from exporters.tracing.bodies import NO_SCOPE, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.iteration import comprehension, iterable, natively
+from exporters.tracing.keys import own_dict
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import flatten_state, is_staged
 from exporters.tracing.operators import compare
@@ -29,6 +30,7 @@ def _same(x: Any) -> Any:
 def _extreme(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
     def extreme(*args: Any, key: Any = None, default: Any = _NONE) -> Any:
         trace = recorded()
+        key = own_dict(key)
         options = {} if default is _NONE else {"default": default}
         items = args[0] if len(args) == 1 else args
         if trace is None:

@@ -9,11 +9,18 @@ from typing import TYPE_CHECKING, Any
 from exporters.errors import ScriptError
 from exporters.tracing.bodies import Scope, recorded
 from exporters.tracing.branches import if_
-from exporters.tracing.keys import require_keys
+from exporters.tracing.keys import OpenItems, opened
 from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable, stage_loop
 from exporters.tracing.merging import is_staged
-from exporters.tracing.operators import and_, compare, getitem, plain_truth, staged_in
+from exporters.tracing.operators import (
+    and_,
+    compare,
+    getitem,
+    plain_truth,
+    setitem,
+    staged_in,
+)
 from exporters.tracing.places import over_places
 from exporters.tracing.scalars import TracedInt
 from exporters.tracing.trace import Interrupt, Trace
@@ -30,6 +37,7 @@ __all__ = [
     "for_",
     "generator",
     "iterable",
+    "mapping",
     "natively",
     "while_",
 ]
@@ -63,7 +71,10 @@ def for_(
         test: Whether the loop goes on (no ``break`` yet); called before each iteration.
     """
     trace = recorded()
-    require_keys(items)
+    items = opened(items)
+    if isinstance(items, OpenItems):
+        _over_open(items, body, scope, test)
+        return
     current = Trace.current()
     if current is not None and current.live:
         beside = isinstance(items, Iterable) and items.source is not None
@@ -101,6 +112,19 @@ def for_(
         if not plain_truth(go_on):
             break
         body(item)
+
+
+def _over_open(
+    items: OpenItems,
+    body: Callable[[Any], None],
+    scope: Scope,
+    test: Callable[[], Any] | None,
+) -> None:
+    """A loop over what a dict has: each iteration is a branch."""
+    for there, item in items.each():
+        go_on: Any = True if test is None else test()
+        here = and_(go_on, functools.partial(_same, there))
+        if_(here, functools.partial(body, item), _nothing, scope)
 
 
 def _later(item: Callable[[Any], Any], start: int, index: Any) -> Any:
@@ -187,6 +211,10 @@ def raise_endless(trace: Trace, scope: Scope) -> None:
     )
 
 
+def _same(x: Any) -> Any:
+    return x
+
+
 def _nothing() -> None:
     return None
 
@@ -228,6 +256,7 @@ def _over_range(numbers: range) -> Iterable:
 def natively(items: Any) -> Any:
     """``items`` for Python to loop over; in an eager replay, as they are in its world."""
     trace = Trace.current()
+    items = opened(items)
     if trace is None or not trace.live or trace.recording:
         return items
     world = trace.active[0]
@@ -242,8 +271,11 @@ def natively(items: Any) -> Any:
 
 def iterable(trace: Trace, items: Any) -> Iterable | None:
     """Something to stage a loop over; None if Python can loop over it."""
+    items = opened(items)
     if isinstance(items, Iterable):
         return items if is_staged(trace, items.count) else None
+    if isinstance(items, OpenItems):
+        items = comprehension(items, _same)
     if isinstance(items, Cursor):
         return items.rest()
     if isinstance(items, BoundedDeque):
@@ -270,6 +302,21 @@ class Nested:
         self.tests = tests
 
 
+def mapping(
+    items: Any, item: Callable[[Any], tuple[Any, Any]], *tests: Callable[[Any], Any]
+) -> dict[Any, Any]:
+    """``{key: value for x in items if test(x)}``, with ``key, value`` for ``item(x)``."""
+    found: dict[Any, Any] = {}
+
+    def add(pair: tuple[Any, Any]) -> None:
+        key, value = pair
+        setitem(found, key, value)
+
+    scope = Scope((), tuple, lambda _: None, lambda: (found, item))
+    _collect(Nested(items, item, *tests), add, scope)
+    return found
+
+
 def for_each(items: Any, into: Any) -> None:
     """Append every item to a staged list."""
     trace = recorded()
@@ -294,27 +341,29 @@ def comprehension(
         (found,) = values
 
     scope = Scope(("the comprehension",), get, put, lambda: (found, element))
-
-    def collect(level: Nested) -> None:
-        def add(item: Any) -> None:
-            value = level.element(item)
-            if isinstance(value, Nested):
-                collect(value)
-            else:
-                found.append(value)
-
-        def body(item: Any) -> None:
-            if not level.tests:
-                add(item)
-                return
-            first, *rest = level.tests
-            keep = and_(first(item), *(functools.partial(t, item) for t in rest))
-            if_(keep, functools.partial(add, item), _nothing, scope)
-
-        for_(level.items, body, scope)
-
-    collect(Nested(items, element, *tests))
+    _collect(Nested(items, element, *tests), lambda x: found.append(x), scope)
     return found
+
+
+def _collect(level: Nested, add: Callable[[Any], None], scope: Scope) -> None:
+    """Add the elements of a comprehension to what it makes."""
+
+    def take(item: Any) -> None:
+        value = level.element(item)
+        if isinstance(value, Nested):
+            _collect(value, add, scope)
+        else:
+            add(value)
+
+    def body(item: Any) -> None:
+        if not level.tests:
+            take(item)
+            return
+        first, *rest = level.tests
+        keep = and_(first(item), *(functools.partial(t, item) for t in rest))
+        if_(keep, functools.partial(take, item), _nothing, scope)
+
+    for_(level.items, body, scope)
 
 
 def _is_short(trace: Trace, items: Any) -> bool:

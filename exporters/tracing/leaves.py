@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ABSENT", "MISSING", "UNBOUND", "Dummy", "Example", "KeyAskedError", "LeafType", "fits",
            "is_leaf", "item_type", "leaf_in", "leaf_type", "leaf_value", "make_leaf", "mark", "mark_key",
-           "presence", "presence_of_key", "same"]  # fmt: skip
+           "presence", "presence_of_key", "same", "unset"]  # fmt: skip
 
 _WIDTH = {bool: 0, int: 1, float: 2}
 _SMALL = 256
 
 
 class _Marker:
+    __slots__ = ("_text",)  # no attributes that could be merged
+
     def __init__(self, text: str) -> None:
         self._text = text
 
@@ -189,6 +191,12 @@ def presence_of_key(trace: Trace, x: Any) -> Any:
     """Whether ``x`` is under its key, as a traced truth value; None if it always is."""
     found = trace.missing.get(id(x))
     return found[1] if found is not None and found[0] is x else None
+
+
+def unset(container: Any) -> Any:
+    """What a dict gives for a key that it lacks."""
+    factory = getattr(container, "default_factory", None)
+    return ABSENT if factory is None else factory()
 
 
 # Leaves and the graph

@@ -13,6 +13,7 @@ from exporters.tracing.columns import Column
 from exporters.tracing.effects import Change
 from exporters.tracing.leaves import (
     ABSENT,
+    MISSING,
     UNBOUND,
     Dummy,
     KeyAskedError,
@@ -23,10 +24,12 @@ from exporters.tracing.leaves import (
     make_leaf,
     presence_of_key,
     same,
+    unset,
 )
 from exporters.tracing.lists import ScanBrokenError, ScanList, StagedList
 from exporters.tracing.loop_state import KeyReference, Reference, Seen
 from exporters.tracing.merging import Merged, flatten_state, is_staged
+from exporters.tracing.nodes import Constant
 from exporters.tracing.pytree import shallow
 from exporters.tracing.scalars import ScalarRecord
 
@@ -139,6 +142,11 @@ class Recording:
 
     def _merge(self, reference: Reference, seen: Seen) -> Any:
         ways, label = self.loop.ways, reference.label
+        if seen.start is UNBOUND and isinstance(reference.container, dict):
+            merged = ways.keyed(label, [unset(reference.container), *seen.values])
+            if isinstance(merged.node, Constant) and not reference.is_attribute:
+                ways.merge(label, [MISSING, *seen.values])
+            return merged
         if seen.start is UNBOUND:  # what it is before the first iteration is never read
             return ways.merge(label, [ABSENT, *seen.values], always=True)
         return ways.merge(label, [seen.start, *seen.values])
@@ -308,8 +316,8 @@ class Recording:
         self._require_known_state(outcome)
         for reference, seen, merged in self.carried:
             after = self._after(reference, outcome)
-            asked = (
-                reference.identity not in self.loop.flagged and type(reference.container) is dict
+            asked = reference.identity not in self.loop.flagged and isinstance(
+                reference.container, dict
             )
             if asked and seen.start is UNBOUND and presence_of_key(trace, after) is not None:
                 self.loop.flagged.add(reference.identity)  # an iteration may not set it

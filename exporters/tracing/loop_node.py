@@ -11,9 +11,19 @@ import onnx_ir as ir
 from exporters.tracing.bodies import condition_value, locate
 from exporters.tracing.columns import Column
 from exporters.tracing.finish import live_nodes
-from exporters.tracing.leaves import UNBOUND, Dummy, leaf_in, leaf_value, make_leaf
+from exporters.tracing.leaves import (
+    UNBOUND,
+    Dummy,
+    leaf_in,
+    leaf_value,
+    make_leaf,
+    mark_key,
+    presence_of_key,
+)
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import Merged, is_staged
+from exporters.tracing.nodes import Constant
+from exporters.tracing.scalars import ScalarRecord, TracedBool
 
 if TYPE_CHECKING:
     from exporters.tracing.loop_body import Recording
@@ -119,6 +129,45 @@ class LoopNode:
             outputs = [[next(remaining) for _ in row] for row in rows]
             self.recording.bind(reference, self._scan_result(seen, node, slots, outputs), names)
         loop.scope.set(tuple(names))
+        self._open_keys()
+
+    def _open_keys(self) -> None:
+        """Keys that only the loop sets are there if it had an iteration that set them."""
+        trace, flagged = self.trace, self.loop.flagged
+        references = [
+            r
+            for r, seen, merged in self.recording.carried
+            if seen.start is UNBOUND and not isinstance(merged.node, Constant)
+        ]
+        places = [r for r in references if isinstance(r.container, dict)]
+        ran = self._ran() if any(r.identity not in flagged for r in places) else None
+        for r in places:
+            if r.identity not in flagged and ran is not None:
+                mark_key(trace, r.container[r.key], ran)
+            if r.identity in flagged or ran is not None:
+                trace.opened[r.identity] = r.container
+            others = [o for o in places if o.container is r.container and o is not r]
+            if others and r.identity in flagged:
+                trace.unordered[id(r.container)] = r.container
+        for r, seen, _ in self.recording.carried:
+            was_open = seen.start is not UNBOUND and presence_of_key(trace, seen.start) is not None
+            if was_open and isinstance(r.container, dict) and r.key != next(reversed(r.container)):
+                trace.unordered[id(r.container)] = r.container
+
+    def _ran(self) -> TracedBool | None:
+        """Whether there was an iteration; None if there always is one."""
+        loop, trace, op = self.loop, self.trace, self.trace.builder
+        value: ir.Value | None = None
+        if loop.over is not None and is_staged(trace, loop.over.count):
+            value = op.Greater(op.operand(loop.over.count, ir.DataType.INT64), 0)
+        if loop.test is not None and is_staged(trace, loop.first):
+            first = condition_value(trace, loop.first)
+            value = first if value is None else op.And(value, first)
+        if value is None:
+            return None
+        value.shape = ir.Shape([])
+        worlds = {w: loop.trips[w] > 0 for w in trace.active}
+        return TracedBool(ScalarRecord(trace, worlds, data=True, scalar=value))
 
     def _finals(self, merged: Merged, seen: Seen) -> dict[int, list[Any]]:
         """The leaves after the loop in each world; those at its start where it had no iteration."""

@@ -65,6 +65,11 @@ class Reference:
         """What tells references apart."""
         return self.name if self.name is not None else (id(self.container), self.key)
 
+    @property
+    def is_attribute(self) -> bool:
+        """Whether the place is an attribute of an object."""
+        return self.name is None and not self.label.endswith("]")
+
     def held(self) -> Any:
         """What the place holds now; a list of run-time length as it is at this point."""
         if isinstance(self.container, StagedList):

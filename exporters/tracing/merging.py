@@ -20,10 +20,12 @@ from exporters.tracing.leaves import (
     item_type,
     leaf_type,
     presence,
+    presence_of_key,
     same,
 )
 from exporters.tracing.lists import StagedList
 from exporters.tracing.nodes import (
+    DICTS,
     ITEM,
     PRESENT,
     Choice,
@@ -33,9 +35,11 @@ from exporters.tracing.nodes import (
     Leaf,
     ListNode,
     Node,
+    OpenDict,
     Optional,
     Slot,
     as_columns,
+    joined_order,
 )
 from exporters.tracing.pytree import Tree, flatten, shallow
 from exporters.tracing.scalars import TracedScalar
@@ -221,6 +225,8 @@ class Ways:
             empty = lengths == {0} and path[-1:] == (ITEM,)
             if len(lengths) > 1 or empty or any(isinstance(v, StagedList) for v in real):
                 return self._list(label, values, path, slots)
+        if _may_differ_in_keys(trace, real):
+            return self._open_dict(label, values, path, slots)
         inside = [shallow(v) for v in real]
         keys = [tuple(k for k, _ in items) for _, items in inside]
         kinds = {(kind, type(v)) for (kind, _), v in zip(inside, real, strict=True)}
@@ -315,6 +321,42 @@ class Ways:
         keys = tuple(k for k, _ in items)
         tree = Tree(kind, first, keys, tuple(Tree("leaf") for _ in keys))
         return Container(tree, tuple(children))
+
+    def _open_dict(
+        self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
+    ) -> OpenDict:
+        """Dicts of which some lack keys that others have."""
+        real = [v for v in values if v is not ABSENT]
+        keys, is_ordered = joined_order([list(v) for v in real])
+        is_ordered = is_ordered and not any(id(v) in self.trace.unordered for v in real)
+        flags: list[Node | None] = []
+        children: list[Node] = []
+        for key in keys:
+            name = f"{label}[{key!r}]"
+            inside = [ABSENT if v is ABSENT else v.get(key, ABSENT) for v in values]
+            there = [presence_of_key(self.trace, v) for v in inside]
+            known = [
+                v is not ABSENT if p is None else p for v, p in zip(inside, there, strict=True)
+            ]
+            open_ = any(p is not True for p in known)
+            flags.append(self._leaf(name, known, (*path, key, PRESENT), slots) if open_ else None)
+            children.append(self._keyed(name, inside, (*path, key), slots))
+        return OpenDict(
+            self.trace, real[0], tuple(keys), tuple(flags), tuple(children), is_ordered
+        )
+
+    def keyed(self, label: str, values: Sequence[Any]) -> Merged:
+        """How the values under a key become one, an object of its own even if they are the same."""
+        slots: list[Slot] = []
+        return Merged(label, self._keyed(label, values, (), slots), slots)
+
+    def _keyed(
+        self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
+    ) -> Node:
+        node = self._node(label, values, path, slots, always=True)
+        if isinstance(node, Constant) and _is_choice(node.value):
+            return Choice((node.value,), self._leaf(label, [0] * len(values), path, slots))
+        return node
 
     def _list(
         self, label: str, values: Sequence[Any], path: tuple[Any, ...], slots: list[Slot]
@@ -462,6 +504,16 @@ class Ways:
             if missing
             else "give it one type, dtype and number of dims on both ways",
         )
+
+
+def _may_differ_in_keys(trace: Trace, dicts: Sequence[Any]) -> bool:
+    """Whether values are dicts of one kind, and some lack keys, or may lack them at run time."""
+    if type(dicts[0]) not in DICTS or any(type(d) is not type(dicts[0]) for d in dicts):
+        return False
+    return any(list(d) != list(dicts[0]) for d in dicts) or (
+        bool(trace.missing)
+        and any(presence_of_key(trace, v) is not None for d in dicts for v in d.values())
+    )
 
 
 def _is_choice(x: Any) -> bool:

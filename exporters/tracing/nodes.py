@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,20 +17,24 @@ from exporters.tracing.leaves import (
     item_type,
     leaf_type,
     mark,
+    mark_key,
     presence,
+    presence_of_key,
     same,
 )
 from exporters.tracing.lists import StagedList
-from exporters.tracing.pytree import Tree, shallow
+from exporters.tracing.pytree import Tree, emptied, shallow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from exporters.tracing.trace import Trace
 
-__all__ = ["ITEM", "PRESENT", "Choice", "Constant", "Container", "Counted", "Leaf", "ListNode", "Node",
-           "Optional", "Slot", "as_columns", "converted", "key_of"]  # fmt: skip
+__all__ = ["DICTS", "ITEM", "PRESENT", "Choice", "Constant", "Container", "Counted", "Leaf", "ListNode",
+           "Node", "OpenDict", "Optional", "Slot", "as_columns", "converted", "joined_order",
+           "key_of"]  # fmt: skip
 
+DICTS = (dict, collections.OrderedDict, collections.defaultdict)
 PRESENT = "is there"  # the path of a value's presence
 ITEM = "item"  # the path of a list's items
 
@@ -172,6 +177,66 @@ class Optional:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class OpenDict:
+    """A dict that may lack some of its keys.
+
+    Attributes:
+        trace: The trace.
+        original: A dict of that type.
+        keys: All keys.
+        flags: Whether each is there; None for those that always are.
+        children: What they hold.
+        is_ordered: Whether the keys that are there always stand in the order of these.
+    """
+
+    trace: Trace
+    original: dict[Any, Any]
+    keys: tuple[Any, ...]
+    flags: tuple[Node | None, ...]
+    children: tuple[Node, ...]
+    is_ordered: bool = True
+
+    def build(self, leaves: Iterator[Any]) -> Any:
+        """A new dict, its values marked; or in one world without the keys that are not there."""
+        found: dict[Any, Any] = {}
+        for key, flag, child in zip(self.keys, self.flags, self.children, strict=True):
+            present = True if flag is None else flag.build(leaves)
+            value = child.build(leaves)
+            if present is not False:
+                known = present is True
+                found[key] = value if known else mark_key(self.trace, value, present)
+        keys = tuple(found)
+        tree = Tree("dict", emptied(self.original), keys, tuple(Tree("leaf") for _ in keys))
+        made = tree.unflatten(list(found.values()))
+        if not self.is_ordered:
+            self.trace.unordered[id(made)] = made
+        return made
+
+    def take(self, trace: Trace, x: Any, into: list[Any]) -> bool:
+        """Which keys ``x`` has, and its leaves."""
+        if x is not ABSENT and (
+            type(x) is not type(self.original) or any(k not in self.keys for k in x)
+        ):
+            return False
+        held: Any = {} if x is ABSENT else x
+        for key, flag, child in zip(self.keys, self.flags, self.children, strict=True):
+            value = held.get(key, ABSENT)
+            there = presence_of_key(trace, value)
+            there = value is not ABSENT if there is None else there
+            if flag is None and there is not True and x is not ABSENT:
+                return False
+            if flag is not None and not flag.take(trace, there, into):
+                return False
+            if not child.take(trace, value, into):
+                return False
+        return True
+
+    def signature(self) -> Any:
+        """Its keys."""
+        return ("open dict", self.keys, tuple(c.signature() for c in self.children))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Counted:
     """An item that is the same in all places of a list: a leaf that nobody looks at counts them."""
 
@@ -261,6 +326,22 @@ class ListNode:
     def signature(self) -> Any:
         """Its items."""
         return ("list", self.item.signature())
+
+
+def joined_order(sequences: Sequence[Sequence[Any]]) -> tuple[list[Any], bool]:
+    """All items, each once, and whether each sequence has its items in that order."""
+    found: list[Any] = []
+    kept = True
+    for items in sequences:
+        place = 0
+        for x in items:
+            if x in found:
+                kept = kept and found.index(x) >= place
+                place = found.index(x) + 1
+            else:
+                found.insert(place, x)
+                place += 1
+    return found, kept
 
 
 def as_columns(

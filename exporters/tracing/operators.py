@@ -23,7 +23,14 @@ from exporters.tracing.bodies import (
 )
 from exporters.tracing.branches import if_
 from exporters.tracing.chosen import Chosen, pick
-from exporters.tracing.keys import has_key, key_count
+from exporters.tracing.keys import (
+    OpenItems,
+    equal_dicts,
+    has_key,
+    key_count,
+    merged_dicts,
+    settled,
+)
 from exporters.tracing.leaves import UNBOUND, presence
 from exporters.tracing.lists import ScanList, StagedList
 from exporters.tracing.merging import is_staged
@@ -106,6 +113,8 @@ def _traced_bool(
 
 def arithmetic(name: str, a: Any, b: Any) -> Any:
     """``a + b`` and its like."""
+    if name == "or" and isinstance(a, dict) and isinstance(b, dict):
+        return merged_dicts(a, b)
     return _BINARY[name](a, beside(a, b))
 
 
@@ -121,6 +130,7 @@ def beside(a: Any, b: Any) -> Any:
 _BINARY = {
     "add": operator.add, "sub": operator.sub, "mul": operator.mul, "truediv": operator.truediv,
     "floordiv": operator.floordiv, "mod": operator.mod, "pow": operator.pow,
+    "or": operator.or_,
 }  # fmt: skip
 
 
@@ -218,6 +228,10 @@ def compare(name: str, a: Any, b: Any) -> Any:
             if trace.recording and trace.certain(a, b):
                 return _COMPARE[name](a, b)
             return trace.arithmetic(name, a, b)
+    if name in ("eq", "ne") and isinstance(a, dict) and isinstance(b, dict):
+        equal = equal_dicts(a, b)
+        if equal is not None:
+            return equal if name == "eq" else not_(equal)
     if name in ("eq", "ne") and recorded() and isinstance(a, list) and isinstance(b, list):
         lists = a if isinstance(a, StagedList) else b
         if isinstance(lists, StagedList):
@@ -321,10 +335,12 @@ def _holds_staged(trace: Trace, *values: Any) -> bool:
 def _contains(container: Any, x: Any) -> Any:
     if isinstance(x, Chosen):
         return x.map(functools.partial(_contains, container))
+    found: Any = False
     if isinstance(x, TracedText) and recorded():
-        found: Any = False
         for key in container:
-            found = or_(found, functools.partial(compare, "eq", x, key))
+            there = has_key(container, key)
+            same = and_(compare("eq", x, key), functools.partial(_same, there is None or there))
+            found = or_(found, functools.partial(_same, same))
         return found
     if hasattr(container, "maxlen") and hasattr(container, "items"):  # a deque of limited length
         container = container.items
@@ -337,15 +353,21 @@ def _contains(container: Any, x: Any) -> Any:
     if own is not None:
         return truth(own(x))
     trace = recorded()
-    if trace is None or not _holds_staged(trace, x, container, *inside):
+    if trace is None or not (
+        isinstance(container, OpenItems) or _holds_staged(trace, x, container, *inside)
+    ):
         return x in container
     if trace.frontend.is_array(container):
         return trace.frontend.any_equal(container, x)
     if isinstance(container, StagedList):
         return compare("gt", trace.frontend.list_count(container, x), 0)
+    if isinstance(container, OpenItems):
+        for there, item in container.entries:
+            here = functools.partial(compare, "eq", item, x)
+            found = or_(found, functools.partial(and_, there, here))
+        return found
     if isinstance(container, dict):
         container = list(container)
-    found = False
     for item in container:
         found = or_(found, functools.partial(compare, "eq", item, x))
     return found
@@ -355,11 +377,11 @@ def getitem(container: Any, index: Any) -> Any:
     """``container[index]``, where the index may be known at run time only."""
     trace = Trace.current()
     if isinstance(index, Chosen):
-        return index.map(lambda key: container[key])
+        return index.map(lambda key: settled(container, key))
     if isinstance(index, TracedText) and recorded():
         return _by_text(container, index)
     if trace is None or not trace.live or not is_staged(trace, index):
-        return container[index]
+        return settled(container, index)
     if not trace.recording:
         return container[trace.frontend.concrete(index, trace.active[0])]
     if trace.frontend.is_array(index) and not trace.frontend.is_array(container):
@@ -417,13 +439,7 @@ def setitem(container: Any, index: Any, value: Any) -> None:
     """``container[index] = value``, where the index may be known at run time only."""
     trace = Trace.current()
     if isinstance(index, Chosen):
-        for key in index.options:
-            here = compare("eq", index, key)
-            old = container.get(key, UNBOUND) if isinstance(container, dict) else container[key]
-            if old is UNBOUND:
-                index.map(lambda k: container.__setitem__(k, value))
-                return
-            container[key] = if_(here, lambda: value, functools.partial(_same, old), NO_SCOPE)
+        index.map(lambda key: operator.setitem(container, key, value))
         return
     if trace is None or not trace.live or not is_staged(trace, index):
         container[index] = value

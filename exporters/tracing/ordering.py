@@ -11,9 +11,10 @@ from exporters.tracing.bodies import NO_SCOPE, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.iteration import BoundedDeque, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS
-from exporters.tracing.keys import dict_method
+from exporters.tracing.keys import OpenItems, dict_method, opened, own_dict
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import flatten_state, is_staged
+from exporters.tracing.nodes import DICTS
 from exporters.tracing.operators import compare, getitem
 from exporters.tracing.trace import Trace
 
@@ -30,8 +31,14 @@ def _same(x: Any) -> Any:
 def sorted_(items: Any, *, key: Any = None, reverse: bool = False) -> Any:
     """``sorted(items)``; by numbers if they are known at run time only."""
     trace = recorded()
+    key = own_dict(key)
     if trace is None:
         return sorted(natively(items), key=key, reverse=reverse)
+    items = opened(items)
+    if isinstance(items, OpenItems):
+        moved = items.sorted(key, reverse=reverse)
+        if moved is not None:
+            return moved
     if not isinstance(items, StagedList) and iterable(trace, items) is not None:
         items = comprehension(items, _same)
     if isinstance(items, StagedList):
@@ -83,7 +90,7 @@ def method(owner: Any, name: str) -> Callable[..., Any]:
     """``owner.name``, where the owner may be a list of what only run time knows."""
     if type(owner) is list and name in _OF_DEQUES:
         return functools.partial(_OF_DEQUES[name], owner)
-    if type(owner) is dict:
+    if type(owner) in DICTS:
         return dict_method(owner, name)
     bound: Callable[..., Any] = getattr(owner, name)
     if isinstance(owner, types.ModuleType):  # itertools.count

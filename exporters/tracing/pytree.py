@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-__all__ = ["Tree", "flatten", "shallow"]
+__all__ = ["Tree", "emptied", "flatten", "shallow"]
 
 _OPAQUE = (type, types.FunctionType, types.MethodType, types.BuiltinFunctionType, types.ModuleType,
            enum.Enum)  # fmt: skip
@@ -118,6 +118,13 @@ def from_description(described: Any) -> Tree:
     children = tuple(from_description(d) for d in described["items"])
     empty: Any = [] if described["kind"] == "list" else ()
     return Tree(described["kind"], empty, tuple(range(len(children))), children)
+
+
+def emptied(original: dict[Any, Any]) -> dict[Any, Any]:
+    """A dict of the same type without keys."""
+    new = copy.copy(original)
+    new.clear()
+    return new
 
 
 def _refill(original: Any, items: list[Any]) -> Any:

@@ -5,8 +5,8 @@ from exporters.tracing.bodies import Scope
 from exporters.tracing.branches import if_
 from exporters.tracing.builtin_functions import call, display
 from exporters.tracing.chosen import invoke, returned
-from exporters.tracing.iteration import Nested, comprehension, for_, generator, while_
-from exporters.tracing.keys import with_keys
+from exporters.tracing.iteration import Nested, comprehension, for_, generator, mapping, while_
+from exporters.tracing.keys import merged_dicts, with_keys
 from exporters.tracing.matching import (
     always,
     as_list,
@@ -67,6 +67,8 @@ __all__ = [
     "is_instance_of",
     "is_mapping",
     "is_sequence",
+    "mapping",
+    "merged_dicts",
     "method",
     "not_",
     "or_",

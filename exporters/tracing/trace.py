@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from exporters.errors import DataDependentError, DisagreeingBranchError, ExportError
 from exporters.tracing import scalars
+from exporters.tracing.arithmetic import computed
 from exporters.tracing.graph import Block, GraphBuilder
 from exporters.tracing.record import Memory, Record, View
 from exporters.tracing.scalars import (
@@ -95,6 +96,9 @@ class Trace:
         none_tests: Finds plain code that compares such values with None.
         choices: Whether there are objects of which only run time knows the one that is meant.
         late_keys: Keys that dicts have since a loop around, each with the dict's identity.
+        missing: What dicts hold under keys that may be missing, each with whether it is there.
+        opened: Dicts, by their identity and a key that was seen to be missing at times.
+        unordered: Dicts of which only run time knows in which order they have their keys.
         unroll_limit: Trip counts up to this, known when tracing, are unrolled.
         forcing: Whether an iteration is run that no world has, to see what it does.
         compiled: Code that is compiled.
@@ -119,6 +123,10 @@ class Trace:
         self.settled: set[Any] | None = None
         self.unbound: dict[str, tuple[str, Source | None]] = {}
         self.missing: dict[int, Any] = {}  # values of dicts whose keys may be missing
+        self.unordered: dict[int, Any] = {}  # dicts in which only run time knows the keys' order
+        self.opened: dict[
+            tuple[int, Any], Any
+        ] = {}  # dicts, by themselves and a key that may be missing
         self.slotted: dict[int, Any] = {}  # objects with slots, and these as dicts
         self.frontend: Any = None
         self.assumptions: list[Assumption] = []
@@ -339,51 +347,11 @@ class Trace:
 
     def arithmetic(self, name: str, *operands: Any) -> Any:
         """One Python operation on numbers of which some are traced, in every world and the graph."""
-        traced = [x for x in operands if isinstance(x, TracedScalar)]
-        if not traced:
+        if not any(isinstance(x, TracedScalar) for x in operands):
             return scalars.PYTHON[name](*operands)
         if not self.live:
             return scalars.PYTHON[name](*map(plain, operands))
-        worlds = self._computed(name, operands)
-        if not self.recording:
-            return worlds[self.active[0]]
-        kind = type(worlds[self.active[0]])
-        moved = self._offset(name, operands, worlds)
-        if moved is not None:
-            return moved
-        nonnegative = all(
-            (x.record.nonnegative if isinstance(x, TracedScalar) else x >= 0) for x in operands
-        )
-        data = any(x.record.data for x in traced)
-        self.moved()
-        as_vector = all(x.record.prefers_vector for x in traced)
-        kinds = [x.kind if isinstance(x, TracedScalar) else type(x) for x in operands]
-        dtype = scalars.working_dtype(name, kinds, kind)
-        values = [self._scalar_operand(x, dtype, as_vector=as_vector) for x in operands]
-        shape = [1] if as_vector else []
-
-        def make(_: Any) -> ir.Value:
-            value: ir.Value = scalars.emit(
-                self.builder, name, values, kind, nonnegative=nonnegative
-            )
-            value.shape = ir.Shape(shape)
-            return value
-
-        if name in scalars.TOTAL:
-            key = (name, kind, nonnegative, as_vector, *values)
-            result = self.builder.once(key, make, *values)
-        else:
-            result = make(None)
-        record = ScalarRecord(
-            self,
-            worlds,
-            data=data,
-            scalar=None if as_vector else result,
-            vector=result if as_vector else None,
-            nonnegative=nonnegative and name in scalars.KEEP_SIGN,
-        )
-        record.base = _shifted(name, operands)
-        return self.number(record, kind)
+        return computed(self, name, operands)
 
     def repeat(self, items: Any, times: TracedInt) -> Any:
         """``items * times`` of a list or another sequence."""
@@ -395,39 +363,6 @@ class Trace:
             return items * times.record.worlds[self.active[0]]
         staged = repeated(self, items, times) if type(items) is list else None
         return items * int(times) if staged is None else staged
-
-    def _computed(self, name: str, operands: Sequence[Any]) -> dict[int, Any]:
-        """An operation's result in each world; any number where all are ghosts, and it fails."""
-
-        def compute(w: int) -> Any:
-            return scalars.PYTHON[name](*[self.number_in(x, w) for x in operands])
-
-        try:
-            return self.in_worlds(compute)
-        except ArithmeticError:
-            if not self.ghosts.issuperset(self.active):
-                raise
-            whole = name != "truediv" and not any(isinstance(x, float) for x in operands)
-            return dict.fromkeys(self.active, 1 if whole else 1.0)
-
-    def _offset(self, name: str, operands: Sequence[Any], worlds: dict[int, Any]) -> Any:
-        """``(x + 1) - 1`` and its like, from x itself; None for all else."""
-        found = _shifted(name, operands)
-        if found is None or found[0].base is None:
-            return None
-        base, shift = found[0].base
-        total = shift + found[1]
-        record = ScalarRecord(
-            self,
-            {w: n - total for w, n in worlds.items()},
-            data=base.data,
-            scalar=base._scalar,
-            vector=base._vector,
-            origin=base.origin,
-            nonnegative=base.nonnegative,
-        )
-        number = self.number(record, int)
-        return number if total == 0 else self.arithmetic("add", number, total)
 
     def compare(self, name: str, a: Any, b: Any) -> bool:
         """A comparison of numbers of which one is traced, as a plain bool.
@@ -463,12 +398,6 @@ class Trace:
     def number(self, record: ScalarRecord, kind: type) -> Any:
         """The traced number of Python type ``kind``."""
         return {int: TracedInt, float: TracedFloat, bool: TracedBool}[kind](record)
-
-    def _scalar_operand(self, x: Any, dtype: ir.DataType | None, *, as_vector: bool) -> ir.Value:
-        if isinstance(x, TracedScalar):
-            value = x.vector() if as_vector else x.scalar()
-            return value if dtype is None else self.builder.cast(value, dtype)
-        return self.builder.operand(x, dtype or scalars._DTYPES[type(x)])
 
     # Questions
 
@@ -583,15 +512,3 @@ class Trace:
 
 
 __all__ += ["View"]
-
-
-def _shifted(name: str, operands: Sequence[Any]) -> tuple[ScalarRecord, int] | None:
-    """The traced int that a constant is added to or taken from, and the constant."""
-    if name not in ("add", "sub"):
-        return None
-    first, second = operands
-    if name == "add" and isinstance(second, TracedInt):
-        first, second = second, first
-    if not isinstance(first, TracedInt) or type(second) is not int:
-        return None
-    return first.record, second if name == "add" else -second

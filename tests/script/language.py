@@ -11,7 +11,7 @@ from tests.script.harness import T, agree
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["VECTORS", "Programs"]
+__all__ = ["OR_NONE", "VECTORS", "Programs"]
 
 VECTORS = [
     (T([1.0, -2.0, 3.0]),),
@@ -20,12 +20,14 @@ VECTORS = [
     (T([-3.0]),),
     (T([-1.0, -1.5]),),
 ]
+OR_NONE = [(T([3.0, 1.0]),), (T([]),), (T([1.0, 2.0, 5.0]),), (T([-1.0, -2.0, 5.0]),)]
 
 
 class Programs:
     """Collects a module's programs, as a decorator, and makes the tests of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, vectors: list[tuple[Any, ...]] = VECTORS) -> None:
+        self.vectors = vectors
         self.functions: list[Callable[..., Any]] = []
 
     def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -35,17 +37,17 @@ class Programs:
     def tests(self) -> tuple[Callable[..., None], Callable[..., None]]:
         """That each agrees where the trace sees one vector, and where it sees all of them."""
         every_program = pytest.mark.parametrize(
-            "function", self.functions, ids=lambda f: f.__name__
+            "function", self.functions, ids=lambda f: getattr(f, "__name__", type(f).__name__)
         )
 
         @every_program
         @pytest.mark.parametrize("example", [0, 1])
         def one_way(function: Callable[..., Any], example: int) -> None:
-            inputs = VECTORS[example:] + VECTORS[:example]
+            inputs = self.vectors[example:] + self.vectors[:example]
             agree(function, inputs[:1], inputs[1:], dynamic_shapes={"x": {0: "n"}})
 
         @every_program
         def every_way(function: Callable[..., Any]) -> None:
-            agree(function, VECTORS)
+            agree(function, self.vectors)
 
         return one_way, every_way

@@ -52,17 +52,16 @@ def tensor_or_tuple(x):
 def key_of_one_branch(x):
     d = {}
     if x.sum() > 0:
-        d["k"] = (x, x)
-    return d["k"][0]
+        d["k"] = None
+    return x if "k" in d else -x
 
 
-def keys_gone_through(x):
-    d = {}
+def keys_taken_apart(x):
+    d = {"a": x}
     if x.sum() > 0:
         d["k"] = x
-    for v in d.values():
-        x = x + v
-    return x
+    first, second = d.values()
+    return first + second
 
 
 def mixed_list(x):
@@ -160,19 +159,23 @@ def maybe_none(x):
     return x if x.sum() > 100 else None
 
 
-def other_keys(x):
-    if x.sum() > 0:
-        options = {"weight": x}
-    else:
-        options = {}
-    return torch.nn.functional.layer_norm(x, (3,), **options)
+def keys_in_any_order(x):
+    d = {}
+    for v in x:
+        if v > 0:
+            d["pos"] = v
+        else:
+            d["neg"] = v
+    for v in d.values():
+        x = x * 2 + v
+    return x
 
 
-def one_key_more(x):
-    options = {}
+def compares_dicts(x):
+    d = {"a": 1}
     if x.sum() > 0:
-        options["reduction"] = "sum"
-    return torch.nn.functional.mse_loss(x, x, **options)
+        d["b"] = 2
+    return x if d == {"a": 1} else -x
 
 
 def other_items(x):
@@ -348,14 +351,13 @@ CASES = {
         "the `else` branch",
         1, "x if x.sum() > 0 else (x, x)", MISMATCH, "BranchMismatchError",
     ),
-    other_keys: (
-        "`options` is {'weight': float32[3]} after the `if` branch but {} after the `else` branch",
-        1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
+    keys_in_any_order: (
+        "in which order this dict has its keys depends on the input's values",
+        7, "d.values()", "go through them in a certain order: `for key in sorted(d)`", "ScriptError",
     ),
-    one_key_more: (
-        "`options['reduction']` is 'sum' after the `if` branch but missing after the `else` branch",
-        2, "x.sum() > 0", "set it on both ways, to None on the one without it",
-        "BranchMismatchError",
+    compares_dicts: (
+        "which keys this dict has depends on the input's values",
+        4, 'd == {"a": 1}', "compare what they hold: `a.get(key) == b.get(key)`", "ScriptError",
     ),
     other_tuples: (
         "`pair` is Pair(float32[3], float32[3]) after the `if` branch but (float32[3],) after the "
@@ -395,13 +397,13 @@ CASES = {
         2, "x.sum() > 0", "move the branch or loop out of the try statement", "ScriptError",
     ),
     key_of_one_branch: (
-        "`d['k']` is (float32[3], float32[3]) after the `if` branch but missing after the `else` branch",
+        "`d['k']` is None after the `if` branch but missing after the `else` branch",
         2, "x.sum() > 0", "set it on both ways, to None on the one without it",
         "BranchMismatchError",
     ),
-    keys_gone_through: (
+    keys_taken_apart: (
         "which keys this dict has depends on the input's values",
-        4, "d.values", "ask for each by its name: `d.get(key)`, `key in d`, or pass it on as **d",
+        4, "first, second", "ask for each by its name: `d.get(key)`, `key in d`, or pass it on as **d",
         "ScriptError",
     ),
     mixed_list: (
