@@ -6,14 +6,14 @@ factorizations themselves; what solves and inverts with them is in :mod:`.solvin
 
 from __future__ import annotations
 
-import itertools
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 import torch
 
-from exporters.pytorch.lowerings.dims import static_size
+from exporters.pytorch.lowerings.dims import same_size, static_size
 from exporters.pytorch.lowerings.reductions import reduce
 from exporters.pytorch.lowerings.scanning import scan
 from exporters.pytorch.lowerings.shaping import rank
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 aten = torch.ops.aten
 States = list[ir.Value]
 
-_SWEEPS = 10  # of Jacobi rotations over all pairs: double precision takes 6 to 8
-_LARGEST = 64  # columns up to which rotating all pairs takes milliseconds
+_SWEEPS = 16  # of Jacobi rotations over all pairs, when the number of columns is not known
+_LARGEST = 256  # columns up to which rotating all pairs takes less than a second
 
 
 def _places(op: Op, x: ir.Value, axis: int) -> Any:
@@ -171,6 +171,79 @@ def lu_unpack(
     return op.cast(permutation, x.dtype), lower, upper
 
 
+# Elimination
+
+
+@lowers(torch.linalg.solve)
+def linalg_solve(op: Op, /, A: ir.Value, B: ir.Value, *, left: bool = True) -> ir.Value:
+    """Gauss-Jordan elimination of square matrices beside their right sides.
+
+    Rows stay where they are, and those that gave a pivot are marked: to exchange them takes more
+    nodes. What it computes is written on the ``Scan``: a runtime may have a kernel for it.
+    """
+    if not left or rank(A) != rank(B) or 0 in (*A.shape.dims, *B.shape.dims):
+        raise Unlowerable(
+            "right sides are matrices on the left, and ORT runs no Scan over nothing"
+        )
+    a, b = _of_one_batch(op, A, B)
+    both = op.Concat(a, b, axis=-1)
+    both.shape = ir.Shape([*a.shape.dims[:-1], None])
+    rows = _places(op, A, -2)
+    free = op.Expand(np.asarray(True), op.concat_dims([op.dim(a, i) for i in range(rank(A) - 1)]))
+    free.shape = ir.Shape(list(a.shape.dims[:-1]))
+
+    def step(states: States, items: States) -> tuple[States, ir.Value]:
+        (x, free), (k,) = states, items
+        column = _column(op, x, k)
+        chosen = op.ArgMax(op.Where(free, op.Abs(column), -1.0), axis=-1, keepdims=1)
+        here = op.Equal(rows, chosen)
+        row = _rows(op, x, chosen)
+        factors = op.Where(here, _zero(x), op.Div(column, _column(op, row, k)))
+        x = op.Sub(x, op.Mul(_upright(op, factors), row))
+        free = op.And(free, op.Not(here))
+        x.shape, free.shape = (s.shape.copy() for s in states)
+        return [x, free], op.Squeeze(chosen, [-1])
+
+    chosen, (x, _) = scan(op, step, [both, free], [_steps(op, A)], computes="solve")
+    x = _rows(op, x, _stacked_last(op, chosen, rank(A) - 1))
+    right = op.Slice(x, op.dim_vector(A, -1), [np.iinfo(np.int64).max], [-1])
+    return op.Div(right, _picked(op, x, rows))
+
+
+def _of_one_batch(op: Op, *matrices: ir.Value) -> list[ir.Value]:
+    """The matrices, repeated along the outer dims of the others."""
+    first, outer = matrices[0], rank(matrices[0]) - 2
+    if all(same_size(first, i, m, i) for m in matrices for i in range(outer)):
+        return list(matrices)
+    corners = [op.Slice(m, [0, 0], [1, 1], [-2, -1]) for m in matrices]
+    batch = op.Shape(op.Add(*corners), start=0, end=outer)
+    wide = []
+    for m in matrices:
+        wide.append(op.Expand(m, op.Concat(batch, op.Shape(m, start=outer), axis=0)))
+        wide[-1].shape = ir.Shape([*[None] * outer, *m.shape.dims[outer:]])
+    return wide
+
+
+def _rows(op: Op, x: ir.Value, which: ir.Value) -> ir.Value:
+    """Some rows, [..., k], of matrices."""
+    batch = [op.dim(x, i) for i in range(rank(x) - 2)]
+    if batch:
+        wide = op.Expand(_upright(op, which), op.concat_dims([*batch, 1, op.dim(x, -1)]))
+        taken = op.GatherElements(x, wide, axis=-2)
+    else:
+        taken = op.Gather(x, which, axis=0)
+    taken.shape = ir.Shape([*x.shape.dims[:-2], None, x.shape.dims[-1]])
+    return taken
+
+
+def _picked(op: Op, x: ir.Value, which: ir.Value) -> ir.Value:
+    """One element of each row, [..., n, 1], by its column in ``which``, [n]."""
+    places, batch = _upright(op, which), [op.dim(x, i) for i in range(rank(x) - 2)]
+    if batch:
+        places = op.Expand(places, op.concat_dims([*batch, 1, 1]))
+    return op.GatherElements(x, places, axis=-1)
+
+
 # Cholesky
 
 
@@ -290,84 +363,99 @@ def linalg_householder_product(op: Op, /, input: ir.Value, tau: ir.Value) -> ir.
 # Jacobi rotations
 
 
-def _pairs(op: Op, count: int) -> list[ir.Value]:
-    if count > _LARGEST:
-        raise Unlowerable(f"{count} columns are too many to rotate in pairs")
-    pairs = list(itertools.combinations(range(count), 2)) * _SWEEPS or [(0, 0)]
-    first, second = np.asarray(pairs).T
-    return [op.constant(first.copy()), op.constant(second.copy())]
+def _sweeps(rows: int, dtype: ir.DataType) -> int:
+    """How often all pairs are rotated until those of clustered values are done, too."""
+    return max(1, math.ceil(2 * math.log2(rows))) + (2 if dtype == ir.DataType.DOUBLE else 0)
 
 
 def _rotation(
-    op: Op, gap: ir.Value, twice: ir.Value, columns: Any, p: ir.Value, q: ir.Value
-) -> ir.Value:
-    """The matrix that makes columns p and q orthogonal: tan(2 angle) = ``twice / gap``."""
-    zero, one = _zero(gap), np.ones([], gap.dtype.numpy())
-    idle = op.Or(op.Equal(twice, 0), op.Equal(p, q))
+    op: Op, sizes: ir.Value, products: ir.Value, rows: ir.Value, partner: ir.Value
+) -> tuple[ir.Value, ir.Value]:
+    """Cosines and sines, [..., n, 1], that make each row orthogonal to its partner.
+
+    Both rows of a pair have the same cosine, and sines of opposite signs to the last bit, or the
+    rotations would not be orthogonal: what they are computed from is made symmetric first.
+
+    Args:
+        op: Builder of the graph.
+        sizes: Each row's product with itself, [..., n, 1].
+        products: Its product with its partner, [..., n, 1].
+        rows: 0, 1, ... n - 1, as [n, 1].
+        partner: The number of each row's partner, [n].
+    """
+    zero, one = _zero(sizes), np.ones([], sizes.dtype.numpy())
+    axis = rank(sizes) - 2
+    twice = op.Add(products, op.Gather(products, partner, axis=axis))
+    other = _upright(op, partner)
+    idle = op.Or(op.Equal(twice, 0), op.Equal(rows, other))
+    gap = op.Sub(op.Gather(sizes, partner, axis=axis), sizes)
     ratio = op.Div(gap, op.Where(idle, one, twice))
-    sign = op.Where(op.Less(ratio, 0), np.negative(one), one)
+    side = op.Where(op.Less(rows, other), one, np.negative(one))
+    sign = op.Where(op.Equal(ratio, 0), side, op.Sign(ratio))
     tangent = op.Div(sign, op.Add(op.Abs(ratio), op.Sqrt(op.Add(op.Mul(ratio, ratio), one))))
     tangent = op.Where(idle, zero, tangent)
     cosine = op.Reciprocal(op.Sqrt(op.Add(op.Mul(tangent, tangent), one)))
-    sine = op.Mul(tangent, cosine)
-    at_p, at_q = (op.cast(op.Equal(columns, i), gap.dtype) for i in (p, q))
-    both = op.Mul(op.Add(at_p, at_q), _upright(op, op.Sub(cosine, one)))
-    diagonal = op.Add(both, one)
-    square = op.cast(op.Equal(_upright(op, columns), columns), gap.dtype)
-    across = op.Sub(op.Mul(_upright(op, at_p), at_q), op.Mul(_upright(op, at_q), at_p))
-    return op.Add(op.Mul(square, _flat(op, diagonal)),
-                  op.Mul(across, _upright(op, _upright(op, sine))))  # fmt: skip
-
-
-def _dot(op: Op, a: ir.Value, b: ir.Value) -> ir.Value:
-    return reduce(op, "ReduceSum", op.Mul(a, b), -1, False)
+    return cosine, op.Mul(tangent, cosine)
 
 
 def _rotate_all(op: Op, begin: ir.Value, *, symmetric: bool) -> tuple[ir.Value, ir.Value]:
-    """Rotate pairs of columns until all are orthogonal; what was rotated, and all rotations."""
-    count = static_size(begin, -1)
-    if count is None:
-        raise Unlowerable("the number of columns is dynamic")
+    """Rotate pairs of rows until all are orthogonal; what was rotated, and all rotations.
+
+    In step s of a sweep row i turns with row s - i, modulo their number: all pairs of the step at
+    once, and each pair once in a sweep. Columns turn likewise if the matrices are symmetric.
+    """
+    known = static_size(begin, -2)
+    if known is not None and known > _LARGEST:
+        raise Unlowerable(f"{known} columns are too many to rotate in pairs")
     if 0 in list(begin.shape.dims):
         raise Unlowerable("the matrix is empty")
-    columns = _places(op, begin, -1)
-    square = [*begin.shape.dims[:-2], count, count]
-    sizes = op.concat_dims([*(op.dim(begin, i) for i in range(rank(begin) - 2)), count, count])
-    turns = op.Expand(np.eye(count, dtype=begin.dtype.numpy()), sizes)
-    turns.shape = ir.Shape(square)
+    numbers, axis = _places(op, begin, -2), rank(begin) - 2
+    rows = _upright(op, numbers)
+    batch = [op.dim(begin, i) for i in range(axis)]
+    unit = op.cast(op.Equal(rows, numbers), begin.dtype)
+    turns = op.Expand(unit, op.concat_dims([*batch, *2 * [op.dim(begin, -2)]]))
+    turns.shape = ir.Shape([*begin.shape.dims[:-2], known, known])
+    if known is None:
+        count = op.Max(op.Squeeze(op.dim_vector(begin, -2), [0]), 1)
+        steps = op.Range(0, op.Mul(count, _SWEEPS), 1)
+    else:
+        count = op.constant(np.asarray(known))
+        steps = op.constant(np.arange(known * _sweeps(known, begin.dtype)))
+
+    def rotated(x: ir.Value, partner: ir.Value, turn: tuple[ir.Value, ir.Value]) -> ir.Value:
+        return op.Sub(op.Mul(x, turn[0]), op.Mul(op.Gather(x, partner, axis=axis), turn[1]))
 
     def step(states: States, items: States) -> tuple[States, ir.Value]:
-        (x, turned), (p, q) = states, items
-        first, second = _column(op, x, p), _column(op, x, q)
+        (x, turned), (number,) = states, items
+        partner = op.Mod(op.Sub(number, numbers), count)
         if symmetric:
-            last = rank(first) - 1
-            alpha, beta = op.Gather(first, p, axis=last), op.Gather(second, q, axis=last)
-            gamma = op.Gather(first, q, axis=last)
+            sizes, products = (_picked(op, x, i) for i in (numbers, partner))
         else:
-            alpha, beta = _dot(op, first, first), _dot(op, second, second)
-            gamma = _dot(op, first, second)
-        turn = _rotation(op, op.Sub(beta, alpha), op.Mul(gamma, 2.0), columns, p, q)
-        x = op.MatMul(x, turn)
+            other = op.Gather(x, partner, axis=axis)
+            sizes, products = (reduce(op, "ReduceSum", op.Mul(x, y), -1, True) for y in (x, other))
+        turn = _rotation(op, sizes, products, rows, partner)
+        x = rotated(x, partner, turn)
         if symmetric:
-            x = op.MatMul(_turned(op, turn), x)
-        x.shape = states[0].shape.copy()
-        return [x, op.MatMul(turned, turn)], op.Identity(alpha)
+            x = rotated(_turned(op, x), partner, turn)
+        turned = rotated(turned, partner, turn)
+        x.shape, turned.shape = (s.shape.copy() for s in states)
+        return [x, turned], op.Identity(number)
 
-    _, (x, turned) = scan(op, step, [begin, turns], _pairs(op, count))
-    return x, turned
+    _, (x, turned) = scan(op, step, [begin, turns], [steps])
+    return x, _turned(op, turned)
 
 
 def _sorted(
-    op: Op, values: ir.Value, matrices: list[ir.Value], *, largest: bool
+    op: Op, values: ir.Value, matrices: list[ir.Value], count: ir.Value, *, largest: bool
 ) -> tuple[ir.Value, list[ir.Value]]:
-    """Values in order, and the columns that belong to them."""
-    count = static_size(values, -1)
-    assert count is not None
-    ordered, places = op.TopK(
-        values, np.asarray([count]), largest=int(largest), sorted=1, outputs=2
-    )
+    """The first values in order, and the columns that belong to them."""
+    ordered, places = op.TopK(values, count, largest=int(largest), sorted=1, outputs=2)
     index = _flat(op, places)
-    moved = [op.GatherElements(m, op.Expand(index, op.Shape(m)), axis=-1) for m in matrices]
+    moved = []
+    for matrix in matrices:
+        outer = op.Shape(matrix, start=0, end=rank(matrix) - 1)
+        wide = op.Expand(index, op.Concat(outer, count, axis=0))
+        moved.append(op.GatherElements(matrix, wide, axis=-1))
     return ordered, moved
 
 
@@ -384,7 +472,8 @@ def _linalg_eigh(
     x, vectors = _rotate_all(op, whole, symmetric=True)
     values = _diagonal(op, x)
     values.shape = ir.Shape(list(A.shape.dims[:-1]))
-    ordered, (vectors,) = _sorted(op, values, [vectors], largest=False)
+    ordered, (vectors,) = _sorted(op, values, [vectors], op.dim_vector(x, -1), largest=False)
+    vectors.shape = A.shape.copy()
     return ordered, vectors
 
 
@@ -395,23 +484,25 @@ def _linalg_svd(
 ) -> tuple[ir.Value, ...]:  # fmt: skip
     """Hestenes' method; singular vectors have signs of their own, as LAPACK's have."""
     rows, columns = static_size(A, -2), static_size(A, -1)
-    if rows is None or columns is None:
-        raise Unlowerable("the size of the matrix is dynamic")
-    if full_matrices and compute_uv and rows != columns:
+    if full_matrices and compute_uv and (rows is None or rows != columns):
         raise Unlowerable("singular vectors of the null space")
-    wide = rows < columns
-    begin = _turned(op, A) if wide else A
-    begin.shape = ir.Shape([*A.shape.dims[:-2], max(rows, columns), min(rows, columns)])
+    wide = rows is not None and columns is not None and rows < columns
+    least = min(rows, columns) if rows is not None and columns is not None else None
+    batch = A.shape.dims[:-2]
+    begin = A if wide else _turned(op, A)
+    begin.shape = A.shape if wide else ir.Shape([*batch, columns, rows])
     x, turns = _rotate_all(op, begin, symmetric=False)
-    lengths = op.Sqrt(reduce(op, "ReduceSum", op.Mul(x, x), -2, False))
-    lengths.shape = ir.Shape([*A.shape.dims[:-2], min(rows, columns)])
-    values, (left, right) = _sorted(op, lengths, [x, turns], largest=True)
+    lengths = op.Sqrt(reduce(op, "ReduceSum", op.Mul(x, x), -1, False))
+    lengths.shape = ir.Shape(list(begin.shape.dims[:-1]))
+    count = op.Min(op.dim_vector(A, -2), op.dim_vector(A, -1))
+    values, (left, right) = _sorted(op, lengths, [_turned(op, x), turns], count, largest=True)
+    values.shape = ir.Shape([*batch, least])
     if not compute_uv:
         empty = op.Slice(op.Reshape(A, [-1]), [0], [0], [0])
         return empty, values, empty
-    scale = _flat(op, op.Where(op.Equal(values, 0), 1, values))
-    left = op.Div(left, scale)
-    left.shape, right.shape = begin.shape.copy(), turns.shape.copy()
+    left = op.Div(left, _flat(op, op.Where(op.Equal(values, 0), 1, values)))
+    left.shape = ir.Shape([*batch, static_size(begin, -1), least])
+    right.shape = ir.Shape([*batch, static_size(begin, -2), least])
     if wide:
         return right, values, _turned(op, left)
     return left, values, _turned(op, right)

@@ -32,6 +32,7 @@ def scan(
     sequences: Sequence[ir.Value],
     *,
     backward: bool = False,
+    computes: str = "",
 ) -> tuple[ir.Value, list[ir.Value]]:
     """Emit a ``Scan-11``.
 
@@ -41,6 +42,7 @@ def scan(
         states: What the first step starts with.
         sequences: What the items are cut from, along the first dim.
         backward: The last items come first, and the last output belongs to them.
+        computes: What it is part of, for passes that know a better way to compute that.
 
     Returns:
         The stacked outputs, and the states after the last step.
@@ -67,6 +69,8 @@ def scan(
         scan_input_directions=direction, scan_output_directions=[1] if backward else None,
     )  # fmt: skip
     *finals, outputs = emitted if isinstance(emitted, list) else [emitted]
+    if computes:
+        outputs.producer().metadata_props["bridge.computes"] = computes
     for final, state in zip(finals, states, strict=True):
         final.type, final.shape = ir.TensorType(state.dtype), state.shape.copy()
     outputs.type = ir.TensorType(output.dtype)

@@ -79,13 +79,6 @@ def logdet(input: torch.Tensor) -> T:
 # Solutions and inverses
 
 
-def _solve(A: T, B: T) -> tuple[T, T, T, T]:
-    factors, pivots, info = torch.linalg.lu_factor_ex(A)
-    permutation, lower, upper = torch.lu_unpack(factors, pivots)
-    x = torch.linalg.solve_triangular(lower, permutation.mT @ B, upper=False, unitriangular=True)
-    return torch.linalg.solve_triangular(upper, x, upper=True), factors, pivots, info
-
-
 def _is_vector(A: T, B: T) -> bool:
     """Torch's rule for what is one right side per matrix rather than a matrix of them."""
     return B.dim() == 1 or (A.dim() - 1 == B.dim() and list(B.shape) == list(A.shape[:-1]))
@@ -95,49 +88,50 @@ def _empty(*tensors: T) -> bool:
     return any(not hasattr(n, "record") and n == 0 for x in tensors for n in x.shape)
 
 
+@decomposes(torch.linalg.solve)
+def solve(A: torch.Tensor, B: torch.Tensor, *, left: bool = True) -> T:
+    """By way of matrices with as many dims, and right sides on the left."""
+    if _is_vector(A, B):
+        return solve(A, B.unsqueeze(-1), left=left).squeeze(-1)
+    if _empty(A, B):
+        return A @ B if left else B @ A
+    if not left:
+        return solve(A.mT, B.mT).mT
+    dims = max(A.dim(), B.dim())
+    return torch.linalg.solve(*(x[(None,) * (dims - x.dim())] for x in (A, B)))
+
+
 @decomposes(aten._linalg_solve_ex)
 def _linalg_solve_ex(
     A: torch.Tensor, B: torch.Tensor, *, left: bool = True, check_errors: bool = False
 ) -> tuple[T, T, T, T]:
-    vector = _is_vector(A, B)
-    right = B.unsqueeze(-1) if vector else B
-    if _empty(A, B):
-        y = A @ right if left else right @ A
-        whole, pivots = A.clone(), A.new_zeros(A.shape[:-1], dtype=torch.int32)
-        info = A.new_zeros(A.shape[:-2], dtype=torch.int32)
-    elif left:
-        y, whole, pivots, info = _solve(A, right)
-    else:
-        y, whole, pivots, info = _solve(A.mT, right.mT)
-        y = y.mT
-    return y.squeeze(-1) if vector else y, whole, pivots, info
+    factors, pivots, info = _factors(A)
+    return torch.linalg.solve(A, B, left=left), factors, pivots, info
+
+
+def _factors(A: T) -> tuple[T, T, T]:
+    if _empty(A):
+        whole = A.new_zeros(A.shape[:-1], dtype=torch.int32)
+        return A.clone(), whole, A.new_zeros(A.shape[:-2], dtype=torch.int32)
+    return torch.linalg.lu_factor_ex(A)
 
 
 @decomposes(torch.linalg.solve_ex)
 def solve_ex(
     A: torch.Tensor, B: torch.Tensor, *, left: bool = True, check_errors: bool = False
 ) -> tuple[T, T]:
-    y, _, _, info = _linalg_solve_ex(A, B, left=left)
-    return y, info
-
-
-@decomposes(torch.linalg.solve)
-def solve(A: torch.Tensor, B: torch.Tensor, *, left: bool = True) -> T:
-    return _linalg_solve_ex(A, B, left=left)[0]
-
-
-@decomposes(torch.linalg.inv_ex)
-def inv_ex(A: torch.Tensor, *, check_errors: bool = False) -> tuple[T, T]:
-    unit = torch.eye(A.shape[-1], dtype=A.dtype)
-    if _empty(A):
-        return A.clone(), A.new_zeros(A.shape[:-2], dtype=torch.int32)
-    y, _, _, info = _solve(A, unit)
-    return y, info
+    return torch.linalg.solve(A, B, left=left), _factors(A)[2]
 
 
 @decomposes(torch.linalg.inv, torch.inverse)
 def inv(A: torch.Tensor) -> T:
-    return inv_ex(A)[0]
+    unit = torch.eye(A.shape[-1], dtype=A.dtype)
+    return A.clone() if _empty(A) else torch.linalg.solve(A, unit.expand(A.shape))
+
+
+@decomposes(torch.linalg.inv_ex)
+def inv_ex(A: torch.Tensor, *, check_errors: bool = False) -> tuple[T, T]:
+    return inv(A), _factors(A)[2]
 
 
 @decomposes(torch.linalg.lu_factor)
