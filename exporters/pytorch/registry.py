@@ -66,6 +66,7 @@ class Lowering:
             None if the view can only be written through by position.
         random: The call draws random numbers.
         pairs: It knows complex tensors, which the graph holds as pairs of real numbers.
+        when: Asked with the example's arguments whether it is for them; None if it always is.
     """
 
     emit: Callable[..., Any]
@@ -73,6 +74,7 @@ class Lowering:
     put_back: Callable[..., Any] | None = None
     random: bool = False
     pairs: bool = False
+    when: Callable[..., bool] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -250,11 +252,23 @@ def respelled(
 
 def _register(keys: Sequence[Any], entry: Entry) -> None:
     for key in keys:
-        _by_key.setdefault(key, []).append(entry)
+        _insert(_by_key.setdefault(key, []), entry)
         name = aten_name(key)
         if name is not None:
-            _by_aten.setdefault(name, []).append(entry)
+            _insert(_by_aten.setdefault(name, []), entry)
     find.cache_clear()
+
+
+def _insert(entries: list[Entry], entry: Entry) -> None:
+    """Add an entry; those for certain calls only come before those for all."""
+    place = len(entries)
+    if _is_conditional(entry):
+        place = next((i for i, e in enumerate(entries) if not _is_conditional(e)), place)
+    entries.insert(place, entry)
+
+
+def _is_conditional(entry: Entry) -> bool:
+    return not isinstance(entry, Handler) and entry.when is not None
 
 
 def lowers(
@@ -262,6 +276,7 @@ def lowers(
     put_back: Callable[..., Any] | None = None,
     random: bool = False,
     pairs: bool = False,
+    when: Callable[..., bool] | None = None,
 ) -> Callable[[_F], _F]:
     """Register ``function(op, *torch's parameters)`` as the lowering of torch callables.
 
@@ -275,10 +290,12 @@ def lowers(
         random: The call draws random numbers, so it is traced even when its arguments are constants.
         pairs: This one is for calls with complex tensors among their arguments or results, and no
             other; each is a value of real numbers with one more dim, of size 2.
+        when: Called with the call's arguments, tensors of the example: whether this one is for them.
     """
 
     def register(function: _F) -> _F:
-        _register(keys, Lowering(function, _accepts(function, 1), put_back, random, pairs))
+        entry = Lowering(function, _accepts(function, 1), put_back, random, pairs, when)
+        _register(keys, entry)
         return function
 
     return register
@@ -291,7 +308,8 @@ def decomposes(
 
     Args:
         *keys: Callables as a ``TorchFunctionMode`` sees them.
-        when: Called with the call's arguments: whether to decompose, rather than look further.
+        when: Called with the call's arguments, tensors of the example: whether to decompose,
+            rather than look further.
         pairs: This one is for calls with a complex argument, and no other.
     """
 

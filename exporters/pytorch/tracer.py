@@ -225,12 +225,13 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
                 functional_args, functional_kwargs = again
                 entries = known.accepting(*again, has_complex=has_complex)
         for entry in entries:
+            if entry.when is not None and not entry.when(*functional_args, **functional_kwargs):
+                continue
             if isinstance(entry, Decomposition):
-                if entry.when is None or entry.when(*functional_args, **functional_kwargs):
-                    try:
-                        return self._compose(func, known, entry.body, args, kwargs, target)
-                    except Unlowerable as unlowerable:
-                        reason = str(unlowerable)
+                try:
+                    return self._compose(func, known, entry.body, args, kwargs, target)
+                except Unlowerable as unlowerable:
+                    reason = str(unlowerable)
                 continue
             if entry.pairs and not has_complex:  # it may make complex numbers of real ones
                 if target:

@@ -30,6 +30,7 @@ from exporters.pytorch.lowerings import (
     losses,
     masking,
     normalization,
+    not_a_number,
     orthogonal,
     padding,
     pooling,
@@ -46,6 +47,7 @@ from exporters.pytorch.lowerings import (
     splitting,
     symbolic,
     vision,
+    whole_numbers,
 )
 
 __all__ = [
@@ -78,6 +80,7 @@ __all__ = [
     "losses",
     "masking",
     "normalization",
+    "not_a_number",
     "orthogonal",
     "padding",
     "pooling",
@@ -94,4 +97,5 @@ __all__ = [
     "splitting",
     "symbolic",
     "vision",
+    "whole_numbers",
 ]

@@ -9,13 +9,11 @@ import onnx_ir as ir
 import torch
 
 from exporters.pytorch.dtypes import promote, promoted_dtype
-from exporters.pytorch.lowerings import kernels, transcendental
+from exporters.pytorch.lowerings import kernels, transcendental, whole_numbers
 from exporters.pytorch.registry import decomposes, lowers
-from exporters.tracing.graph import Block, isinstance_static
+from exporters.tracing.graph import isinstance_static
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from exporters.tracing.graph import GraphBuilder as Op
 
 prims = torch.ops.prims
@@ -155,11 +153,9 @@ def pow(op: Op, /, input: Any, exponent: Any) -> ir.Value:
         if short is not None:
             return short
     x, y = promote(op, input, exponent)
-    power = kernels.emit(op, "Pow", x, y)
-    if x.dtype.is_floating_point() or given is not None:
-        return power
-    inverse_of_zero = op.And(op.Equal(x, 0), op.Less(y, 0))  # 0 in torch, as of other numbers
-    return kernels.emit(op, "Where", inverse_of_zero, 0, power)
+    if not x.dtype.is_floating_point():
+        return whole_numbers.power(op, x, y, base=number(input), exponent=given)
+    return kernels.emit(op, "Pow", x, y)
 
 
 def _short_power(op: Op, x: ir.Value, exponent: float) -> ir.Value | None:
@@ -307,75 +303,3 @@ def xlog1py(input: Any, other: Any) -> torch.Tensor:
     other = _logarithm_of(input, other)
     product = input * other.log1p()
     return torch.where((input == 0) & ~other.isnan(), 0.0, product)
-
-
-# Whole numbers
-
-
-@lowers(torch.gcd, prims.gcd)
-def gcd(op: Op, /, input: ir.Value, other: ir.Value) -> ir.Value:
-    """Euclid's algorithm on all elements at once, in a ``Loop-16``."""
-    x, y = promote(op, input, other)
-    a, b = (op.Abs(op.cast(v, ir.DataType.INT64)) for v in (x, y))
-    both = op.Add(a, b)
-    a, b = (op.Expand(v, op.shape(both)) for v in (a, b))
-    dtype = x.dtype
-
-    def step(a: ir.Value, b: ir.Value) -> list[ir.Value]:
-        done = op.Equal(b, 0)
-        rest = op.Mod(a, op.Where(done, 1, b))
-        return [op.Where(done, a, b), op.Where(done, 0, rest)]
-
-    def goes_on(a: ir.Value, b: ir.Value) -> ir.Value:
-        return op.Greater(op.ReduceSum(op.Sign(b), keepdims=0), 0)
-
-    return op.cast(repeat_while(op, goes_on, step, [a, b])[0], dtype)
-
-
-@decomposes(torch.lcm)
-def lcm(input: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    common = torch.gcd(input, other)
-    divisor = torch.where(common == 0, 1, common)
-    return (torch.div(input, divisor, rounding_mode="trunc") * other).abs()
-
-
-def repeat_while(
-    op: Op,
-    goes_on: Callable[..., ir.Value],
-    step: Callable[..., list[ir.Value]],
-    state: list[ir.Value],
-) -> list[ir.Value]:
-    """A ``Loop-16`` that replaces values by others of the same type while a condition holds."""
-    first = goes_on(*state)
-    outer = op.block
-    op.block = Block("loop", outer)
-    try:
-        turn = ir.Value(
-            name=op.unique_name("turn"), type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([])
-        )
-        again = ir.Value(
-            name=op.unique_name("again"), type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([])
-        )
-        carried = [
-            ir.Value(
-                name=op.unique_name("state"),
-                type=v.type,
-                shape=None if v.shape is None else v.shape.copy(),
-            )
-            for v in state
-        ]
-        for value in (turn, again, *carried):
-            value.meta["block"] = op.block
-        results = step(*carried)
-        outputs = [goes_on(*results), *results]
-        body = ir.Graph(
-            [turn, again, *carried], outputs, nodes=op.block.nodes, name=op.unique_name("body")
-        )
-    finally:
-        op.block = outer
-    made = op.Loop(None, first, *state, body=body, outputs=len(state))
-    made = made if isinstance(made, list) else [made]
-    for value, before in zip(made, state, strict=True):
-        value.type = before.type
-        value.shape = None if before.shape is None else before.shape.copy()
-    return made

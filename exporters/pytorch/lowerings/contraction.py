@@ -15,7 +15,6 @@ import torch
 
 from exporters.pytorch.dtypes import promote
 from exporters.pytorch.lowerings.dims import static_size
-from exporters.pytorch.lowerings.linear_algebra import MULTIPLIED
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.lowerings.slicing import diagonal
 from exporters.pytorch.registry import Unlowerable, lowers
@@ -32,8 +31,8 @@ def einsum(op: Op, /, equation: str, *operands: Any, path: object = None) -> ir.
     values = list(operands[0]) if isinstance(operands[0], list | tuple) else list(operands)
     values = list(promote(op, *values))
     dtype = values[0].dtype
-    if dtype not in MULTIPLIED:
-        values = list(promote(op, *values, to=ir.DataType.INT32))
+    if not dtype.is_floating_point():
+        values = list(promote(op, *values, to=ir.DataType.INT64))
     terms, wanted = _spell_out(equation, [rank(x) for x in values])
     terms, values = list(terms), list(values)
     for i, term in enumerate(terms):
@@ -45,7 +44,7 @@ def einsum(op: Op, /, equation: str, *operands: Any, path: object = None) -> ir.
         terms[:2], values[:2] = [term], [value]
     (value,), (term,) = values, terms
     value, term = _summed(op, value, term, set(wanted))
-    return op.cast(_permuted(op, value, term, wanted), dtype)
+    return _permuted(op, value, term, wanted)  # integers that torch sums become INT64 in eager too
 
 
 def _spell_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
@@ -78,11 +77,24 @@ def _without_repeats(op: Op, term: str, x: ir.Value) -> tuple[str, ir.Value]:
     return term, x
 
 
+def _total(op: Op, x: ir.Value, axes: Sequence[int], dims: int) -> ir.Value:
+    """``ReduceSum-13``; of integers products with ones, since it adds these in float64."""
+    if x.dtype.is_floating_point():
+        return op.ReduceSum(x, axes, keepdims=0)
+    for axis in sorted(axes, reverse=True):
+        dims -= 1
+        order = [i for i in range(dims + 1) if i != axis] + [axis]
+        x = op.Transpose(x, perm=order) if axis < dims else x
+        size = op.Slice(op.Shape(x), [dims], [dims + 1])
+        x = op.MatMul(x, op.Expand(op.operand(1, x.dtype), size))
+    return x
+
+
 def _summed(op: Op, x: ir.Value, term: str, kept: set[str]) -> tuple[ir.Value, str]:
     """``x`` summed over the labels that nothing needs."""
     axes = [i for i, label in enumerate(term) if label not in kept]
     if axes:
-        x = op.ReduceSum(x, axes, keepdims=0)
+        x = _total(op, x, axes, len(term))
     return x, "".join(label for label in term if label in kept)
 
 
@@ -113,7 +125,7 @@ def _product(op: Op, a: ir.Value, left: str, b: ir.Value, right: str, wanted: st
     if not inner or not (rows or columns):
         y = op.Mul(_spread(op, a, left, wanted, inner), _spread(op, b, right, wanted, inner))
         axes = list(range(len(wanted), len(wanted) + len(inner)))
-        return op.ReduceSum(y, axes, keepdims=0) if inner else y
+        return _total(op, y, axes, len(wanted) + len(inner)) if inner else y
     for label in inner:
         pair = {static_size(a, left.index(label)), static_size(b, right.index(label))}
         if 1 in pair and len(pair) > 1:

@@ -8,8 +8,9 @@ import onnx_ir as ir
 import torch
 
 from exporters.pytorch.dtypes import promote, promoted_dtype
-from exporters.pytorch.lowerings.arithmetic import number, repeat_while
+from exporters.pytorch.lowerings.arithmetic import number
 from exporters.pytorch.lowerings.shaping import broadcast_sizes
+from exporters.pytorch.lowerings.whole_numbers import repeat_while
 from exporters.pytorch.registry import lowers
 
 if TYPE_CHECKING:

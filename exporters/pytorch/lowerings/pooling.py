@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 import torch.nn.functional as F
 
+from exporters.pytorch.dtypes import to_torch_dtype
 from exporters.pytorch.lowerings.convolution import blocks, is_double
 from exporters.pytorch.lowerings.dims import static_size, tuple_of
+from exporters.pytorch.lowerings.not_a_number import holds_nan
 from exporters.pytorch.lowerings.reductions import mean
 from exporters.pytorch.lowerings.shaping import rank
 from exporters.pytorch.registry import Unlowerable, decomposes, lowers
@@ -87,8 +88,8 @@ def _max_node(
     if any(margins) and any(gap > 1 for gap in gaps):
         # Windows with gaps may see nothing but padding, of which ORT's maximum is the lowest number.
         y = made[0] if outputs > 1 else made
-        lowest = np.asarray(np.finfo(x.dtype.numpy()).min)
-        y = op.Where(op.LessOrEqual(y, lowest), np.asarray(-np.inf, lowest.dtype), y)
+        lowest = torch.finfo(to_torch_dtype(x.dtype)).min
+        y = op.Where(op.LessOrEqual(y, lowest), -math.inf, y)
         return [y, *made[1:]] if outputs > 1 else y
     return made
 
@@ -304,6 +305,7 @@ ADAPTIVE_MAX: dict[int, Any] = {
     3: nn.adaptive_max_pool3d,
 }
 for _n, _adaptive in ADAPTIVE_MAX.items():
+    decomposes(_adaptive, when=holds_nan)(_adaptive_max_pool_by_index(_n))
     lowers(_adaptive)(_adaptive_max_pool(_n))
     decomposes(_adaptive)(_adaptive_max_pool_by_index(_n))
 

@@ -68,8 +68,11 @@ def sum(
     *,
     dtype: torch.dtype | None = None,
 ) -> ir.Value:
-    """Lower to ``ReduceSum-13``; integers are summed as INT64."""
-    return reduce(op, "ReduceSum", _summable(op, input, dtype), dim, keepdim)
+    """Lower to ``ReduceSum-13``; integers are summed as INT64, since other ones do not wrap."""
+    if dtype is None or dtype.is_floating_point or input.dtype.is_floating_point():
+        return reduce(op, "ReduceSum", _summable(op, input, dtype), dim, keepdim)
+    total = reduce(op, "ReduceSum", _summable(op, input, None), dim, keepdim)
+    return op.cast(total, from_torch_dtype(dtype))
 
 
 @lowers(torch.nansum)

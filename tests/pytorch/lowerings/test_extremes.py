@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.pytorch.lowerings.cases import op_types
 from tests.pytorch.opinfo import check_call
 
 inf, nan = math.inf, math.nan
@@ -54,7 +55,9 @@ UNARY = [
     "relu",
     "round",
     "rsqrt",
+    "sgn",
     "sigmoid",
+    "sign",
     "sin",
     "sinc",
     "sinh",
@@ -218,6 +221,56 @@ def test_reductions_of_extremes() -> None:
         ),
         (x,),
     )
+
+
+def strange(dtype: torch.dtype) -> torch.Tensor:
+    """Images with NaN and infinities at several places."""
+    torch.manual_seed(0)
+    x = torch.randn(3, 4, 6, 8)
+    x[0, 1, 2, 3] = x[2, 1, 1, 1] = nan
+    x[1, :, 0, 0] = nan
+    x[2, 0, 0], x[2, 2] = inf, -inf
+    return x.to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+def test_extremes_keep_nan(dtype: torch.dtype) -> None:
+    index = torch.tensor([0, 0, 1])
+    check_call(
+        lambda x: (
+            x.amax(), x.amin((0, -1), True), *x.max(1), *x.min(-1, keepdim=True), x.max(), x.min(),
+            *x.aminmax(), *x.aminmax(dim=2), x.argmax(), x.argmax(1), x.argmin(-1, True),
+            x.logsumexp(1), *x.cummax(1), *x.cummin(0), x.log_softmax(-1), x.softmax(-1), x.sign(),
+            torch.linalg.vector_norm(x, inf, 1), torch.maximum(x, x.flip(0)), x.clamp(-1, 1),
+            x.index_reduce(0, index, x, "amin"),
+            x.scatter_reduce(0, index.view(3, 1, 1, 1).expand_as(x), x, "amax"),
+        ),
+        (strange(dtype),),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float16], ids=str)
+def test_maximum_pools_keep_nan_and_infinity(dtype: torch.dtype) -> None:
+    check_call(
+        lambda x: (
+            F.max_pool2d(x, 3, 2, 1), *F.max_pool2d(x, 3, 2, 1, return_indices=True),
+            *F.max_pool1d(x[0], 2, return_indices=True), F.max_pool3d(x, 2),
+            F.max_pool2d(x, 2, dilation=2), F.adaptive_max_pool2d(x, 2),
+            *F.adaptive_max_pool2d(x, (4, 5), return_indices=True),
+        ),
+        (strange(dtype),),
+    )  # fmt: skip
+
+
+def test_running_extremes_keep_nan_along_a_dynamic_dim() -> None:
+    check_call(lambda x: x.cummax(1), (strange(torch.float32),), dynamic_shapes=({1: "n"},))
+
+
+def test_only_examples_with_nan_are_guarded() -> None:
+    traced = check_call(
+        lambda x: (x.amax(1), x.argmax(1), F.max_pool2d(x, 2)), (torch.randn(1, 2, 4, 4),)
+    )
+    assert op_types(traced) == ["ReduceMax", "ArgMax", "MaxPool"]
 
 
 def test_comparisons_promote_as_torch_does() -> None:
