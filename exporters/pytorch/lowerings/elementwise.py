@@ -87,12 +87,8 @@ def positive(op: Op, /, input: ir.Value) -> ir.Value:
 
 @lowers(torch.sign, torch.sgn, prims.sign)
 def sign(op: Op, /, input: ir.Value) -> ir.Value:
-    """Lower to ``Sign-13``, of a NaN 0 as in torch: ORT 1.32 CPU keeps it in all floats but float16."""
-    if input.dtype == ir.DataType.BOOL:
-        return input
-    if input.dtype.is_floating_point():
-        input = op.Where(op.IsNaN(input), 0.0, input)
-    return op.Sign(input)
+    """Lower to ``Sign-13``."""
+    return input if input.dtype == ir.DataType.BOOL else op.Sign(input)
 
 
 def _is_unsigned(x: ir.Value) -> bool:

@@ -33,6 +33,28 @@ def _scale_list(scales: Sequence[Any], n: int) -> list[Any] | None:
     return list(scales) if len(scales) == n and None not in scales else None
 
 
+def _is_copied(before: Any, after: Any, factor: Any) -> bool:
+    """Whether a dim stays as it is, since its size does: torch then forgets the scale factor.
+
+    Raises:
+        Unlowerable: Only the input's size says whether it does.
+    """
+    if _is_static(before) and _is_static(after):
+        return bool(before == after)
+    if _may_be_copied(factor):
+        raise Unlowerable("the size may stay the same")
+    return False
+
+
+def _is_static(size: Any) -> bool:
+    return isinstance(size, int) and not hasattr(size, "record")
+
+
+def _may_be_copied(factor: Any) -> bool:
+    """Whether a dim of more than one place may stay as long as it is."""
+    return factor is not None and (hasattr(factor, "record") or 1 < factor < 1.5)
+
+
 # Whole
 
 
@@ -99,6 +121,8 @@ def _nearest(exact: bool) -> Callable[..., ir.Value]:
             else:
                 assert factor is not None  # torch takes one of the two
                 after = math.floor(before * factor) if isinstance(before, int) else before
+            if factors is not None and not exact and _is_copied(before, after, factor):
+                factors[i] = factor = 1.0
             if not _reads_same_places(before, after, factor, n, exact=exact):
                 raise Unlowerable("Resize rounds otherwise than torch")
         return _resize(
@@ -117,8 +141,17 @@ def _smooth(mode: str) -> Callable[..., ir.Value]:
         """Lower to ``Resize-13``."""
         if input.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
             raise Unlowerable(f"no {input.dtype.name} kernel of Resize in ORT")
+        factors = _scale_list(scales, rank(input) - 2)
+        if factors is not None and mode == "cubic" and all(map(_may_be_copied, factors)):
+            raise Unlowerable("ORT copies what keeps its size, torch does not")
+        if factors is not None and mode == "linear":
+            for i, factor in enumerate(factors):
+                before = op.dim(input, 2 + i)
+                known = isinstance(before, int) and not hasattr(factor, "record")
+                after = math.floor(before * factor) if known else None
+                factors[i] = 1.0 if _is_copied(before, after, factor) else factor
         return _resize(
-            op, input, output_size, _scale_list(scales, rank(input) - 2), mode=mode,
+            op, input, output_size, factors, mode=mode,
             coordinate_transformation_mode="align_corners" if align_corners else "half_pixel",
         )  # fmt: skip
 
@@ -144,24 +177,33 @@ def _geometry(
     ]
 
 
-def _step(before: Any, after: Any, factor: Any, align_corners: bool, dtype: torch.dtype) -> T:
-    """How far apart in the input two neighbours of the output are."""
+def _step(
+    before: Any, after: Any, factor: Any, align_corners: bool, dtype: torch.dtype, copies: bool
+) -> T:
+    """How far apart in the input two neighbours of the output are.
+
+    ``copies``: what keeps its size is copied, whatever the scale factor.
+    """
     if align_corners:
-        if not hasattr(after, "record") and after == 1:
-            return torch.zeros([], dtype=dtype)
-        return torch.tensor(before - 1, dtype=dtype) / (after - 1)
-    if factor is not None:
-        return torch.tensor(1 / factor, dtype=dtype)
-    return torch.tensor(before, dtype=dtype) / after
+        gaps = torch.tensor(after - 1, dtype=dtype)  # of a single place the step is 0
+        return torch.tensor(before - 1, dtype=dtype) / gaps.clamp(min=1) * gaps.clamp(max=1)
+    if factor is None:
+        return torch.tensor(before, dtype=dtype) / after
+    step = torch.tensor(1 / factor, dtype=dtype)
+    if not copies or not _may_be_copied(factor):
+        return step
+    return torch.where(torch.tensor(before) == after, torch.ones_like(step), step)
 
 
 def _nearest_by_index(offset: float) -> Callable[..., T]:
     def resize(input: torch.Tensor, output_size: Any, *scales: Any) -> T:
         y = input
         for axis, before, after, factor in _geometry(input, output_size, scales):
-            step = _step(before, after, factor, False, torch.float32)
+            static = _is_static(before) and _is_static(after)
+            if static and not offset and before == after:
+                continue
+            step = _step(before, after, factor, False, torch.float32, not offset)
             places = ((torch.arange(after).float() + offset) * step).floor().long()
-            static = not hasattr(before, "record") and not hasattr(after, "record")
             if static and not offset and _doubles(before, after, factor, input.dim() - 2):
                 places = torch.arange(after) // 2
             y = y.index_select(axis, places.clamp(max=before - 1))
@@ -214,22 +256,40 @@ def _smoothed_weights(before: Any, after: Any, step: T, cubic: bool) -> T:
     return share / share.sum(0)
 
 
+def _along(y: T, axis: int, weights: T) -> T:
+    if axis == y.dim() - 1:
+        return y @ weights
+    return (y.transpose(axis, -1) @ weights).transpose(axis, -1)
+
+
+def _along_bytes(y: T, axis: int, weights: T, *, known: bool) -> T:
+    """As torch does it: with weights of 16 bits, rounding what comes out of each dim."""
+    powers = torch.exp2(torch.arange(1, 23, dtype=torch.float64))
+    digits = ((weights.amax() * powers + 0.5).floor() < 2**15).sum()
+    one = torch.exp2(digits.double())
+    weights = weights.sign() * (weights.abs() * one + 0.5).floor()
+    if known and bool(255 * weights.abs().sum(0).amax() < 2**24):  # exact in float32
+        weights, one = weights.float(), one.float()
+    total = _along(y.to(weights.dtype), axis, weights)
+    return ((total + one / 2) / one).floor().clamp(0, 255)
+
+
 def _smooth_by_product(*, cubic: bool, antialias: bool) -> Callable[..., T]:
     def resize(input: torch.Tensor, output_size: Any, align_corners: bool, *scales: Any) -> T:
-        dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
-        y = input.to(dtype)
-        for axis, before, after, factor in _geometry(input, output_size, scales):
-            step = _step(before, after, factor, align_corners, dtype)
+        whole = not input.dtype.is_floating_point
+        dtype = torch.float64 if whole or input.dtype == torch.float64 else torch.float32
+        copies = whole or antialias or not cubic
+        y = input if whole else input.to(dtype)
+        for axis, before, after, factor in _geometry(input, output_size, scales)[::-1]:
+            known = _is_static(before) and _is_static(after)
+            if copies and known and before == after:
+                continue
+            step = _step(before, after, factor, align_corners, dtype, copies)
             if antialias:
                 weights = _smoothed_weights(before, after, step, cubic)
             else:
                 weights = _weights(before, after, step, align_corners, cubic)
-            turned = y.transpose(axis, -1) if axis < input.dim() - 1 else y
-            y = turned @ weights
-            y = y.transpose(axis, -1) if axis < input.dim() - 1 else y
-        if not input.dtype.is_floating_point:
-            limits = torch.iinfo(input.dtype)
-            y = y.round().clamp(limits.min, limits.max)
+            y = _along_bytes(y, axis, weights, known=known) if whole else _along(y, axis, weights)
         return y.to(input.dtype)
 
     return resize

@@ -102,7 +102,7 @@ for _name, _neutral in (("max", -math.inf), ("min", math.inf)):
     decomposes(getattr(torch, f"arg{_name}"), when=holds_nan)(_argument(f"arg{_name}", _neutral))
 
 
-# Running and scattered extremes, logarithms of sums
+# Running and scattered extremes, signs, logarithms of sums
 
 
 def _running(name: str, neutral: float) -> Callable[..., tuple[T, T]]:
@@ -152,6 +152,12 @@ def _scattered(name: str) -> Callable[..., T]:
 
 decomposes(torch.scatter_reduce, when=_scatters_nan)(_scattered("scatter_reduce"))
 decomposes(torch.index_reduce, when=_scatters_nan)(_scattered("index_reduce"))
+
+
+@decomposes(torch.sign, torch.sgn, prims.sign, when=holds_nan)
+def sign(input: torch.Tensor) -> T:
+    """0 for a NaN, which ``Sign-13`` keeps."""
+    return torch.where(input.isnan(), 0.0, input).sign()
 
 
 def _is_double_with_nan(input: torch.Tensor, *_: object, **__: object) -> bool:

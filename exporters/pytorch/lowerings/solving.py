@@ -53,10 +53,10 @@ def _linalg_det(A: torch.Tensor) -> tuple[T, T, T]:
 def _signed_log(A: T) -> tuple[T, T, T, T]:
     if A.shape[-1] == 0:
         one = A.new_ones(A.shape[:-2])
-        return one, torch.zeros_like(one), A, A.new_zeros(A.shape[:-1], dtype=torch.int32)
+        return one, torch.zeros_like(one).real, A, A.new_zeros(A.shape[:-1], dtype=torch.int32)
     factors, pivots, _ = torch.linalg.lu_factor_ex(A)
     diagonal = factors.diagonal(dim1=-2, dim2=-1)
-    sign = _sign_of_exchanges(pivots).to(A.dtype) * diagonal.sign().prod(-1)
+    sign = _sign_of_exchanges(pivots).to(A.dtype) * diagonal.sgn().prod(-1)
     return sign, diagonal.abs().log().sum(-1), factors, pivots
 
 
@@ -155,18 +155,19 @@ def linalg_lu_solve(
     if _empty(LU, B):
         return LU @ B if left else B @ LU
     permutation, lower, upper = torch.lu_unpack(LU, pivots)
+    right = B if left else B.mT
+    right = right.conj() if adjoint else right  # A^H X = B is A.T conj(X) = conj(B)
     if left != adjoint:  # X A = B is A.T X.T = B.T
-        right = B if left else B.mT
         x = torch.linalg.solve_triangular(
             lower, permutation.mT @ right, upper=False, unitriangular=True
         )
         x = torch.linalg.solve_triangular(upper, x, upper=True)
     else:
-        right = B if left else B.mT
         x = torch.linalg.solve_triangular(upper.mT, right, upper=False)
         x = torch.linalg.solve_triangular(lower.mT, x, upper=True, unitriangular=True)
         x = permutation @ x
-    return x if left else x.mT
+    x = x if left else x.mT
+    return x.conj() if adjoint else x
 
 
 @decomposes(torch.lu_solve)
@@ -350,7 +351,7 @@ def householder_product_of_nothing(input: torch.Tensor, tau: torch.Tensor) -> T:
 
 @decomposes(aten._linalg_eigh, when=_of_nothing)
 def eigh_of_nothing(A: torch.Tensor, UPLO: str = "L", compute_v: bool = True) -> tuple[T, T]:
-    return A.new_zeros(A.shape[:-1]), A.clone()
+    return A.real.new_zeros(A.shape[:-1]), A.clone()
 
 
 @decomposes(aten._linalg_svd, when=_of_nothing)
@@ -359,7 +360,7 @@ def svd_of_nothing(
 ) -> tuple[T, T, T]:
     *batch, rows, columns = A.shape
     least = min(rows, columns)
-    values = A.new_zeros(*batch, least)
+    values = A.real.new_zeros(*batch, least)
     if not compute_uv:
         return A.new_zeros(0), values, A.new_zeros(0)
     left, right = (rows, columns) if full_matrices else (least, least)

@@ -43,6 +43,17 @@ CASES = [
         atol=1e-3,
         why="by way of logarithms, or of equations twice as large",
     ),
+    *op_cases(
+        """
+        cholesky_inverse linalg.cholesky linalg.cholesky_ex linalg.det linalg.lu linalg.lu_factor_ex
+        linalg.lu_solve linalg.slogdet logdet lu_unpack
+        """,
+        (c64,),
+        every=3,
+        rtol=1e-3,
+        atol=1e-3,
+        why="products of four real numbers, column after column",
+    ),
     *op_cases("linalg.solve_triangular", (c64,), every=9, rtol=1e-3, atol=1e-3, why="as above"),
 ]
 
@@ -90,6 +101,11 @@ def test_programs_take_and_give_complex_tensors() -> None:
     got = program(z)
     torch.testing.assert_close(got["square"], z * z)
     torch.testing.assert_close(got["size"], z.abs())
+
+
+def test_values_of_nothing_are_real() -> None:
+    nothing = torch.zeros(2, 0, 0, dtype=c64)
+    check_call(lambda x: (torch.linalg.eigh(x).eigenvalues, torch.linalg.svd(x).S), (nothing,))
 
 
 def test_other_precisions() -> None:

@@ -63,6 +63,63 @@ MODES = [
 ]  # fmt: skip
 
 
+BYTES = [
+    (mode, options | {"antialias": antialias})
+    for mode, options in MODES
+    for antialias in (False, True)
+    if mode.startswith("bi")
+]
+
+
+@pytest.mark.parametrize(("mode", "options"), BYTES, ids=str)
+@pytest.mark.parametrize("channels", [3, 5])
+def test_bytes_are_resized_to_the_last_bit(mode: str, options: Any, channels: int) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (2, channels, 37, 29), dtype=torch.uint8)
+    check_call(
+        lambda x: (
+            F.interpolate(x, size=(11, 50), mode=mode, **options),
+            F.interpolate(x, scale_factor=(1.7, 0.3), mode=mode, **options),
+        ),
+        (x,),
+    )
+    check_call(
+        lambda x: F.interpolate(x, size=(11, 50), mode=mode, **options),
+        (x,),
+        dynamic_shapes=SIZES,
+        others=[(x[:1, :, :5, :7],), (x[:, :, :1, :1],), (x.repeat(1, 1, 3, 4),)],
+    )
+
+
+@pytest.mark.parametrize("dtype", [f32, torch.float64, torch.uint8], ids=str)
+@pytest.mark.parametrize(("mode", "options"), MODES, ids=str)
+def test_what_keeps_its_size_is_copied(mode: str, options: Any, dtype: torch.dtype) -> None:
+    x = (R(1, 2, 14, 5) * 50 + 100).to(dtype)
+    for factors in ((1.03, 1.7), (1.7, 1.1), (1.05, 1.05)):
+        check_call(
+            lambda x, f=factors: F.interpolate(x, scale_factor=f, mode=mode, **options),
+            (x,),
+            **CLOSE,
+        )
+    if "exact" not in mode:
+        check_call(
+            lambda x: F.interpolate(x, scale_factor=1.1, mode=mode, **options),
+            (x,),
+            dynamic_shapes=SIZES,
+            others=[(x[..., :3, :],), (x.repeat(1, 1, 2, 3),)],
+            **CLOSE,
+        )
+
+
+def test_one_row_of_an_image_is_its_first() -> None:
+    check_call(
+        lambda x: F.interpolate(x, scale_factor=0.2, mode="bilinear", align_corners=True),
+        (R(1, 2, 12, 17).double(),),
+        dynamic_shapes=SIZES,
+        others=[(R(1, 2, 7, 9).double(),)],
+    )
+
+
 @pytest.mark.parametrize(("mode", "options"), MODES, ids=str)
 @pytest.mark.parametrize("how", [{"size": (9, 7)}, {"scale_factor": 2}, {"scale_factor": 0.6}],
                          ids=str)  # fmt: skip
