@@ -151,13 +151,8 @@ class TensorTracker:
             record = self.record(x)
             return self.constants.value(x) if record is None else self.trace.read(record)
         if isinstance(x, tuple | list):
-            if isinstance(x, torch.Size) or not x:
-                return list(x)
-            return (
-                [self.graph(i) for i in x]
-                if isinstance(x, list)
-                else tuple(self.graph(i) for i in x)
-            )
+            items = [self.graph(i) for i in x]
+            return items if isinstance(x, list | torch.Size) else tuple(items)
         if isinstance(x, dict):
             return {k: self.graph(v) for k, v in x.items()}
         if isinstance(x, slice):

@@ -42,6 +42,7 @@ def test_matches_eager_for_small_integers(case: OpCase) -> None:
 
 READS = {
     "x[:, 0]": (lambda x, i: x[:, 0], ["Gather"]),
+    "x[()]": (lambda x, i: x[()].sin(), ["Sin"]),
     "x[..., 1:3]": (lambda x, i: x[..., 1:3], ["Slice"]),
     "x[:, None]": (lambda x, i: x[:, None], ["Unsqueeze"]),
     "x[:, i]": (lambda x, i: x[:, i], ["Gather"]),
