@@ -27,6 +27,7 @@ from optim_passes.fusion.linear import (
     PreGeluBiasPass,
     ProductOrderPass,
 )
+from optim_passes.fusion.linear_solve import LinearSolvePass
 from optim_passes.fusion.masks import FullMaskPass
 from optim_passes.fusion.multi_head import MultiHeadAttentionPass, PackedAttentionPass
 from optim_passes.fusion.normalization import FactoredNormPass, NormAffinePass, NormPass
@@ -166,6 +167,8 @@ PORTABLE: Passes = (
 )
 
 CPU: Passes = (
+    # Before SIMPLIFY: it knows an elimination as it was exported.
+    LinearSolvePass(),
     *SIMPLIFY,
     # Before the fusions: Attention, RMSNormalization and RotaryEmbedding are opset 23.
     RaiseOpsetPass(23),
