@@ -1,10 +1,11 @@
-"""Nodes on empty inputs, on which ONNX Runtime's kernels end the process.
+"""Nodes on empty inputs, which ONNX Runtime's kernels refuse, or on which they end the process.
 
 The LSTM and GRU kernels call ``std::terminate`` when the batch has no rows (seen up to 1.32 on the
 CPU); TopK before 1.31 and OneHot before 1.28 divide by a number of rows that is zero. No caller can
 catch that. Eager code takes such batches, and so does parity checking. So runs on empty inputs go to
 a twin of the model in which every such node stands in the branch of an If that is taken when there
 is something to compute; models whose inner values may become empty run as that twin from the start.
+In the twin Attention and circular Pad stand so too, whose kernels refuse what is empty.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ __all__ = ["guarded", "is_recurrent", "may_become_empty"]
 
 _RECURRENT = ("LSTM", "GRU")
 _MENDED = {"TopK": (1, 31), "OneHot": (1, 28)}  # the first versions that take empty inputs
+_REFUSING = ("Attention", "Pad")
 _GUARD = "/unless_empty"  # after the name of such a node: the If around it
 _END = np.iinfo(np.int64).max  # ONNX "to the end"
 _HIDDEN_STATES = 5  # the first input that holds one; the outputs from 1 on are their last values
@@ -55,10 +57,23 @@ def is_recurrent(runtime: onnxruntime.InferenceSession) -> bool:
 
 
 def _recurrent(model: ir.Model) -> list[NodeInfo]:
-    """The nodes that are not guarded yet."""
+    """The nodes that end the process and are not guarded yet."""
     dangerous = _ends_the_process()
-    nodes = [i for i in GraphIndex(model).nodes if i.node.op_type in dangerous]
+    return [i for i in _unguarded(model) if i.node.op_type in dangerous]
+
+
+def _unguarded(model: ir.Model) -> list[NodeInfo]:
+    nodes = GraphIndex(model).nodes
     return [i for i in nodes if not (i.around and str(i.around[-1].name).endswith(_GUARD))]
+
+
+def _refuses(node: ir.Node) -> bool:
+    """Whether a node's kernel refuses empty inputs, and its result's shape is known from theirs."""
+    if node.op_type not in _REFUSING or node.domain:
+        return False
+    if node.op_type == "Pad":
+        return node.attributes.get_string("mode", "constant") == "wrap"
+    return not any(v.uses() or v.is_graph_output() for v in node.outputs[1:])
 
 
 def may_become_empty(model: ir.Model) -> bool:
@@ -87,13 +102,15 @@ def _keeps_rows(node: ir.Node) -> bool:
     return node.op_type != "Slice" and bool(sizes) and all(v.const_value for v in sizes)
 
 
-def guarded(model: ir.Model) -> ir.Model | None:
+def guarded(model: ir.Model, *, refusing: bool = False) -> ir.Model | None:
     """The model with such nodes in branches that are taken when there is any input.
 
-    None if it has none.
+    None if it has none. ``refusing``: also the nodes that only refuse empty inputs.
     """
     model = model.clone()
     nodes = [info.node for info in _recurrent(model)]
+    if refusing:
+        nodes += [info.node for info in _unguarded(model) if _refuses(info.node)]
     types = value_types(model) if nodes else {}
     for node in nodes:
         _guard(node, types)
@@ -108,6 +125,8 @@ def _elements(node: ir.Node, types: Mapping[str, ir.TypeProtocol]) -> list[ir.Da
     given = x.dtype or (None if known is None else known.dtype)
     if node.op_type == "TopK":
         return [given or ir.DataType.FLOAT, ir.DataType.INT64]
+    if node.op_type in _REFUSING:
+        return [given or ir.DataType.FLOAT] * len(node.outputs)
     if node.op_type == "OneHot":
         return [(further[1].dtype if further[1] is not None else None) or ir.DataType.FLOAT]
     weights = next((v.const_value for v in further[:2] if v and v.const_value), None)
@@ -130,21 +149,31 @@ def _guard(node: ir.Node, types: Mapping[str, ir.TypeProtocol]) -> None:
     for number, (value, element) in enumerate(zip(inner.outputs, elements, strict=True)):
         value.name, value.type = f"{name}/computed{number}", ir.TensorType(element)
     kept = [i for i, v in enumerate(outputs) if v.name]
+    if node.op_type in _REFUSING:
+        kept = [0]
     otherwise = ir.Graph(
         [], [inner.outputs[i] for i in kept], nodes=[inner], name=f"{name}/computed"
     )
     if node.op_type in _RECURRENT:
         then = _nothing(node, elements[0], name, kept)
+    elif node.op_type in _REFUSING:
+        make = _padded if node.op_type == "Pad" else _unattended
+        then = make(node, name, elements[0])
     else:
         then = _no_rows(node, name, [(i, elements[i]) for i in kept])
     size = _node("Size", [x], f"{name}/size")
     zero = _constant(np.asarray(0, np.int64), f"{name}/zero")
+    nodes = [size, zero]
+    if node.op_type == "Attention":  # there may be no keys
+        nodes.append(_node("Size", [node.inputs[1]], f"{name}/keys"))
+        both = [size.outputs[0], nodes[-1].outputs[0]]
+        nodes.append(size := _node("Mul", both, f"{name}/sizes"))
     equal = _node("Equal", [size.outputs[0], zero.outputs[0]], f"{name}/empty", ir.DataType.BOOL)
     branches = [ir.AttrGraph("then_branch", then), ir.AttrGraph("else_branch", otherwise)]
     chosen = ir.Node(
         "", "If", [equal.outputs[0]], branches, name=f"{name}{_GUARD}", num_outputs=len(kept)
     )
-    graph.insert_before(node, [size, zero, equal, chosen])
+    graph.insert_before(node, [*nodes, equal, chosen])
     for new, i in zip(chosen.outputs, kept, strict=True):
         old = outputs[i]
         new.type, new.shape = old.type, old.shape
@@ -186,6 +215,30 @@ def _no_rows(node: ir.Node, name: str, kept: list[tuple[int, ir.DataType]]) -> i
     return ir.Graph(
         [], [n.outputs[0] for n in made], nodes=[*nodes, wanted, *made], name=f"{name}/nothing"
     )
+
+
+def _padded(node: ir.Node, name: str, element: ir.DataType) -> ir.Graph:
+    """What circular padding makes of nothing: as much of it as of anything else."""
+    made = _node("Pad", [*node.inputs[:2], None, *node.inputs[3:]], f"{name}/none", element)
+    return ir.Graph([], [made.outputs[0]], nodes=[made], name=f"{name}/nothing")
+
+
+def _unattended(node: ir.Node, name: str, element: ir.DataType) -> ir.Graph:
+    """What attention makes of no queries, or of no keys: zeros, of the values' width."""
+    heads = [node.attributes.get_int(f"{n}_num_heads", 0) for n in ("q", "kv")]
+    last = 2 if all(heads) else 3
+    queries = _node("Shape", [node.inputs[0]], f"{name}/queries", end=last)
+    width = _node("Shape", [node.inputs[2]], f"{name}/width", start=last)
+    nodes = [queries, width]
+    if all(heads):
+        factors = [_constant(np.asarray([n]), f"{name}/heads{i}") for i, n in enumerate(heads)]
+        one = _node("Div", [width.outputs[0], factors[1].outputs[0]], f"{name}/one_width")
+        width = _node("Mul", [one.outputs[0], factors[0].outputs[0]], f"{name}/all_widths")
+        nodes += [*factors, one, width]
+    shape = _node("Concat", [queries.outputs[0], width.outputs[0]], f"{name}/wanted", axis=0)
+    zero = ir.tensor(np.zeros(1, element.numpy()))
+    made = _node("ConstantOfShape", [shape.outputs[0]], f"{name}/none", element, value=zero)
+    return ir.Graph([], [made.outputs[0]], nodes=[*nodes, shape, made], name=f"{name}/nothing")
 
 
 def _nothing(node: ir.Node, element: ir.DataType, name: str, kept: list[int]) -> ir.Graph:

@@ -307,7 +307,7 @@ class Session:
     def _runtime_when_empty(self) -> onnxruntime.InferenceSession:
         """What runs on inputs of which some are empty; see :mod:`bridge.empty_batches`."""
         if self._when_empty is None:
-            twin = guarded(open_model(self.source)) if is_recurrent(self.runtime) else None
+            twin = guarded(open_model(self.source), refusing=True)
             settings = dataclasses.replace(self.settings, cache=None, optimized_path=None)
             self._when_empty = self._made if twin is None else Runtime(twin, settings)
         return self._when_empty.session

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 import bridge
 from bridge import empty_batches
@@ -72,3 +74,34 @@ def test_a_choice_among_what_a_mask_leaves_runs_guarded_from_the_start(monkeypat
         for n in p.get_nodes()
     }
     assert "If" in kinds
+
+
+ATTENDING = {
+    "attention": lambda q, k: F.scaled_dot_product_attention(q, k, k),
+    "heads of less": lambda q, k: F.scaled_dot_product_attention(q, k, k[..., :2]),
+    "causal": lambda q, k: F.scaled_dot_product_attention(q, q, q, is_causal=True) + k.sum(),
+}
+
+
+@pytest.mark.parametrize("name", ATTENDING)
+def test_attention_takes_no_queries_and_no_keys(name: str) -> None:
+    """The kernel of ONNX Runtime 1.32 refuses both."""
+    f = ATTENDING[name]
+    q, k = torch.randn(2, 4, 3, 8), torch.randn(2, 4, 5, 8)
+    program = bridge.export(f, (q, k), dynamic_shapes=({0: "b", 2: "l"}, {0: "b", 2: "s"}))
+    for batch, queries, keys in ((0, 3, 5), (2, 0, 5), (2, 3, 0), (2, 0, 0), (1, 2, 2)):
+        q, k = torch.randn(batch, 4, queries, 8), torch.randn(batch, 4, keys, 8)
+        torch.testing.assert_close(program(q, k), f(q, k))
+
+
+def test_transformers_and_circular_padding_take_empty_batches() -> None:
+    layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
+    program = bridge.export(layer, torch.randn(2, 3, 8), dynamic_shapes=({0: "b", 1: "l"},))
+    for sizes in ((0, 3), (2, 0)):
+        assert program(torch.zeros(*sizes, 8)).shape == (*sizes, 8)
+    program = bridge.export(
+        lambda x: F.pad(x, (1, 2), mode="circular"),
+        torch.randn(2, 3, 4),
+        dynamic_shapes=({0: "b"},),
+    )
+    assert program(torch.zeros(0, 3, 4)).shape == (0, 3, 7)

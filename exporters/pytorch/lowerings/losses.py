@@ -50,7 +50,8 @@ def margin_ranking_loss(
     input1: torch.Tensor, input2: torch.Tensor, target: torch.Tensor, margin: float = 0.0,
     reduction: int = 1,
 ) -> T:  # fmt: skip
-    return _reduced((-target * (input1 - input2) + margin).clamp(min=0), reduction)
+    losses = -target * (input1 - input2) + margin * 1.0  # integers become floats
+    return _reduced(losses.clamp(min=0), reduction)
 
 
 @decomposes(torch._C._nn.multilabel_margin_loss)
@@ -66,6 +67,22 @@ def multilabel_margin_loss(input: torch.Tensor, target: torch.Tensor, reduction:
     counted = valid[:, :, None] & ~is_target[:, None, :]
     losses = (margins * counted.to(x.dtype)).sum((1, 2)) / classes
     return _reduced(losses if target.dim() > 1 else losses[0], reduction)
+
+
+@decomposes(torch._C._nn.multi_margin_loss)
+def multi_margin_loss(
+    input: torch.Tensor, target: torch.Tensor, p: float = 1, margin: float = 1.0,
+    weight: torch.Tensor | None = None, reduction: int = 1,
+) -> T:  # fmt: skip
+    x = input.reshape(-1, input.shape[-1] if input.dim() else 1)
+    label = target.reshape(-1, 1)
+    classes = x.shape[1]
+    margins = (margin - x.gather(1, label) + x).clamp(min=0)
+    margins = margins if p == 1 else margins * margins
+    margins = margins if weight is None else margins * weight[label]
+    counted = torch.arange(classes) != label
+    losses = (margins * counted.to(x.dtype)).sum(1) / classes
+    return _reduced(losses if target.dim() else losses[0], reduction)
 
 
 @decomposes(F.gaussian_nll_loss)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from exporters.pytorch.lowerings.arithmetic import number
@@ -139,7 +140,7 @@ def _chunk_back(
 
 @lowers(torch.chunk, torch.unsafe_chunk, put_back=_chunk_back)
 def chunk(op: Op, /, input: ir.Value, chunks: int, dim: int = 0) -> list[ir.Value]:
-    """Lower to ``Split-18``, which divides as torch does when told how many pieces are wanted."""
+    """Lower to ``Split-18`` for halves; more pieces of a dynamic dim are slices, some maybe empty."""
     axis = dim % rank(input)
     total = input.shape.dims[axis]
     if isinstance(total, int):
@@ -149,52 +150,79 @@ def chunk(op: Op, /, input: ir.Value, chunks: int, dim: int = 0) -> list[ir.Valu
         raise Unlowerable(f"{chunks} chunks are not to be had of every size")
     if chunks == 1:
         return [input]
-    if op.opset >= 18:
+    if op.opset >= 18 and chunks == 2:  # it refuses more pieces than there is to divide
         return list(op.Split(input, axis=axis, num_outputs=chunks, outputs=chunks))
     size = op.Div(op.Add(op.dim(input, axis), chunks - 1), chunks)
     bounds = [0, *(op.Mul(size, i) for i in range(1, chunks)), INT64_MAX]
     return [op.Slice(input, [a], [b], [axis]) for a, b in itertools.pairwise(bounds)]
 
 
-def _tensor_split_sizes(x: ir.Value, given: Any, axis: int) -> list[Any]:
+def _tensor_split_bounds(op: Op, x: ir.Value, given: Any, axis: int) -> list[Any]:
+    """Where the pieces begin and end: ints, or values where the size is known at run time only."""
     total = x.shape.dims[axis]
-    if not isinstance(total, int):
-        raise Unlowerable("pieces of a dynamic size")
-    if isinstance(given, int):
+    if isinstance(given, int) and isinstance(total, int):
         small, extra = divmod(total, given)
-        return [small + 1] * extra + [small] * (given - extra)
-    points = [min(p if p >= 0 else max(p + total, 0), total) for p in given]
-    return [max(b - a, 0) for a, b in itertools.pairwise([0, *points, total])]
+        return [i * small + min(i, extra) for i in range(given + 1)]
+    if isinstance(given, int):
+        size = op.dim(x, axis)
+        small, extra = op.Div(size, given), op.Mod(size, given)
+        inner = [op.Add(op.Mul(small, i), op.Min(extra, np.asarray([i]))) for i in range(1, given)]
+        return [0, *inner, INT64_MAX]
+    if not isinstance(total, int) or any(number(p) is None for p in given):
+        return [0, *given, INT64_MAX]  # so never a dim's size
+    return [0, *(min(p if p >= 0 else max(p + total, 0), total) for p in given), total]
 
 
 def _tensor_split_back(
     op: Op, base: ir.Value, view: ir.Value, piece: int, given: Any, dim: int = 0
 ) -> ir.Value:
     axis = dim % rank(base)
-    bounds = _bounds(_tensor_split_sizes(base, given, axis))
+    bounds = _tensor_split_bounds(op, base, given, axis)
     return join_back(op, base, view, axis, bounds[piece], bounds[piece + 1])
+
+
+def _tensor_split(op: Op, x: ir.Value, given: Any, axis: int) -> list[ir.Value]:
+    """Lower to ``Split-13``, to slices where the points of division are dynamic or not in order."""
+    bounds = _tensor_split_bounds(op, x, given, axis)
+    if bounds[-1] == x.shape.dims[axis]:
+        sizes = [b - a for a, b in itertools.pairwise(bounds)]
+        if min(sizes) >= 0:
+            return _cut(op, x, sizes, axis)
+    return [op.Slice(x, [a], [b], [axis]) for a, b in itertools.pairwise(bounds)]
 
 
 @lowers(torch.tensor_split, put_back=_tensor_split_back)
 def tensor_split(op: Op, /, input: ir.Value, sections: int, dim: int = 0) -> list[ir.Value]:
-    """Lower to ``Split-13``."""
-    axis = dim % rank(input)
-    return _cut(op, input, _tensor_split_sizes(input, sections, axis), axis)
+    return _tensor_split(op, input, sections, dim % rank(input))
 
 
 @lowers(torch.tensor_split, put_back=_tensor_split_back)
 def tensor_split_at(
     op: Op, /, input: ir.Value, indices: Sequence[int], dim: int = 0
 ) -> list[ir.Value]:
-    """Lower to ``Split-13``, to slices where the points of division are not in order."""
-    axis = dim % rank(input)
-    total = input.shape.dims[axis]
-    if isinstance(total, int) and all(number(i) is not None for i in indices):
-        sizes = _tensor_split_sizes(input, indices, axis)
-        if sum(sizes) == total:
-            return _cut(op, input, sizes, axis)
-    points = [0, *indices, INT64_MAX]
-    return [op.Slice(input, [a], [b], [axis]) for a, b in itertools.pairwise(points)]
+    return _tensor_split(op, input, indices, dim % rank(input))
+
+
+def _stack_dim(call: Any, x: ir.Value) -> int:
+    """The dim that one of NumPy's ways to split divides."""
+    return 2 if call is torch.dsplit else int(call is torch.hsplit and rank(x) > 1)
+
+
+def _split_as_stacked(call: Any) -> None:
+    def back(op: Op, base: ir.Value, view: ir.Value, piece: int, given: Any) -> ir.Value:
+        return _tensor_split_back(op, base, view, piece, given, _stack_dim(call, base))
+
+    @lowers(call, put_back=back)
+    def sections(op: Op, /, input: ir.Value, sections: int) -> list[ir.Value]:
+        return _tensor_split(op, input, sections, _stack_dim(call, input))
+
+    @lowers(call, put_back=back)
+    def indices(op: Op, /, input: ir.Value, indices: Sequence[int]) -> list[ir.Value]:
+        return _tensor_split(op, input, indices, _stack_dim(call, input))
+
+
+for _call in (torch.hsplit, torch.vsplit, torch.dsplit):
+    _split_as_stacked(_call)
 
 
 @lowers(torch.tensor_split)

@@ -175,3 +175,49 @@ def test_other_sizes_match_eager(expression: str) -> None:
         rtol=1e-5,
         atol=1e-5,
     )
+
+
+PIECES = {
+    "chunk in 2": lambda x: x.chunk(2),
+    "chunk in 3": lambda x: x.chunk(3),
+    "split by 2": lambda x: x.split(2),
+    "sections": lambda x: x.tensor_split(3),
+    "points": lambda x: x.tensor_split([1, 4]),
+    "points on end": lambda x: torch.vsplit(x, [1, 3]),
+    "points across": lambda x: torch.hsplit(x, [1, 3]),
+}
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_pieces_of_a_few_or_no_rows(name: str) -> None:
+    """Fewer rows than pieces: some are empty."""
+    check_call(
+        lambda x: torch.cat([p * 2 for p in PIECES[name](x)], int("across" in name)),
+        (torch.randn(6, 4),),
+        dynamic_shapes=({0: "n"},),
+        others=[(torch.randn(n, 4),) for n in (0, 1, 2, 3, 4, 5, 7, 8)],
+    )
+
+
+def test_sizes_that_do_not_divide_are_left_to_eager() -> None:
+    check_call(
+        lambda x: torch.stack(torch.vsplit(x, 2)),
+        (torch.randn(6, 4),),
+        dynamic_shapes=({0: "n"},),
+        others=[(torch.randn(n, 4),) for n in (2, 4, 8)],
+    )
+
+
+def test_writes_to_sections_of_a_dynamic_dim() -> None:
+    def write(x: torch.Tensor) -> torch.Tensor:
+        x = x.clone()
+        x.tensor_split(3)[1].zero_()
+        torch.vsplit(x, [1, 3])[2].add_(1)
+        return x
+
+    check_call(
+        write,
+        (torch.randn(6, 4),),
+        dynamic_shapes=({0: "n"},),
+        others=[(torch.randn(n, 4),) for n in (3, 4, 5, 7)],
+    )
