@@ -16,6 +16,8 @@ CALLS = {
     "plain": (lambda a, b: torch.linalg.solve(a, b), 3),
     "vector": (lambda a, b: torch.linalg.solve(a, b[..., 0]), 3),
     "right": (lambda a, b: torch.linalg.solve(a.mT, b.mT, left=False), 3),
+    "lower": (lambda a, b: torch.linalg.solve_triangular(a, b, upper=False), 3),
+    "upper": (lambda a, b: torch.linalg.solve_triangular(a, b, upper=True), 3),
     "inv": (lambda a, b: torch.linalg.inv(a) @ b, 1),
 }
 
@@ -60,6 +62,17 @@ def test_right_sides_are_met_as_exactly_as_by_elimination():
         float((a.double() @ x.double() - b).abs().max())
         <= 4 * n * np.finfo(np.float32).eps * scale
     )
+
+
+def test_a_factor_solves_with_two_triangles():
+    def call(a, b):
+        return torch.cholesky_solve(b, torch.linalg.cholesky(a @ a.mT))
+
+    a, b = system(), torch.randn(5, 2)
+    fast = bridge.optimize(bridge.export(call, (a, b)), target="cpu")
+    assert ops(fast.model)["Scan"] == 1
+    assert ops(fast.model)["microsoft.Inverse"] == 2
+    bridge.check(call, fast, (system(), b)).raise_for_mismatch()
 
 
 def test_other_scans_stay():

@@ -284,9 +284,11 @@ def linalg_solve_triangular(
     upper = upper == left
     if static_size(a, -1) == 0 or static_size(b, -1) == 0:
         return op.MatMul(self, B) if left else op.MatMul(B, self)  # as empty
-    begin = op.Expand(b, op.Shape(op.MatMul(a, b)))
-    begin.shape = ir.Shape([None] * max(rank(a), rank(b)))
-    columns, dims = _places(op, a, -1), rank(a)
+    dims, begin = rank(a), b
+    if dims != rank(b) or not all(same_size(a, i, b, i) for i in range(dims - 2)):
+        begin = op.Expand(b, op.Shape(op.MatMul(a, b)))
+        begin.shape = ir.Shape([None] * max(dims, rank(b)))
+    columns = _places(op, a, -1)
     turned = op.Transpose(a, perm=[dims - 2, *range(dims - 2), dims - 1])
 
     def step(states: States, items: States) -> tuple[States, ir.Value]:
@@ -299,7 +301,9 @@ def linalg_solve_triangular(
         here = op.Equal(_upright(op, columns), k)
         return [op.Where(here, _flat(op, value), x)], op.Identity(value)
 
-    _, (x,) = scan(op, step, [begin], [_steps(op, a), turned], backward=upper)
+    computes = "" if unitriangular else "solve upper" if upper else "solve lower"
+    sequences = [_steps(op, a), turned]
+    _, (x,) = scan(op, step, [begin], sequences, backward=upper, computes=computes)
     return x if left else _turned(op, x)
 
 
