@@ -79,6 +79,7 @@ class Comparison:
         top5: How many of the five largest elements of a row are the same ones, on average; None
             where rows have no more than five.
         needed: Smallest ``atol`` that would pass with the tolerance's other fields.
+        allowed: The tolerance's own ``atol``.
         off: Share of elements beyond the tolerance.
         worst: Index of the worst element.
         expected: Its expected value.
@@ -100,6 +101,7 @@ class Comparison:
     top1: float | None = None
     top5: float | None = None
     needed: float = float("nan")
+    allowed: float = float("nan")
     off: float = float("nan")
     worst: tuple[int, ...] | None = None
     expected: Any = None
@@ -243,6 +245,7 @@ def _values(
         top1=_top(expected, got, 1),
         top5=_top(expected, got, 5),
         needed=needed / scale,
+        allowed=tolerance.atol,
         off=off,
         worst=place,
         expected=None if place is None else expected[place],

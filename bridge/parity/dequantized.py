@@ -13,6 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
+from bridge.parity.integers import (
+    constant,
+    filled,
+    fits,
+    parameter,
+    rows_scale,
+    spread,
+    undone,
+    unlike,
+    unpacked,
+)
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -23,6 +35,7 @@ Array = np.ndarray[Any, Any]
 _SUFFIXES = (".quantized", "_quantized", "_DQ_Q4", "_Q4", "_Q8")  # of what quantizers make
 _BYTES = 8  # bits
 _UNKNOWN = ("QLinear", "QAttention", "QGemm", "DynamicQuantizeLSTM", "GatherBlockQuantized")
+_NEARLY_LINEAR = 0.5  # times a small number: its HardSwish
 _REAL = "/real"  # after the name of what takes integers' place
 
 
@@ -75,7 +88,8 @@ def dequantized(
     Args:
         model: The quantized graph; not changed.
         weights: The float weights by name, that take the place of rounded ones.
-        clips: Clip and Relu nodes of the float graph by output, which saturation may stand for.
+        clips: Nodes of the float graph that bound numbers, by output: saturation may stand for
+            them.
     """
     twin = model.clone()
     rewriter = _Rewriter(Dequantized(twin), weights, clips or {})
@@ -101,7 +115,8 @@ class _Rewriter:
     ) -> None:
         self.made = made
         self.weights = weights
-        self.clips = clips
+        self.clips = {n: c for n, c in clips.items() if c.op_type in ("Clip", "Relu")}
+        self.curves = {n: c for n, c in clips.items() if n not in self.clips}
         self.real: set[ir.Value] = set()  # values that were integers
         self.rows: set[ir.Value] = set()  # what is gathered from tables that were integers
 
@@ -124,14 +139,23 @@ class _Rewriter:
         elif node.op_type == "Gather" and _is_integers(node.inputs[0]):
             self._gather(node, original)
         elif self.real.intersection(v for v in node.inputs if v is not None):
-            self._pass_on(node)
+            self._pass_on(node, original)
 
-    def _pass_on(self, node: ir.Node) -> None:
-        """A node that moved integers moves real numbers."""
+    def _pass_on(self, node: ir.Node, original: ir.Node) -> None:
+        """A node that moved or bounded integers moves or bounds real numbers."""
         if node.op_type == "Pad" and len(node.inputs) > 2:
             node.replace_input_with(2, None)  # the zero point
         if node.op_type == "Cast":
             return
+        maker = undone(original)
+        affine = [None if maker is None else parameter(maker, place) for place in (1, 2)]
+        if node.op_type == "Clip" and affine[0] is not None and affine[1] is not None:
+            for place in range(1, len(node.inputs)):
+                bound = parameter(node, place)
+                if bound is not None:
+                    real = (bound.astype(np.float32) - affine[1]).reshape(()) * affine[0][0]
+                    made = self._initializer(f"{node.name}/bound{place}", real)
+                    node.replace_input_with(place, made)
         for value in node.outputs:
             if value.dtype in _NARROW or value.type is None:
                 self._mark(value)
@@ -143,7 +167,7 @@ class _Rewriter:
     # Forms
 
     def _quantize(self, node: ir.Node, _: ir.Node) -> None:
-        zero = _array(node.inputs[2]) if len(node.inputs) > 2 else None
+        zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
         if zero is None:
             zero = np.zeros((), np.uint8)
         # with nothing below zero, saturation may do the work of a Relu
@@ -158,7 +182,7 @@ class _Rewriter:
 
     def _bound(self, node: ir.Node, clip: ir.Node, x: ir.Value | None) -> None:
         """Let a node do what a Clip or Relu of the float graph does."""
-        bounds = [_array(v) for v in clip.inputs[1:]]
+        bounds = [constant(v) for v in clip.inputs[1:]]
         made = [
             None if b is None else self._initializer(f"{node.name}/bound{i}", b)
             for i, b in enumerate(bounds)
@@ -192,23 +216,42 @@ class _Rewriter:
         source, scale = node.inputs[0], node.inputs[1]
         assert source is not None
         assert scale is not None
-        integers = _array(source)
+        integers = constant(source)
         if integers is not None:
-            zero = _array(node.inputs[2]) if len(node.inputs) > 2 else None
-            scales = _array(scale)
+            zero = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+            scales = constant(scale)
             if scales is None:
                 raise _UnknownFormError
             axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 1
             block = (
                 node.attributes["block_size"].as_int() if "block_size" in node.attributes else 0
             )
-            step, zeros = (_spread(x, integers.shape, axis, block) for x in (scales, zero))
-            _become(node, "Identity", [self._weight(original, source, integers, step, zeros)])
-        elif source in self.rows or _array(scale) is not None:
-            _become(node, "Identity", [source])
+            step, zeros = (spread(x, integers.shape, axis, block) for x in (scales, zero))
+            real = self._weight(original, source, integers, step, zeros)
+            _become(node, "Identity", [real])
+            node.outputs[0].shape = real.shape
+        elif source in self.rows or constant(scale) is not None:
+            self._undo(node, original)
         else:
             _become(node, "Mul", [source, scale])
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
+
+    def _undo(self, node: ir.Node, original: ir.Node) -> None:
+        """Pass numbers on; a pair with unlike scales or zero points bounds, scales and shifts them."""
+        maker = undone(original)
+        curve = self.curves.get((node.name or "").rpartition("/")[0])
+        pair = None if maker is None else unlike(maker, original)
+        if pair is None:
+            _become(node, "Identity", node.inputs[:1])
+        elif curve is not None and pair.factor == _NEARLY_LINEAR and pair.offset == 0:
+            _become(node, curve.op_type, node.inputs[:1])
+        else:
+            low, high, factor, offset = (
+                self._initializer(f"{node.name}/{f.name}", getattr(pair, f.name))
+                for f in dataclasses.fields(pair)
+            )
+            steps = [("Clip", [node.inputs[0], low, high]), ("Mul", [None, factor])]
+            self._chain(node, [*steps, ("Add", [None, offset])])
 
     def _quantize_dynamically(self, node: ir.Node, _: ir.Node) -> None:
         graph = node.graph
@@ -233,17 +276,17 @@ class _Rewriter:
     def _integer_product(self, node: ir.Node, original: ir.Node) -> None:
         weight = node.inputs[1]
         assert weight is not None
-        integers = _array(weight)
-        zero = _array(node.inputs[3]) if len(node.inputs) > 3 else None
+        integers = constant(weight)
+        zero = constant(node.inputs[3]) if len(node.inputs) > 3 else None
         if integers is None:
             raise _UnknownFormError
         axis = 0 if node.op_type == "ConvInteger" else integers.ndim - 1
         step = np.ones(integers.shape, np.float32)  # a Mul comes behind it
         scale = self._scale_beside(weight)
         if scale is not None:
-            step = _spread(scale, integers.shape, axis, 0)
+            step = spread(scale, integers.shape, axis, 0)
         real = self._weight(
-            original, weight, integers, step, _spread(zero, integers.shape, axis, 0), unit=step
+            original, weight, integers, step, spread(zero, integers.shape, axis, 0), unit=step
         )
         _become(node, node.op_type.removesuffix("Integer"), [node.inputs[0], real])
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
@@ -254,14 +297,14 @@ class _Rewriter:
         base = plain_name(str(weight.name))
         for suffix in ("_scale", ".scales", ".scale"):
             if base + suffix in graph.initializers:
-                return _array(graph.initializers[base + suffix])
+                return constant(graph.initializers[base + suffix])
         return None
 
     def _scaled_product(self, node: ir.Node, original: ir.Node) -> None:
         a, b, a_scale, b_scale, *rest = node.inputs
         rest += [None] * (3 - len(rest))
         weight = self._product_weight(original, b, b_scale, rest[1])
-        if a_scale is None or (_array(a_scale) is not None and not _is_one(a_scale)):
+        if a_scale is None or (constant(a_scale) is not None and not _is_one(a_scale)):
             raise _UnknownFormError
         self._product(node, a, weight, a_scale, rest[2])
 
@@ -278,29 +321,29 @@ class _Rewriter:
         scale: ir.Value | None,
         zero: ir.Value | None,
     ) -> ir.Value:
-        integers, scales = _array(value), _array(scale)
+        integers, scales = constant(value), constant(scale)
         if value is None or integers is None or scales is None:
             raise _UnknownFormError
-        step = _spread(scales, integers.shape, integers.ndim - 1, 0)
-        zeros = _spread(_array(zero), integers.shape, integers.ndim - 1, 0)
+        step = spread(scales, integers.shape, integers.ndim - 1, 0)
+        zeros = spread(constant(zero), integers.shape, integers.ndim - 1, 0)
         return self._weight(original, value, integers, step, zeros)
 
     def _blocked_product(self, node: ir.Node, original: ir.Node) -> None:
         a, b, scales, *rest = node.inputs
         rest += [None] * (3 - len(rest))
         zeros, _, bias = rest
-        packed, scale = _array(b), _array(scales)
+        packed, scale = constant(b), constant(scales)
         if b is None or packed is None or scale is None:
             raise _UnknownFormError
-        if zeros is not None and (_array(zeros) is None or zeros.dtype != ir.DataType.UINT8):
+        if zeros is not None and (constant(zeros) is None or zeros.dtype != ir.DataType.UINT8):
             raise _UnknownFormError
         columns, rows, bits, block = (
             node.attributes[k].as_int() for k in ("K", "N", "bits", "block_size")
         )
         if bits not in (4, _BYTES):
             raise _UnknownFormError
-        integers, step, middle = _unpacked(
-            packed, scale, _array(zeros), rows, columns, bits, block
+        integers, step, middle = unpacked(
+            packed, scale, constant(zeros), rows, columns, bits, block
         )
         weight = self._weight(original, b, integers.T, step.T, middle.T)
         self._product(node, a, weight, None, bias)
@@ -309,19 +352,19 @@ class _Rewriter:
         """A table of integers, of which rows are made real behind the Gather."""
         table = node.inputs[0]
         assert table is not None
-        integers = _array(table)
+        integers = constant(table)
         assert integers is not None
         reader = next((n for n, _ in node.outputs[0].uses()), None)
         if reader is not None and reader.op_type == "DequantizeLinear":
-            scale = _rows_scale(reader.inputs[1])
-            zero = _array(reader.inputs[2]) if len(reader.inputs) > 2 else None
+            scale = rows_scale(reader.inputs[1])
+            zero = constant(reader.inputs[2]) if len(reader.inputs) > 2 else None
         else:
             scale, zero = self._scale_beside(table), None  # a Mul comes behind it
         if scale is None or reader is None:
             self.made.exact = False
             return
-        step = _spread(scale.reshape(-1), integers.shape, 0, 0)
-        zeros = _spread(zero, integers.shape, 0, 0)
+        step = spread(scale.reshape(-1), integers.shape, 0, 0)
+        zeros = spread(zero, integers.shape, 0, 0)
         unit = None if reader.op_type == "DequantizeLinear" else step
         node.replace_input_with(0, self._weight(original, table, integers, step, zeros, unit))
         self._mark(node.outputs[0])
@@ -338,11 +381,15 @@ class _Rewriter:
         bias: ir.Value | None,
     ) -> None:
         """A product, scaled and biased; the last of its nodes takes the node's place."""
-        graph = node.graph
-        assert graph is not None
-        steps = [("MatMul", [a, weight])]
+        steps: list[tuple[str, list[ir.Value | None]]] = [("MatMul", [a, weight])]
         steps += [("Mul", [None, scale])] if scale is not None else []
         steps += [("Add", [None, bias])] if bias is not None else []
+        self._chain(node, steps)
+
+    def _chain(self, node: ir.Node, steps: list[tuple[str, list[ir.Value | None]]]) -> None:
+        """Nodes of which each takes the last one's result first; the last takes a node's place."""
+        graph = node.graph
+        assert graph is not None
         last: ir.Value | None = None
         for number, (op_type, inputs) in enumerate(steps):
             inputs = [last if number and i == 0 else v for i, v in enumerate(inputs)]
@@ -377,7 +424,7 @@ class _Rewriter:
         got = (integers.astype(np.float32) - zeros) * step
         right = self._right(name, got)
         self.made.stored.append(Stored(node, name, got, step, right))
-        self.made.exact = self.made.exact and right is not None
+        self.made.exact = self.made.exact and (right is not None or integers.size == 1)
         numbers = got if right is None else right.astype(np.float32)
         numbers = np.ascontiguousarray(numbers / unit if unit is not None else numbers, np.float32)
         return self._initializer(f"{node.name}/{value.name}{_REAL}", numbers)
@@ -398,7 +445,7 @@ class _Rewriter:
             return None
         right = tensor.numpy().astype(np.float32)
         turned = right.T if right.ndim == 2 else right
-        found = [_filled(x, got.shape) for x in (right, turned) if _fits(x.shape, got.shape)]
+        found = [filled(x, got.shape) for x in (right, turned) if fits(x.shape, got.shape)]
         return min(found, key=lambda x: float(np.abs(x - got).sum()), default=None)
 
 
@@ -416,83 +463,9 @@ def _become(node: ir.Node, op_type: str, inputs: Any) -> None:
         node.replace_input_with(index, value)
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether a shape is another, or would be if channels were filled up to a multiple of four."""
-    if len(shape) != len(wanted):
-        return False
-    return all(w == n or w == n + (-n % 4) for n, w in zip(shape, wanted, strict=True))
-
-
-def _filled(x: Array, shape: tuple[int, ...]) -> Array:
-    """An array with zeros behind it, as kernels for integers want channels."""
-    return np.pad(x, [(0, w - n) for n, w in zip(x.shape, shape, strict=True)])
-
-
 def _is_one(value: ir.Value) -> bool:
     return str(value.name).endswith(_REAL)
 
 
 def _is_integers(value: ir.Value | None) -> bool:
-    return _array(value) is not None and value is not None and value.dtype in _NARROW
-
-
-def _array(value: ir.Value | None) -> Array | None:
-    """The numbers of a constant."""
-    if value is None:
-        return None
-    producer = value.producer()
-    if producer is not None and producer.op_type == "Constant" and "value" in producer.attributes:
-        made: Array = producer.attributes["value"].as_tensor().numpy()
-        return made
-    return None if value.const_value is None else value.const_value.numpy()
-
-
-def _rows_scale(value: ir.Value | None) -> Array | None:
-    """The scales of a table's rows: of one, or gathered as the rows are."""
-    found = _array(value)
-    if found is None and value is not None:
-        producer = value.producer()
-        if producer is not None and producer.op_type == "Gather":
-            return _array(producer.inputs[0])
-    return found
-
-
-def _spread(x: Array | None, shape: tuple[int, ...], axis: int, block: int) -> Array:
-    """A scale or zero point for each number; zeros where there is none."""
-    if x is None:
-        return np.zeros(shape, np.float32)
-    x = x.astype(np.float32)
-    if x.size == 1:
-        return np.broadcast_to(x.reshape(()), shape)
-    if block:
-        return np.repeat(x, block, axis)[tuple(slice(n) for n in shape)]
-    if x.ndim > 1:
-        return np.broadcast_to(x, shape)
-    across = [1] * len(shape)
-    across[axis] = -1
-    return np.broadcast_to(x.reshape(across), shape)
-
-
-def _unpacked(
-    packed: Array,
-    scales: Array,
-    zeros: Array | None,
-    rows: int,
-    columns: int,
-    bits: int,
-    size: int,
-) -> tuple[Array, Array, Array]:
-    """Integers, scales and zero points ``[rows, columns]`` of what MatMulNBits reads."""
-    blocks = -(-columns // size)
-    integers = _nibbles(packed.reshape(rows, -1), bits).reshape(rows, blocks * size)[:, :columns]
-    step = np.repeat(scales.reshape(rows, blocks).astype(np.float32), size, 1)[:, :columns]
-    if zeros is None:
-        return integers, step, np.full((rows, columns), 2 ** (bits - 1), np.float32)
-    each = _nibbles(zeros.reshape(rows, -1), bits)[:, :blocks].astype(np.float32)
-    return integers, step, np.repeat(each, size, 1)[:, :columns]
-
-
-def _nibbles(packed: Array, bits: int) -> Array:
-    if bits == _BYTES:
-        return packed
-    return np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1)
+    return constant(value) is not None and value is not None and value.dtype in _NARROW

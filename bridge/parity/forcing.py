@@ -16,6 +16,7 @@ from bridge.parity.comparison import (
     default_tolerance,
     is_floating,
 )
+from bridge.parity.precision import coarsest_of
 from bridge.parity.surgery import cut, reads, value_types
 from bridge.session import Session
 
@@ -28,6 +29,7 @@ __all__ = ["Probe", "local_tolerance", "severity"]
 
 _CHUNK = 2**28  # bytes of values that one part takes and gives
 _LOCAL = 0.03  # of the tolerance for whole models; sound kernels stay below a fifth of this
+_HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 _COARSE = 0.25  # half-precision kernels round almost as differently as whole models
 
 
@@ -44,12 +46,7 @@ def severity(row: Comparison) -> float:
         return 0.0
     if row.problem is not None:
         return float("inf")
-    limit = local_tolerance(np.dtype(row.dtype) if row.dtype in np.sctypeDict else _half()).atol
-    return row.needed / limit if limit else float("inf")
-
-
-def _half() -> np.dtype[Any]:
-    return np.dtype(np.float16)
+    return row.needed / row.allowed if row.allowed > 0 else float("inf")
 
 
 @dataclasses.dataclass(slots=True)
@@ -64,9 +61,15 @@ class Probe:
     model: ir.Model
     settings: Settings
     types: dict[str, ir.TypeProtocol] = dataclasses.field(init=False)
+    _makers: dict[str, tuple[int, ir.Node]] = dataclasses.field(init=False)
+    _is_half: bool = dataclasses.field(init=False)
 
     def __post_init__(self) -> None:
         self.types = value_types(self.model)
+        self._makers = {
+            str(v.name): (place, n) for place, n in enumerate(self.model.graph) for v in n.outputs
+        }
+        self._is_half = any(getattr(k, "dtype", None) in _HALF for k in self.types.values())
 
     def names(self) -> list[str]:
         """The tensors that nodes of the main graph make, in graph order."""
@@ -130,19 +133,26 @@ class Probe:
 
     def region(self, value: str, given: Mapping[str, Any]) -> list[ir.Node]:
         """The nodes that compute a value from given ones, in graph order."""
-        makers = {str(v.name): n for n in self.model.graph for v in n.outputs}
-        found: set[ir.Node] = set()
-        pending = [makers[value]] if value in makers else []
+        found: dict[ir.Node, int] = {}
+        pending = [self._makers[value]] if value in self._makers else []
         while pending:
-            node = pending.pop()
+            place, node = pending.pop()
             if node in found:
                 continue
-            found.add(node)
-            for read in reads(node):
-                name = str(read.name)
-                if name in makers and name not in given:
-                    pending.append(makers[name])
-        return [n for n in self.model.graph if n in found]
+            found[node] = place
+            names = (str(v.name) for v in reads(node))
+            pending += [self._makers[n] for n in names if n in self._makers and n not in given]
+        return sorted(found, key=found.__getitem__)
+
+    def coarse(self, value: str, given: Mapping[str, Any]) -> np.dtype[Any] | None:
+        """The half precision that a value goes through on its way from given ones; None if it does not."""
+        if not self._is_half:
+            return None
+        region = self.region(value, given)
+        read = {str(v.name) for n in region for v in reads(n)}
+        kinds = [self.types[n] for n in read if n in given and n in self.types]
+        found = coarsest_of(region, self.types, kinds)
+        return found.numpy() if found in _HALF else None
 
 
 def as_type(x: np.ndarray[Any, Any], kind: ir.TypeProtocol) -> np.ndarray[Any, Any]:
@@ -160,13 +170,26 @@ def comparable(x: np.ndarray[Any, Any], kind: ir.TypeProtocol | None) -> bool:
 
 
 def compare_local(
-    name: str, expected: np.ndarray[Any, Any], got: Any, kind: ir.TypeProtocol
+    name: str,
+    expected: np.ndarray[Any, Any],
+    got: Any,
+    kind: ir.TypeProtocol,
+    coarse: np.dtype[Any] | None = None,
 ) -> Comparison:
-    """Compare what one node makes of right inputs with what it should make."""
+    """Compare what one node makes of right inputs with what it should make.
+
+    Args:
+        name: The value.
+        expected: What it should be.
+        got: What it is, or the error that came instead.
+        kind: The type that the graph has for it.
+        coarse: A less precise type that it goes through; see :meth:`Probe.coarse`.
+    """
     expected = as_type(np.asarray(expected), kind)
     if isinstance(got, Exception):
         return Comparison(name, False, f"it fails: {got}", expected.shape, expected.dtype.name)
-    return compare(name, expected, got, local_tolerance(expected.dtype))
+    limits = coarse if coarse is not None and is_floating(expected.dtype) else expected.dtype
+    return compare(name, expected, got, local_tolerance(limits))
 
 
 def _chunks(names: Sequence[str], sizes: Mapping[str, int]) -> Iterator[list[str]]:

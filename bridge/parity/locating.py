@@ -145,7 +145,7 @@ def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergen
         return dataclasses.replace(beyond.found, growth=growth)
     known = {n: x for n, x in _known(probe, oracle).items() if n not in beyond.raw}
     rows = {
-        name: compare_local(name, known[name], got, probe.types[name])
+        name: compare_local(name, known[name], got, probe.types[name], probe.coarse(name, known))
         for name, got in probe.values(list(known), feed, known)
     }
     for name, row in rows.items():
@@ -228,7 +228,7 @@ def _divergence(
         whole = {**known, **inner}
         names = [n for n in probe.names() if n in inner]
         rows = {
-            n: compare_local(n, inner[n], got, probe.types[n])
+            n: compare_local(n, inner[n], got, probe.types[n], probe.coarse(n, whole))
             for n, got in probe.values(names, feed, whole)
         }
         guilty = _guilty(rows, quantized=is_quantized(probe.model))
@@ -326,7 +326,8 @@ def _kernel_is_wrong(
         got = ReferenceEvaluator(ir.to_proto(part)).run([value], feeds)[0]
     except Exception:  # the evaluator lacks many operators, and some of its functions fail
         return False
-    return compare_local(value, expected, got, probe.types[value]).passed
+    coarse = probe.coarse(value, known)
+    return compare_local(value, expected, got, probe.types[value], coarse).passed
 
 
 def _value_verdicts(

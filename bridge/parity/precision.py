@@ -1,4 +1,4 @@
-"""How exact an output can be: as exact as the least precise arithmetic on the way to it."""
+"""How exact a value can be: as exact as the least precise arithmetic on the way to it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import onnx_ir as ir
 from bridge.parity.surgery import reads, value_types
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["coarsest"]
+__all__ = ["coarsest", "coarsest_of"]
 
 _BY_PRECISION = (ir.DataType.BFLOAT16, ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)
 # These move numbers about; whatever the element type, they lose nothing of what came in.
@@ -30,9 +30,24 @@ def coarsest(model: ir.Model, output: str) -> ir.DataType | None:
     start = next((v for v in model.graph.outputs if v.name == output), None)
     if start is None:
         return None
-    types = value_types(model)
-    values = [v for node in _ancestors(start) for v in _computed(node)]
+    return coarsest_of(_ancestors(start), value_types(model))
+
+
+def coarsest_of(
+    nodes: Iterable[ir.Node],
+    types: Mapping[str, ir.TypeProtocol],
+    given: Iterable[ir.TypeProtocol] = (),
+) -> ir.DataType | None:
+    """The least precise element type that nodes compute in, or are given.
+
+    Args:
+        nodes: The nodes; what only moves numbers does not count.
+        types: Of values by name, where these do not say.
+        given: Types of what the nodes are given.
+    """
+    values = [v for node in nodes for v in _computed(node)]
     found = {getattr(types.get(str(v.name), v.type), "dtype", None) for v in values}
+    found |= {getattr(kind, "dtype", None) for kind in given}
     return next((d for d in _BY_PRECISION if d in found), None)
 
 

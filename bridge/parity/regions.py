@@ -41,12 +41,17 @@ def suspect(
     if len(region) < 2:
         return None
     names = _right_names(oracle, known, value)
-    right = RightNumbers(_right_arrays(oracle, feed, known, names))
+    coarse = probe.coarse(value, known)
+    right = RightNumbers(_right_arrays(oracle, feed, known, names), coarse)
     foreign = oracle.graph is None or value not in oracle.graph.types
-    made = RightNumbers(oracle.recorded() if foreign and oracle.recorded is not None else ())
+    made = RightNumbers(
+        oracle.recorded() if foreign and oracle.recorded is not None else (), coarse
+    )
     # a node that only moves what the region is given makes right numbers, too
     entering = {str(v.name) for n in region for v in reads(n)}
-    given = RightNumbers(np.asarray(known[n]) for n in entering if n in known and n != value)
+    # nor is one that makes what the region should: what comes after it spoils that
+    read = [n for n in (*entering, value) if n in known]
+    given = RightNumbers((np.asarray(known[n]) for n in read), coarse)
     if not right.arrays and not made.arrays and not given.arrays:
         return None
     inner = [str(v.name) for n in region[:-1] for v in n.outputs if v.name in probe.types]

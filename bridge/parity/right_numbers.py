@@ -13,6 +13,8 @@ from bridge.parity.forcing import local_tolerance
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from bridge.parity.comparison import Tolerance
+
 __all__ = ["RightNumbers"]
 
 Array = np.ndarray[Any, Any]
@@ -26,13 +28,16 @@ class RightNumbers:
 
     Args:
         arrays: In the order in which they are made.
+        coarse: A less precise element type that what is looked for was computed in.
     """
 
     arrays: list[Array]
+    coarse: np.dtype[Any] | None
     _by_size: dict[int, tuple[Array, Array]] = dataclasses.field(init=False)
 
-    def __init__(self, arrays: Iterable[Array]) -> None:
+    def __init__(self, arrays: Iterable[Array], coarse: np.dtype[Any] | None = None) -> None:
         self.arrays = list(arrays)
+        self.coarse = coarse
         places: dict[int, list[int]] = {}
         ends: dict[int, list[tuple[float, float]]] = {}
         for place, x in enumerate(self.arrays):
@@ -60,7 +65,7 @@ class RightNumbers:
             if not floating:
                 if got.shape == expected.shape and np.array_equal(got, expected):
                     yield place
-            elif _same(expected, got):
+            elif _same(expected, got, local_tolerance(self.coarse or got.dtype)):
                 yield place
 
     def has_like(self, got: Any) -> bool:
@@ -76,7 +81,7 @@ class RightNumbers:
         if size not in self._by_size:
             return []
         places, ends = self._by_size[size]
-        tolerance = local_tolerance(dtype)
+        tolerance = local_tolerance(self.coarse or dtype)
         limit = 2 * (tolerance.rtol + tolerance.atol) * np.abs(ends).max(1)
         with np.errstate(invalid="ignore"):  # infinities
             near = (np.abs(ends - (low, high)) <= limit[:, None]).all(1)
@@ -85,9 +90,8 @@ class RightNumbers:
         return found
 
 
-def _same(expected: Array, got: Array) -> bool:
+def _same(expected: Array, got: Array, tolerance: Tolerance) -> bool:
     expected = expected.astype(got.dtype)
-    tolerance = local_tolerance(got.dtype)
     if expected.shape == got.shape:
         return compare("all", expected, got, tolerance).passed
     return compare("all", np.sort(expected, None), np.sort(got, None), tolerance).passed

@@ -14,6 +14,7 @@ from bridge.parity.comparison import Comparison, Tolerance, compare
 from bridge.parity.dequantized import Stored, dequantized, plain_name
 from bridge.parity.divergence import Divergence
 from bridge.parity.forcing import Probe
+from bridge.parity.integers import parameter, undone
 from bridge.parity.oracles import Oracle, graph_oracle
 from bridge.parity.relations import relation
 from optim_passes.errors import PassError
@@ -31,11 +32,8 @@ _STEPS = (
     1.2  # of a scale, in the mean of a row: rounding is off by 0.3, and clipping by little more
 )
 _CORRECTED = 0.25  # of the largest bias: what quantization adds to it to make up for rounding
+_BOUNDING = ("Clip", "HardSigmoid", "HardSwish", "Relu")
 _CLIPPED = 0.05  # of the numbers: more than calibration leaves out
-_MOVING = {
-    "Pad", "MaxPool", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Gather",
-    "Concat", "Identity", "Expand", "Split", "Resize", "DepthToSpace", "SpaceToDepth",
-}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,21 +69,25 @@ def beyond_rounding(
         return Beyond()
     forms = _closest(oracle.graph.model, probe.model)
     form = _oracle_of(forms, oracle, feed)
-    bounding = [n for f in forms for n in f.graph if n.op_type in ("Clip", "Relu")]
-    clips = {str(n.outputs[0].name): n for n in bounding}
-    twin = dequantized(probe.model, form.weights, clips)
+    bounding = [n for f in forms for n in f.graph if n.op_type in _BOUNDING]
+    bounded = {str(n.outputs[0].name): n for n in bounding}
+    twin = dequantized(probe.model, form.weights, bounded)
     if twin is None:
         return Beyond()
+    clips = {n: c for n, c in bounded.items() if c.op_type in ("Clip", "Relu")}
     _forgive_corrections(twin.model, form)
     index = GraphIndex(probe.model)
     found = [_of_weight(s, index) for s in twin.stored if s.right is not None and _is_wrong(s)]
-    found += [_of_scale(index, *pair) for pair in _unlike_scales(probe.model)]
+    unlike = {str(pair[0].name): _of_scale(index, *pair) for pair in _unlike_scales(probe.model)}
     if twin.exact:
         by_itself = locate_in(Probe(twin.model, probe.settings), form, feed)
         if by_itself is not None:
-            found.append(_of_twin(by_itself, index))
+            wrong = _of_twin(by_itself, index)
+            found.append(unlike.get(wrong.node, wrong))
+    else:
+        found += unlike.values()
     if not found:
-        found += _clipping(probe.model, index, form.values, clips)
+        found += _clipping(probe.model, index, form.values, bounded)
     if not found:
         made = {str(v.name): n.op_type for n in probe.model.graph for v in n.outputs}
         raw = {n for n, clip in clips.items() if made.get(n, clip.op_type) != clip.op_type}
@@ -185,38 +187,21 @@ def _of_weight(stored: Stored, index: GraphIndex) -> Divergence:
 
 
 def _unlike_scales(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Node, str]]:
-    """QuantizeLinear and the DequantizeLinear behind it with another scale or zero point."""
+    """QuantizeLinear and the DequantizeLinear behind it with another scale or zero point.
+
+    Another scale may do the work of a Mul behind it: without rounding, it shows whether it does.
+    """
     for node in model.graph.all_nodes():
         if node.op_type != "DequantizeLinear":
             continue
-        maker = _maker(node)
+        maker = undone(node)
         if maker is None:
             continue
         for place, what in ((1, "scale"), (2, "zero point")):
-            ours, theirs = (_number(n, place) for n in (node, maker))
+            ours, theirs = (parameter(n, place) for n in (node, maker))
             if ours is not None and theirs is not None and not np.array_equal(ours, theirs):
                 yield node, maker, what
                 break
-
-
-def _maker(node: ir.Node) -> ir.Node | None:
-    """The QuantizeLinear that a DequantizeLinear undoes."""
-    source = node.inputs[0]
-    while source is not None:
-        producer = source.producer()
-        if producer is None or producer.op_type == "QuantizeLinear":
-            return producer
-        if producer.op_type not in _MOVING:
-            return None
-        source = producer.inputs[0]
-    return None
-
-
-def _number(node: ir.Node, place: int) -> Any:
-    value = node.inputs[place] if len(node.inputs) > place else None
-    return (
-        None if value is None or value.const_value is None else value.const_value.numpy().ravel()
-    )
 
 
 def _of_scale(index: GraphIndex, node: ir.Node, maker: ir.Node, what: str) -> Divergence:
@@ -225,16 +210,24 @@ def _of_scale(index: GraphIndex, node: ir.Node, maker: ir.Node, what: str) -> Di
 
 
 def _clipping(
-    model: ir.Model, index: GraphIndex, values: Mapping[str, Any], clips: Mapping[str, ir.Node]
+    model: ir.Model, index: GraphIndex, values: Mapping[str, Any], bounded: Mapping[str, ir.Node]
 ) -> Iterator[Divergence]:
-    """QuantizeLinear nodes whose range cuts off much of what they are given, in no Clip's place."""
+    """QuantizeLinear nodes whose range cuts off much of what they are given, in no Clip's place.
+
+    Args:
+        model: The quantized graph.
+        index: Of it.
+        values: What is right, by name.
+        bounded: Nodes of the float graph that bound numbers, by output.
+    """
     for node in model.graph.all_nodes():
-        scale, zero = _number(node, 1), _number(node, 2)
+        scale, zero = parameter(node, 1), parameter(node, 2)
         source = node.inputs[0] if node.inputs else None
         if node.op_type != "QuantizeLinear" or source is None or scale is None or scale.size != 1:
             continue
         x = values.get(str(source.name))
-        if (node.name or "").removesuffix("/QuantizeLinear") in clips:
+        bounding = bounded.get((node.name or "").rpartition("/")[0])
+        if bounding is not None and bounding.op_type != "HardSwish":
             continue
         if x is None or zero is None or zero.dtype not in (np.int8, np.uint8) or not x.size:
             continue
@@ -244,8 +237,9 @@ def _clipping(
         )
         x = np.asarray(x, np.float32)
         outside = (x < low - scale) | (x > high + scale)
-        # where only negative numbers are cut off, that does the work of a Relu
-        beyond = outside & (x > 0) if (low == 0).all() else outside
+        # where only negative numbers are cut off, that does the work of a Relu or a HardSwish
+        below_is_zero = (low == 0).all() or (bounding is not None and (low <= -3).all())
+        beyond = outside & (x > 0) if below_is_zero else outside
         if float(beyond.mean()) > _CLIPPED:
             told = f"{node.name!r} cuts off {beyond.mean():.0%} of its numbers: its scale is too small"
             yield _at(index, node, str(node.outputs[0].name), None, told)

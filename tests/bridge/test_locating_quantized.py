@@ -95,3 +95,74 @@ def test_a_scale_that_undoes_another_is_named():
     assert report.divergence.node == node.name
     assert f"the scale of {node.name!r} is not that of" in report.verdicts[0]
     assert report.divergence.source is not None  # of what reads it
+
+
+class Gates(torch.nn.Module):
+    """HardSwish and HardSigmoid, whose bounds are those of integers when quantized."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 32, 3, padding=1)
+        self.gate = torch.nn.Conv2d(32, 32, 1)
+        self.last = torch.nn.Conv2d(32, 32, 1)
+
+    def forward(self, x):
+        x = torch.nn.functional.hardswish(3 * self.stem(x))
+        gate = torch.nn.functional.hardsigmoid(5 * self.gate(x).mean((2, 3), keepdim=True))
+        return torch.nn.functional.hardswish(0.1 * self.last(x * gate))
+
+
+@functools.cache
+def gates():
+    torch.manual_seed(0)
+    model, x = Gates().eval(), 2 * torch.randn(2, 3, 12, 12)
+    program = bridge.quantize(
+        bridge.export(model, x), "int8-static", gate=False, calibration=[(x,)]
+    )
+    return model, x, program.model
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_integers_that_do_the_work_of_a_gate_are_no_wrong_scale():
+    model, x, base = gates()
+    report = check(model, bridge.Session(base), x, tolerance=bridge.Tolerance(0, 1e-6))
+    assert any("quantization itself makes the difference" in v for v in report.verdicts)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_wrong_scale_beside_a_gate_of_integers_is_found_in_its_activation():
+    model, x, base = gates()
+    planted = base.clone()
+    undoing = [n for n in planted.graph if n.op_type == "DequantizeLinear"]
+    node = next(n for n in undoing if n.name.startswith("HardSwish/") and n.inputs[0].producer())
+    scale = node.inputs[1].const_value.numpy() * np.float32(1.1)
+    bad = ir.Value(name="bad", const_value=ir.tensor(scale, name="bad"), shape=ir.Shape([]),
+                   type=ir.TensorType(ir.DataType.FLOAT))  # fmt: skip
+    planted.graph.initializers.add(bad)
+    node.replace_input_with(1, bad)
+    report = check(model, bridge.Session(planted), x, tolerance=bridge.Tolerance(0, 1e-6))
+    assert report.divergence.node.startswith("HardSwish/"), str(report)
+    assert not any("quantization itself" in v for v in report.verdicts)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_half_precision_rounds_is_no_wrong_node_where_some_of_it_stays_in_single():
+    class Powers(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.up = torch.nn.Linear(32, 64)
+
+        def forward(self, x):
+            x = self.up(x)
+            x = x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
+            return torch.nn.functional.gelu(x)
+
+    torch.manual_seed(0)
+    model, x = Powers().eval(), torch.randn(4, 32)
+    planted = bridge.quantize(bridge.export(model, x), "fp16", gate=False).model
+    assert any(n.op_type == "Cast" and n.attributes["to"].value == 1 for n in planted.graph)
+    (gelu,) = (n for n in planted.graph if n.op_type == "Gelu")
+    gelu.op_type = "Relu"
+    gelu.attributes.clear()
+    report = check(model, bridge.Session(planted), x)
+    assert report.divergence.node == gelu.name, str(report)
