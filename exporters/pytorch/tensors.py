@@ -46,7 +46,7 @@ class TensorTracker:
         self.promoted: dict[int, tuple[torch.Tensor, Record]] = {}
         self.keep: Callable[[ir.Value, dict[int, torch.Tensor]], None] | None = None
         self.apart: set[int] = set()  # storages taken apart into a run-time number of pieces
-        self._concretes: dict[int, weakref.ref[torch.Tensor]] = {}  # by storage
+        self._concretes: dict[int, list[weakref.ref[torch.Tensor]]] = {}  # by storage
 
     # Handles
 
@@ -82,12 +82,18 @@ class TensorTracker:
             for concrete in results.values():
                 if concrete.layout is torch.strided:
                     key = concrete.untyped_storage()._cdata
-                    known = self._concretes.get(key)
-                    if known is None or known() is None:
-                        self._concretes[key] = weakref.ref(concrete)
+                    alive = [c for c in self._concretes.get(key, ()) if c() is not None]
+                    self._concretes[key] = [*alive, weakref.ref(concrete)]
         if self.keep is not None:
             self.keep(value, results)
         return record
+
+    def concrete_of(self, storage: int) -> torch.Tensor | None:
+        """What a handle is in one world, if such a tensor lies in the storage."""
+        alive = (reference() for reference in self._concretes.get(storage, ()))
+        with torch._C.DisableTorchFunction():  # a dead one's address may be another storage's
+            there = (t for t in alive if t is not None and t.untyped_storage()._cdata == storage)
+            return next(there, None)
 
     def describe(
         self,
@@ -221,8 +227,7 @@ class TensorTracker:
             return
         with torch._C.DisableTorchFunction():
             key = tensor.untyped_storage()._cdata
-        found = self._concretes.get(key) if key in self.apart else None
-        base = None if found is None else found()
+        base = self.concrete_of(key) if key in self.apart else None
         owner = None if base is None or base is tensor else self.trace.record(base)
         if owner is None or owner.memory is record.memory or owner.home != record.home:
             return

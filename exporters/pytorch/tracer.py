@@ -139,11 +139,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
     def _is_outer(self, tensor: torch.Tensor) -> bool:
         """Whether ``tensor`` is a constant from before the branch or loop that is being traced."""
         key = tensor.untyped_storage()._cdata
-        owner = self._concretes.get(key)
-        held = None if owner is None else owner()
-        if held is not None and held.untyped_storage()._cdata == key:
-            return False  # it is what a handle is in one world
-        return key not in self.fresh
+        return self.concrete_of(key) is None and key not in self.fresh
 
     def plan(self, func: Any) -> Plan:
         """What is known of ``func`` before it is called."""
@@ -557,8 +553,11 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
     ) -> None:
         """Make ``record`` a view of the argument that it shares storage with, if there is one."""
         storage = handle.untyped_storage()._cdata
+        world = self.trace.active[0]  # whose result the handle is, if not whose arguments
         for x in args:
-            if isinstance(x, torch.Tensor) and x.untyped_storage()._cdata == storage:
+            if not isinstance(x, torch.Tensor):
+                continue
+            if self.concrete(x, world).untyped_storage()._cdata == storage:
                 base = self.record(x)
                 break
         else:

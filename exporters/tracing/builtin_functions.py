@@ -131,7 +131,12 @@ def _enumerate(items: Any, start: Any = 0) -> Any:
 def _zip(*sequences: Any, strict: bool = False) -> Any:
     trace = recorded()
     endless = any(isinstance(x, Endless) for x in sequences)
-    if trace is None or not (endless or any(iterable(trace, x) is not None for x in sequences)):
+    empty = any(type(x) in (list, tuple) and not x for x in sequences)
+    if (
+        trace is None
+        or empty
+        or not (endless or any(iterable(trace, x) is not None for x in sequences))
+    ):
         return zip(*map(natively, sequences), strict=strict)
     return zipped(*sequences)
 

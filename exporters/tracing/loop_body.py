@@ -244,7 +244,7 @@ class Recording:
         found: dict[int, Any] = {}
         for world in self.trace.active:
             final = seen.final.get(world, UNBOUND)
-            leaves = None if final is UNBOUND else merged.leaves_of(self.trace, final)
+            leaves = None if final is UNBOUND else merged.leaves_in(self.trace, final, world)
             if leaves is not None:
                 found[world] = leaf_in(
                     self.trace, leaves[merged.slots.index(slot)], slot.type, world

@@ -175,7 +175,7 @@ class LoopNode:
         finals: dict[int, list[Any]] = {}
         for w in trace.active:
             final = seen.final.get(w, UNBOUND)
-            leaves = None if final is UNBOUND else merged.leaves_of(trace, final)
+            leaves = None if final is UNBOUND else merged.leaves_in(trace, final, w)
             if leaves is None:
                 leaves = [slot.values[0] for slot in merged.slots]
             finals[w] = leaves

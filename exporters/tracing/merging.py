@@ -132,6 +132,19 @@ class Merged:
         into: list[Any] = []
         return into if self.node.take(trace, x, into) else None
 
+    def leaves_in(self, trace: Trace, x: Any, world: int) -> list[Any] | None:
+        """The leaves of what was there in one world, where handles stood for that world's values."""
+        found = self.leaves_of(trace, x)
+        if found is not None:
+            return found
+        handles, _ = flatten_state(trace, self.rebuild([slot.values[-1] for slot in self.slots]))
+        leaves, tree = flatten_state(trace, x)
+        if len(handles) != len(leaves):
+            return None
+        pairs = zip(handles, leaves, strict=True)
+        known = [h if _is_in(trace, h, leaf, world) else leaf for h, leaf in pairs]
+        return self.leaves_of(trace, tree.unflatten(known))
+
 
 class Ways:
     """The ways that lead to a point: two branches, or a loop's start and its iterations.
@@ -514,6 +527,11 @@ def _may_differ_in_keys(trace: Trace, dicts: Sequence[Any]) -> bool:
         bool(trace.missing)
         and any(presence_of_key(trace, v) is not None for d in dicts for v in d.values())
     )
+
+
+def _is_in(trace: Trace, handle: Any, x: Any, world: int) -> bool:
+    """Whether a handle stands for ``x`` in a world."""
+    return is_staged(trace, handle) and same(trace.frontend.concrete(handle, world), x)
 
 
 def _is_choice(x: Any) -> bool:

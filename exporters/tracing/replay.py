@@ -295,7 +295,8 @@ class _Watch:
     ) -> None:
         """Note the shapes of the arrays in a value."""
         if self.trace.frontend.is_array(x):
-            shape = self.trace.frontend.shape_of(x)
+            frontend = self.trace.frontend  # what a container holds may be another world's handle
+            shape = frontend.shape_of(frontend.concrete(x, self.world))
             found.setdefault(path, {}).setdefault(self.world, set()).add(shape)
             return
         if is_leaf(self.trace, x) or id(x) in parents:

@@ -1,0 +1,121 @@
+"""What random programs that disagreed were shrunk to."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+from tests.script.harness import T, agree
+from tests.script.language import Programs
+
+# Loops that only some worlds run, in every order of the worlds.
+program = Programs(
+    [
+        (T([-1.0, 0.5]),),
+        (T([3.0, 1.0, 0.0]),),
+        (T([2.5]),),
+        (T([-0.5, -2.0, 0.25, -1.0]),),
+    ]
+)
+
+
+@dataclasses.dataclass
+class Box:
+    y: Any
+    n: int
+    f: float
+
+
+class Pair(NamedTuple):
+    y: Any
+    n: Any
+
+
+@program
+def writes_through_a_view_in_a_loop(x):
+    n = 0
+    z = x.clone()
+    while z.sum() > 1 and n < 5:
+        z.view(-1)[0] = 0.5
+        n += 1
+    return z
+
+
+@program
+def writes_through_a_slice_in_a_loop(x):
+    n = 0
+    z = x.clone()
+    while z.sum() > 1 and n < 5:
+        z[:2][0] = 0.5
+        n += 1
+    return z
+
+
+@program
+def changes_a_view_in_a_loop(x):
+    n = 0
+    z = x.clone()
+    while z.sum() > 1 and n < 5:
+        y = z.view(-1)
+        y += -1
+        n += 1
+    return z
+
+
+@program
+def writes_to_what_a_loop_of_no_iterations_leaves(x):
+    z, n = x.clone(), 0
+    while x.sum() < 0.7 and n < 0:
+        z = x * 2
+        n += 1
+    for v in x:
+        if v > 0:
+            z.view(-1)[0] = v
+    return z
+
+
+@program
+def an_object_of_an_input_is_made_anew_in_each_iteration(x):
+    o = Box(x, 0, 0.5)
+    for _ in x:
+        o = Box(x, o.n, 1.5)
+        o.n += 2
+    return o.n, o.f
+
+
+@program
+def an_object_is_changed_and_then_made_anew(x):
+    o = Box(x, 0, 0.5)
+    for v in x:
+        o.n += 2
+        if v > 0.1:
+            o = Box(x, o.n, 1.5)
+    return o.n, o.f
+
+
+@program
+def an_empty_list_beside_the_input_in_a_branch(x):
+    p = []
+    if x.sum() > 0.7:
+        for a, b in zip(p[:3], x, strict=False):
+            x = x + a * b
+    return x
+
+
+test_one_way, test_every_way = program.tests()
+
+
+def a_tuple_of_an_input_is_returned_from_a_loop(x):
+    u, q = x, Pair(x, 2)
+    for v in x:
+        if (u > 1).any():
+            if (v < 0).all():
+                q = Pair(-x, x.sum())
+            return (q.y,)
+        u = -x
+    return (q.y,)
+
+
+def test_a_container_holds_the_input_of_each_world():
+    inputs = [(T([1.0, -2.0, 0.5]),), (T([-0.25, 0.75]),), (T([2.5]),)]
+    agree(a_tuple_of_an_input_is_returned_from_a_loop, inputs, [(T([0.3, 0.2, -1.5, 4.2]),)])
