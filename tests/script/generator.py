@@ -2,13 +2,24 @@
 
 A program is the source of a function of two tensors: assignments, ``if``, ``while``, ``for``,
 ``break``, ``continue`` and ``return``, nested. Names keep one type: ``i`` and ``j`` are ints, ``f``
-and ``g`` floats, ``u`` and ``v`` float tensors, ``k`` an int tensor, ``p`` a list of floats. Loops
-are bounded and values stay small, so that every program ends and float errors do not decide.
+and ``g`` floats, ``u`` and ``v`` float tensors, ``k`` an int tensor; up to three kits add lists, texts,
+objects and calls. Loops are bounded and values stay small, so that every program ends and float errors
+do not decide.
 """
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING
+
 from hypothesis import strategies as st
+
+from tests.script.kits import KITS, PRELUDE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.script.kits import Kit
 
 __all__ = ["programs"]
 
@@ -16,14 +27,16 @@ _INDENT = "    "
 _INTS = ("i", "j")
 _FLOATS = ("f", "g")
 _TENSORS = ("u", "v")
+_RESULTS = ("u", "v", "k", "i", "j", "f", "g")
 
 
 class _Writer:
     """Writes one program, asking ``draw`` for every choice."""
 
-    def __init__(self, draw, budget: int) -> None:
+    def __init__(self, draw, budget: int, kits: Sequence[Kit]) -> None:
         self.draw = draw
         self.budget = budget
+        self.kits = kits
         self.lines: list[str] = []
         self.loops = 0
 
@@ -33,12 +46,47 @@ class _Writer:
     def emit(self, depth: int, text: str) -> None:
         self.lines.append(_INDENT * depth + text)
 
+    # Pieces of kits
+
+    def of_kits(self, what: str) -> list:
+        return [piece for kit in self.kits for piece in getattr(kit, what)]
+
+    def filled(self, piece: str) -> str:
+        """A piece of a kit's code with something in each place; it is small."""
+        self.loops += 1
+        number = str(self.loops)
+
+        def drawn(place: re.Match[str]) -> str:
+            kind = place.group(1)
+            if kind == "#":
+                return number
+            if kind in "ifu":
+                return self.pick(*{"i": _INTS, "f": _FLOATS, "u": _TENSORS}[kind])
+            if kind == "I":
+                return self.pick("i", "j", "2", "-1", "x.shape[0]", "int(k.sum())", "(i + j)")
+            if kind == "N":
+                return self.pick(
+                    "f", "g", "f * 0.5", "(g - f)", "u.sum().item()", "i * 0.5", "1.25"
+                )
+            if kind == "U":
+                return self.pick("u", "v", "x", "u * 0.5", "(u + v)", "torch.tanh(v)", "-x")
+            return self.condition(0)
+
+        text = re.sub(r"(?<!\{)\{([ifuINUC#])\}", drawn, piece)
+        return text.replace("{{", "{").replace("}}", "}")
+
+    def emit_filled(self, depth: int, piece: str) -> None:
+        for line in self.filled(piece).split("\n"):
+            self.emit(depth, line)
+
     # Expressions
 
     def integer(self) -> str:
-        kind = self.pick(
-            "name", "name", "literal", "sum", "size", "item", "length", "choice", "mod"
-        )
+        kinds = ["name", "name", "literal", "sum", "size", "item", "choice", "mod"]
+        more = self.of_kits("integers")
+        kind = self.pick(*kinds, *(["kit"] * 4 if more else ()))
+        if kind == "kit":
+            return self.filled(self.pick(*more))
         if kind == "name":
             return self.pick(*_INTS)
         if kind == "literal":
@@ -54,14 +102,16 @@ class _Writer:
                 "int((u > 0).sum())",
                 "int(u.sum().clamp(-5, 5) * 0.9 + 0.07)",
             )
-        if kind == "length":
-            return "len(p)"
         if kind == "mod":
             return f"({self.pick(*_INTS)} % 5)"
         return f"({self.pick(*_INTS)} if {self.condition(0)} else {self.draw(st.integers(-2, 3))})"
 
     def number(self) -> str:
-        kind = self.pick("name", "literal", "sum", "item", "int", "abs", "max", "last")
+        more = self.of_kits("numbers")
+        kinds = ["name", "literal", "sum", "item", "int", "abs", "max"]
+        kind = self.pick(*kinds, *(["kit"] * 4 if more else ()))
+        if kind == "kit":
+            return self.filled(self.pick(*more))
         if kind == "name":
             return self.pick(*_FLOATS)
         if kind == "literal":
@@ -74,12 +124,14 @@ class _Writer:
             return f"{self.pick(*_INTS)} * 0.5"
         if kind == "abs":
             return f"abs({self.pick(*_FLOATS)})"
-        if kind == "last":
-            return "(p[-1] if p else 0.25)"
         return f"{self.pick('max', 'min')}({self.pick(*_FLOATS)}, {self.pick('1.5', 'g')})"
 
     def tensor(self) -> str:
-        kind = self.pick("name", "scale", "add", "where", "fill", "tanh", "choice", "flip")
+        more = self.of_kits("tensors")
+        kinds = ["name", "scale", "add", "where", "fill", "tanh", "choice", "flip"]
+        kind = self.pick(*kinds, *(["kit"] * 3 if more else ()))
+        if kind == "kit":
+            return f"{self.filled(self.pick(*more))} * 0.5"
         name = self.pick(*_TENSORS)
         if kind == "name":
             return name
@@ -102,11 +154,11 @@ class _Writer:
         return f"torch.tanh({name})"
 
     def condition(self, depth: int = 1) -> str:
-        kind = (
-            self.pick("int", "float", "tensor", "any", "mixed", "not")
-            if depth
-            else self.pick("int", "tensor")
-        )
+        kinds = ["int", "float", "tensor", "any", "mixed", "not"] if depth else ["int", "tensor"]
+        more = self.of_kits("conditions") if depth else []
+        kind = self.pick(*kinds, *(["kit"] * 3 if more else ()))
+        if kind == "kit":
+            return self.filled(self.pick(*more))
         if kind == "int":
             other = self.pick("0", "1", "2", "j", "x.shape[0]")
             return f"{self.pick(*_INTS)} {self.pick('<', '>', '==', '<=', '!=')} {other}"
@@ -124,20 +176,12 @@ class _Writer:
     # Statements
 
     def assign(self, depth: int) -> None:
-        kind = self.pick(
-            "int",
-            "float",
-            "tensor",
-            "tensor",
-            "ints",
-            "augment",
-            "place",
-            "update",
-            "append",
-            "swap",
-            "pop",
-        )
-        if kind == "int":
+        kinds = ["int", "float", "tensor", "tensor", "ints", "augment", "place", "update", "swap"]
+        more = self.of_kits("statements")
+        kind = self.pick(*kinds, *(["kit"] * 9 if more else ()))
+        if kind == "kit":
+            self.emit_filled(depth, self.pick(*more))
+        elif kind == "int":
             self.emit(depth, f"{self.pick(*_INTS)} = ({self.integer()}) % 7")
         elif kind == "float":
             self.emit(depth, f"{self.pick(*_FLOATS)} = max(min({self.number()}, 8.0), -8.0)")
@@ -160,12 +204,6 @@ class _Writer:
                 depth,
                 f"{name}[{self.pick('0', '-1', 'i % x.shape[0]')}] = {self.pick('f', '0.5', 'x[0]')}",
             )
-        elif kind == "append":
-            self.emit(depth, f"p.append({self.pick('f', 'g', 'u.sum().item()', '0.5')})")
-        elif kind == "pop":
-            self.emit(depth, "if p:")
-            self.emit(depth + 1, f"f = p.{self.pick('pop()', 'pop(0)')}")
-            self.emit(depth + 1, "f = max(min(f, 8.0), -8.0)")
         else:
             self.emit(depth, self.pick("i, j = j, i", "u, v = v, u", "f, g = g, f"))
 
@@ -201,8 +239,12 @@ class _Writer:
             self.emit(depth, "else:")
             self.block(depth + 1, in_loop=in_loop)
 
+    def result(self) -> str:
+        more = map(self.filled, self.of_kits("result"))
+        return f"return {', '.join([*_RESULTS, *more])}"
+
     def jump(self, depth: int, *, in_loop: bool) -> None:
-        options = ["", "", "", "return u, v, k, i, j, f, g, len(p)"]
+        options = ["", "", "", self.result()]
         if in_loop:
             options += ["break", "continue"]
         text = self.pick(*options)
@@ -222,6 +264,10 @@ class _Writer:
         self.otherwise(depth)
 
     def loop_for(self, depth: int) -> None:
+        more = self.of_kits("loops")
+        if more and self.draw(st.booleans()):
+            self.loop_of_kit(depth, *self.pick(*more))
+            return
         self.loops += 1
         item = f"e{self.loops}"
         over = self.pick(
@@ -248,6 +294,13 @@ class _Writer:
         self.block(depth + 1, in_loop=True)
         self.otherwise(depth)
 
+    def loop_of_kit(self, depth: int, head: str, body: str) -> None:
+        head, body = self.filled(f"{head}\n{body}").split("\n")
+        self.emit(depth, head)
+        self.emit(depth + 1, body)
+        self.block(depth + 1, in_loop=True)
+        self.otherwise(depth)
+
     def otherwise(self, depth: int) -> None:
         if self.draw(st.integers(0, 5)) == 0:
             self.emit(depth, "else:")
@@ -257,11 +310,14 @@ class _Writer:
 @st.composite
 def programs(draw, size: int = 8) -> str:
     """The source of a function ``program(x, k)``."""
-    writer = _Writer(draw, size)
+    kits = draw(st.lists(st.sampled_from(KITS), max_size=3, unique=True))
+    writer = _Writer(draw, size, kits)
     writer.emit(0, "def program(x, k):")
-    for line in ("i, j = 1, 2", "f, g = 0.5, 1.5", "u, v = x, x * 0.5", "p = []"):
+    for line in ("i, j = 1, 2", "f, g = 0.5, 1.5", "u, v = x, x * 0.5"):
         writer.emit(1, line)
+    for line in writer.of_kits("start"):
+        writer.emit_filled(1, line)
     for _ in range(draw(st.integers(2, 5))):
         writer.statement(1, in_loop=False)
-    writer.emit(1, "return u, v, k, i, j, f, g, len(p)")
-    return "\n".join(writer.lines) + "\n"
+    writer.emit(1, writer.result())
+    return "\n".join([*PRELUDE.split("\n"), "", *writer.lines]) + "\n"
