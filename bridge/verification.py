@@ -56,7 +56,7 @@ class UnseenInputsError(Exception):
 
 
 class UnsettledError(Exception):
-    """Outputs differ although no node does: equal scores in another order, rounding at a threshold.
+    """Outputs differ although no node does: rounding, another order of equals, signs of vectors.
 
     Attributes:
         agreed: The outputs that do not differ.
@@ -208,7 +208,8 @@ def _unsettled(label: str, failed: Sequence[Comparison], found: Divergence) -> s
     at = "" if found.source is None else f" at {found.source}"
     return (
         f"{names}: every node of the graph computes what eager computes from the same inputs, but for "
-        f"{label} rounding or the order of equal values decides what comes out (errors grow most in "
+        f"{label} rounding, the order of equal values or the signs of eigenvectors decide what comes "
+        f"out (errors grow most in "
         f"{found.op_type} {found.node!r}{at})"
     )
 

@@ -38,7 +38,7 @@ from bridge.parity.rounding import ROUNDING_ALONE, Beyond, beyond_rounding
 from bridge.parity.stepping import step_into
 from bridge.parity.structure import node_differences
 from bridge.parity.surgery import cut
-from bridge.parity.ties import are_other_ties
+from bridge.parity.ties import are_other_signs, are_other_ties
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -151,7 +151,8 @@ def locate_in(probe: Probe, oracle: Oracle, feed: Mapping[str, Any]) -> Divergen
     for name, row in rows.items():
         if not row.passed and row.problem is None:
             got = dict(probe.values([name], feed, known))[name]
-            if are_other_ties(probe, name, known[name], got, feed, known):
+            tied = are_other_ties(probe, name, known[name], got, feed, known)
+            if tied or are_other_signs(probe, name, known[name], got):
                 rows[name] = dataclasses.replace(row, passed=True)
     guilty, scale = _guilty(rows, quantized=quantized), None
     if quantized:  # what is computed in float has no business to be off
@@ -434,6 +435,10 @@ def _locate_optimized(
         try:
             session.with_settings(optimized_path=str(path), cuda_graphs=False)
             rewritten = open_model(path)
+            made = {v.name: node for node in model.graph for v in node.outputs}
+            for node in rewritten.graph:  # the runtime writes no metadata
+                if node.outputs[0].name in made:
+                    node.metadata_props.update(made[node.outputs[0].name].metadata_props)
             found = locate_in(Probe(rewritten, session.settings_for_parts()), oracle, feed)
         except BridgeError:  # nodes that only their provider can compile are not written down
             return None

@@ -1,6 +1,7 @@
-"""Choices that nothing determines: which of several equal values comes first.
+"""Choices that nothing determines: which of several equal values comes first, signs of vectors.
 
-ONNX takes the first of equal values, torch any of them: its sort is not a stable one.
+ONNX takes the first of equal values, torch any of them: its sort is not a stable one. Eigenvectors
+and singular vectors have either sign.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bridge.parity.comparison import is_floating
+from bridge.parity.forcing import compare_local
 from bridge.parity.surgery import reads
 
 if TYPE_CHECKING:
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 
     from bridge.parity.forcing import Probe
 
-__all__ = ["are_other_ties"]
+__all__ = ["are_other_signs", "are_other_ties"]
 
+_ALONG = {"vectors in columns": -2, "vectors in rows": -1}
 _CHOOSING = {"TopK": 1, "ArgMax": 0, "ArgMin": 0}  # the output that holds indices
 
 
@@ -61,6 +64,26 @@ def are_other_ties(
     return wanted.min(initial=0) >= 0 and any(
         len(x) > limit and np.array_equal(x[wanted], x[chosen]) for x in scores
     )
+
+
+def are_other_signs(probe: Probe, name: str, expected: Any, got: Any) -> bool:
+    """Whether eigenvectors or singular vectors differ from those of eager code by their signs.
+
+    Args:
+        probe: The graph.
+        name: A value of it.
+        expected: The vectors of eager code.
+        got: Those that the graph computes from right inputs.
+    """
+    axis = _ALONG.get(probe.region(name, {})[-1].metadata_props.get("bridge.computes", ""))
+    if axis is None or isinstance(got, Exception) or np.shape(got) != np.shape(expected):
+        return False
+    wanted, found = (np.asarray(x, np.float64) for x in (expected, got))
+    signs = np.where((wanted * found).sum(axis, keepdims=True) < 0, -1.0, 1.0)
+    row = compare_local(
+        name, expected, (signs * found).astype(np.asarray(got).dtype), probe.types[name]
+    )
+    return row.passed
 
 
 def _holds_indices(node: ir.Node, name: str) -> bool:

@@ -478,7 +478,7 @@ def _linalg_eigh(
     values.shape = ir.Shape(list(A.shape.dims[:-1]))
     ordered, (vectors,) = _sorted(op, values, [vectors], op.dim_vector(x, -1), largest=False)
     vectors.shape = A.shape.copy()
-    return ordered, vectors
+    return ordered, _of_either_sign(vectors, "columns")
 
 
 @lowers(aten._linalg_svd)
@@ -507,6 +507,14 @@ def _linalg_svd(
     left = op.Div(left, _flat(op, op.Where(op.Equal(values, 0), 1, values)))
     left.shape = ir.Shape([*batch, static_size(begin, -1), least])
     right.shape = ir.Shape([*batch, static_size(begin, -2), least])
-    if wide:
-        return right, values, _turned(op, left)
-    return left, values, _turned(op, right)
+    left, right = (right, left) if wide else (left, right)
+    right = _of_either_sign(_turned(op, right), "rows")
+    return _of_either_sign(left, "columns"), values, right
+
+
+def _of_either_sign(vectors: ir.Value, where: str) -> ir.Value:
+    """The vectors, with a note that their signs are not to be compared with LAPACK's."""
+    node = vectors.producer()
+    assert node is not None
+    node.metadata_props["bridge.computes"] = f"vectors in {where}"
+    return vectors
