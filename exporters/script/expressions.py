@@ -335,7 +335,7 @@ class ExpressionConverter(ast.NodeTransformer):
     def _display(self, node: ast.List | ast.Tuple) -> ast.expr:
         self.generic_visit(node)
         if not (isinstance(node.ctx, ast.Load) and any(map(_is_starred, node.elts))):
-            return node
+            return staged_call("own", node, at=node) if "kept" in vars(node) else node
         parts: list[ast.expr] = []
         for is_starred, group in itertools.groupby(node.elts, _is_starred):
             if is_starred:

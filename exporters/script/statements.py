@@ -13,6 +13,7 @@ from exporters.script.expressions import (
     is_run_time_place,
     staged_call,
 )
+from exporters.script.kept import mark_kept
 from exporters.script.names import (
     FUNCTIONS,
     bound_names,
@@ -584,5 +585,6 @@ def convert_function(
         source: The position of a node.
     """
     if not _is_generator(node):
+        mark_kept(node.body)
         node.body = StatementConverter(node, constant, source).convert()
     return node

@@ -11,21 +11,23 @@ import onnx_ir as ir
 from exporters.errors import BranchMismatchError, ScriptError
 from exporters.tracing.effects import Change, MemoryLog, Snapshot
 from exporters.tracing.leaves import is_leaf, mark, mark_key, presence, presence_of_key
-from exporters.tracing.lists import ScanList, StagedList
+from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import flatten_state
+from exporters.tracing.own_lists import ScanList
 from exporters.tracing.pytree import Tree, shallow
 from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import FrameType
 
     from exporters.tracing.graph import Block
     from exporters.tracing.record import Record
     from exporters.tracing.source import Source
 
 __all__ = ["NO_SCOPE", "Outcome", "Scope", "adopt", "condition_in", "condition_value", "distinct",
-           "is_data", "locate", "raise_unowned", "recorded", "refuse_in_try", "run_body", "seal",
-           "worlds_of"]  # fmt: skip
+           "is_data", "locate", "raise_unowned", "recorded", "refuse_in_try", "require_maker", "run_body",
+           "seal", "worlds_of"]  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -255,16 +257,45 @@ def _depth(block: Block) -> int:
     return sum(1 for _ in block.ancestry()) - 1
 
 
-def raise_unowned(label: str, scope: Scope) -> None:
-    """Complain of a list that changes its length where nobody can be told."""
+def raise_unowned(trace: Trace, label: str, items: Any, scope: Scope) -> None:
+    """Complain of a list that changes its length where nobody can be told.
+
+    Raises:
+        Interrupt: Asks for the function that made it to be compiled: it makes other lists then.
+    """
     raise Interrupt(
         BranchMismatchError(
             f"the list `{label or '?'}` changes its length here, and is reached through a name that "
             "this function does not own",
             source=scope.source,
             hint="make the list in the function that fills it",
-        )
+        ),
+        trace.finder.frame_that(lambda f: _holds(trace, f, items)),
     )
+
+
+def require_maker(trace: Trace, snapshot: Snapshot, items: Any, scope: Scope) -> None:
+    """Ask for the function that made an object that holds a list: other names may hold it, too.
+
+    Raises:
+        Interrupt: It is not compiled yet.
+    """
+    for container, _, label in snapshot.places_of(items):
+        maker = vars(snapshot.class_of(container)).get("__init__")
+        code = getattr(maker, "__code__", None)
+        if trace.settled is None or code is None or code in trace.settled:
+            continue
+        if trace.finder.is_user(code):
+            told = f"the list `{label}` changes its length here"
+            raise Interrupt(BranchMismatchError(told, source=scope.source), code, optional=True)
+
+
+def _holds(trace: Trace, frame: FrameType, items: Any) -> bool:
+    """Whether a function that is not compiled holds a list under a name."""
+    code = frame.f_code
+    if code in trace.compiled or not trace.finder.is_user(code):
+        return False
+    return any(x is items for x in frame.f_locals.values())
 
 
 def refuse_in_try(scope: Scope) -> None:

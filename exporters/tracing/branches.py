@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -18,6 +19,7 @@ from exporters.tracing.bodies import (
     locate,
     raise_unowned,
     refuse_in_try,
+    require_maker,
     run_body,
     seal,
 )
@@ -36,6 +38,7 @@ from exporters.tracing.leaves import (
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import UNBOUND, Merged, Ways, is_staged, static_dims
 from exporters.tracing.nodes import Constant, joined_order
+from exporters.tracing.own_lists import is_own
 from exporters.tracing.scalars import ScalarRecord, TracedBool
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
@@ -220,6 +223,7 @@ class _IfMerge:
     def apply(self) -> Any:
         trace, scope = self.trace, self.staged.scope
         then, orelse = self.outcomes
+        self._whole_lists()
         names = [self._merge_name(i, n) for i, n in enumerate(scope.names[: scope.kept])]
         names += [_SAME] * (len(scope.names) - len(names))
         result = self.ways.merge("the returned value", [then.result, orelse.result])
@@ -264,7 +268,11 @@ class _IfMerge:
             value = values[place]
             if value is ABSENT:
                 value = change.MISSING
-            if change.key is None and isinstance(value, StagedList):
+            if (
+                change.key is None
+                and isinstance(value, StagedList)
+                and not is_own(change.container)
+            ):
                 self._rebind(change, value, before)
             else:
                 change.put(value)
@@ -274,6 +282,26 @@ class _IfMerge:
             value.meta["sizes"] = record.value.meta.get("sizes")
             trace.write(record, value)
         return returned
+
+    def _whole_lists(self) -> None:
+        """Let a list that one branch lengthens be one place, not a place for each item."""
+        grown = {
+            id(c.container): c
+            for o in self.outcomes
+            for c in o.changes.values()
+            if c.key is None and isinstance(c.container, list)
+        }
+        for outcome in self.outcomes:
+            items = [c for c in outcome.changes.values() if id(c.container) in grown]
+            for change in items:
+                if change.key is None:
+                    continue
+                whole = grown[id(change.container)]
+                del outcome.changes[change.place]
+                known = outcome.changes.setdefault(
+                    whole.place, dataclasses.replace(whole, after=list(whole.before))
+                )
+                known.after[change.key] = change.after
 
     def _merge_place(self, place: Any, change: Change) -> Any:
         """What a place holds afterwards; a key of a dict may be missing on one way."""
@@ -308,15 +336,17 @@ class _IfMerge:
     def _rebind(self, change: Change, value: StagedList, before: tuple[Any, ...]) -> None:
         """Let everything that reaches a list of known length reach a staged one."""
         scope = self.staged.scope
+        require_maker(self.trace, self.outcomes[0].snapshot, change.container, scope)
         names = list(scope.get())
         held = [i for i, x in enumerate(names) if x is change.container]
         places = self.outcomes[0].snapshot.places_of(change.container)
         if any(scope.names[i] in scope.given for i in held):
-            raise_unowned(next(scope.names[i] for i in held), scope)
+            name = next(scope.names[i] for i in held)
+            raise_unowned(self.trace, name, change.container, scope)
         if not held and not places:
             if any(x is change.container for x in before):
                 return  # a branch bound the name to another list: nobody reaches this one
-            raise_unowned(change.label, scope)
+            raise_unowned(self.trace, change.label, change.container, scope)
         for index in held:
             names[index] = value
         scope.set(tuple(names))

@@ -27,6 +27,7 @@ from exporters.tracing.operators import (
     truth,
 )
 from exporters.tracing.ordering import deque, sorted_
+from exporters.tracing.own_lists import own
 from exporters.tracing.scalars import TracedBool, TracedScalar
 from exporters.tracing.searching import SEARCHES, Counts
 from exporters.tracing.trace import Trace
@@ -196,7 +197,7 @@ def _list(*args: Any) -> Any:
     trace = recorded()
     if trace is not None and len(args) == 1 and iterable(trace, args[0]) is not None:
         return comprehension(args[0], lambda x: x)
-    return list(*(natively(x) for x in args))
+    return own(list(*(natively(x) for x in args)))
 
 
 def _tuple(*args: Any) -> Any:
@@ -281,4 +282,4 @@ def display(kind: str, *parts: Any) -> Any:
     if staged is not None:
         return staged.joined(*lists)
     items = [x for p in lists for x in p]
-    return items if kind == "list" else tuple(items)
+    return own(items) if kind == "list" else tuple(items)

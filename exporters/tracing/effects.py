@@ -14,10 +14,13 @@ import enum
 import inspect
 import itertools
 import logging
+import operator
 import types
 from typing import TYPE_CHECKING, Any, Protocol
 
-from exporters.tracing.lists import ScanList, StagedList
+from exporters.tracing.lists import StagedList, revived
+from exporters.tracing.own_lists import ScanList, become, is_own, restore
+from exporters.tracing.pytree import shallow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -73,6 +76,8 @@ class Change:
         """Set the place to ``value``."""
         if isinstance(self.container, StagedList):
             self.container.assign(value.contents)
+        elif isinstance(value, StagedList) and self.key is None:
+            become(self.container, value)
         elif self.key is None:
             self.container[:] = value
         elif value is _MISSING:
@@ -174,7 +179,8 @@ class Snapshot:
         self._classes: dict[int, type] = {}  # of the objects whose attributes a dict holds
         self._lists: list[tuple[Any, list[Any], str]] = []
         self._sets: list[tuple[set[Any], set[Any]]] = []
-        self._staged: list[tuple[StagedList, Any, str]] = []
+        self._kinds: dict[int, type] = {}  # of lists
+        self._staged: list[tuple[StagedList, dict[str, Any], str]] = []
         self._seen: set[int] = set()
         self._alive: list[Any] = []
         pending = list(itertools.zip_longest(roots, names, fillvalue=""))[::-1]
@@ -194,7 +200,7 @@ class Snapshot:
             return [(c.cell_contents, n) for n, c in cells if _is_filled(c)]
         inside: list[tuple[Any, str]] = []
         if isinstance(x, StagedList):
-            self._staged.append((x, x.contents, label))
+            self._staged.append((x, dict(vars(x)), label))
             return []
         if isinstance(x, ScanList):
             return []
@@ -203,7 +209,10 @@ class Snapshot:
             inside += [(v, f"{label}[{k!r}]") for k, v in x.items()]
         elif isinstance(x, list | collections.deque):
             self._lists.append((x, list(x), label))
+            self._kinds[id(x)] = type(x)
             inside += [(v, f"{label}[{i}]") for i, v in enumerate(x)]
+            if is_own(x):  # what it has besides is ours
+                return inside
         elif isinstance(x, set):
             self._sets.append((x, set(x)))
         elif isinstance(x, tuple | frozenset):
@@ -242,6 +251,11 @@ class Snapshot:
                     name = f"{label}{key}" if label.endswith(".") else f"{label}[{key!r}]"
                     found.append(Change(container, key, old, new, name))
         for items, held, label in self._lists:
+            if isinstance(items, ScanList):
+                continue
+            if isinstance(items, StagedList):
+                found.append(Change(items, None, held, items.copy(), label))
+                continue
             now = list(items)
             if len(now) != len(held):
                 found.append(Change(items, None, held, now, label))
@@ -249,10 +263,10 @@ class Snapshot:
             for index, (old, new) in enumerate(zip(held, now, strict=True)):
                 if old is not new:
                     found.append(Change(items, index, old, new, f"{label}[{index}]"))
-        for staged, contents, label in self._staged:
-            if staged.contents != contents:
-                now = staged.at(staged.contents)
-                found.append(Change(staged, "contents", staged.at(contents), now, label))
+        for staged, attributes, label in self._staged:
+            if isinstance(staged, StagedList) and not _is_as(staged, attributes):
+                held_before = revived(attributes)
+                found.append(Change(staged, "contents", held_before, staged.copy(), label))
         return found
 
     def _held(self, container: Any, contents: dict[Any, Any], key: Any, default: Any) -> Any:
@@ -261,6 +275,12 @@ class Snapshot:
             return contents.get(key, default)
         found = inspect.getattr_static(self._classes[id(container)], key, default)
         return default if hasattr(type(found), "__get__") else found
+
+    def class_of(self, attributes: Any) -> type:
+        """The class of the object that has some attributes; ``object`` for what is none."""
+        found = self._classes.get(id(attributes), object)
+        is_module = any("__call__" in vars(c) for c in found.__mro__)  # made before
+        return object if is_module else found
 
     def places_of(self, x: Any) -> list[tuple[Any, Any, str]]:
         """The places that held ``x``: container, key, label."""
@@ -282,10 +302,29 @@ class Snapshot:
         for items, held, _ in self._lists:
             if items is container:
                 return held[key] if key is not None else held
-        for staged, contents, _ in self._staged:
+        for staged, attributes, _ in self._staged:
             if staged is container:
-                return staged.at(contents)
+                return revived(attributes)
         return default
+
+    def make_plain(
+        self, items_of: Callable[[StagedList], list[Any]]
+    ) -> dict[int, tuple[Any, str]]:
+        """Let all lists of run-time length be lists of one world.
+
+        Returns:
+            These lists with their labels, by the identity of each object inside of them.
+        """
+        found: dict[int, tuple[Any, str]] = {}
+        for staged, _, label in self._staged:
+            become(staged, items_of(staged))
+            pending: list[Any] = [staged]
+            while pending:
+                x = pending.pop()
+                held = [x, getattr(x, "__dict__", x)]
+                found.update({id(part): (staged, label) for part in held})
+                pending += [i for _, i in shallow(x)[1] if not isinstance(i, _ATOMS)]
+        return found
 
     def restore(self) -> None:
         """Give every object the contents it had."""
@@ -296,18 +335,25 @@ class Snapshot:
                 container.clear()
                 container.update(before)
         for items, held, _ in self._lists:
-            if len(items) != len(held) or any(
-                a is not b for a, b in zip(items, held, strict=True)
-            ):
+            kind = self._kinds[id(items)]
+            became = type(items) is not kind
+            if became:
+                restore(items, kind, {}, held)
+            elif len(items) != len(held) or any(map(operator.is_not, items, held)):
                 items.clear()
                 items.extend(held)
         for members, kept in self._sets:
             if members != kept:
                 members.clear()
                 members.update(kept)
-        for staged, contents, _ in self._staged:
-            if staged.contents != contents:
-                staged.assign(contents)
+        for staged, attributes, _ in self._staged:
+            if not isinstance(staged, StagedList) or not _is_as(staged, attributes):
+                restore(staged, StagedList, attributes, revived(attributes))
+
+
+def _is_as(staged: StagedList, attributes: dict[str, Any]) -> bool:
+    """Whether a list holds what it held when it had some attributes."""
+    return staged.contents == (attributes["item"], attributes["columns"])
 
 
 def _is_filled(cell: types.CellType) -> bool:

@@ -21,6 +21,7 @@ from exporters.tracing.operators import (
     setitem,
     staged_in,
 )
+from exporters.tracing.own_lists import own
 from exporters.tracing.places import over_places
 from exporters.tracing.scalars import TracedInt
 from exporters.tracing.trace import Interrupt, Trace
@@ -37,6 +38,7 @@ __all__ = [
     "for_",
     "generator",
     "iterable",
+    "listed",
     "mapping",
     "natively",
     "while_",
@@ -281,7 +283,7 @@ def iterable(trace: Trace, items: Any) -> Iterable | None:
     if isinstance(items, BoundedDeque):
         return iterable(trace, items.items)
     if isinstance(items, StagedList):
-        return Iterable(items.staged_length(), items.__getitem__)
+        return Iterable(items.staged_length(), functools.partial(getitem, items))
     if trace.frontend.is_handle(items):
         count = trace.frontend.length(items)
         if isinstance(count, TracedInt) or count > trace.unroll_limit:
@@ -317,6 +319,14 @@ def mapping(
     return found
 
 
+def listed(items: Any) -> Any:
+    """Items for a list to be extended by: a staged list, or what Python can go through."""
+    trace = recorded()
+    if trace is None or isinstance(items, StagedList) or iterable(trace, items) is None:
+        return items if isinstance(items, StagedList) and trace is not None else natively(items)
+    return comprehension(items, _same)
+
+
 def for_each(items: Any, into: Any) -> None:
     """Append every item to a staged list."""
     trace = recorded()
@@ -331,7 +341,7 @@ def comprehension(
     items: Any, element: Callable[[Any], Any], *tests: Callable[[Any], Any]
 ) -> list[Any]:
     """``[element(x) for x in items if test(x)]``."""
-    found: list[Any] = []
+    found: list[Any] = own([])
 
     def get() -> tuple[Any, ...]:
         return (found,)

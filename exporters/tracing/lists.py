@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from exporters.tracing.nodes import Node
     from exporters.tracing.trace import Trace
 
-__all__ = ["ScanBrokenError", "ScanList", "StagedList", "repeated"]
+__all__ = ["StagedList", "repeated", "revived"]
 
 _NONE = object()
 Changed = list[tuple[Column, dict[int, list[Any]], Any, ItemType]]
@@ -521,48 +521,10 @@ class StagedList(list[Any]):
         return self.trace.frontend.list_count(self, item)
 
 
-class ScanBrokenError(BaseException):
-    """A loop body does more to a list than append to it; no ``except`` of the user's stops this."""
-
-
-class ScanList(list[Any]):
-    """Stands for a list while a loop body is traced, as long as the body only appends to it.
-
-    Args:
-        trace: The trace; items must be appended in its innermost block.
-    """
-
-    def __init__(self, trace: Trace) -> None:
-        super().__init__()
-        self._trace = trace
-        self._block = trace.builder.block
-        self.items: list[Any] = []
-
-    __hash__ = None
-
-    def append(self, item: Any) -> None:
-        """Add what becomes a scan output."""
-        if self._trace.builder.block is not self._block:
-            raise ScanBrokenError
-        self.items.append(item)
-
-    def extend(self, items: Iterable[Any]) -> None:
-        """Add several items at the end."""
-        if isinstance(items, StagedList):
-            raise ScanBrokenError
-        for item in items:
-            self.append(item)
-
-    def __iadd__(self, items: Iterable[Any]) -> ScanList:  # type: ignore[misc]
-        self.extend(items)
-        return self
-
-    def _broken(self, *_: Any, **__: Any) -> Any:
-        raise ScanBrokenError
-
-    __len__ = __getitem__ = __setitem__ = __delitem__ = __iter__ = __contains__ = _broken
-    __bool__ = __add__ = __reversed__ = __eq__ = pop = insert = remove = clear = copy = _broken
-    index = count = sort = reverse = _broken
+def revived(attributes: dict[str, Any]) -> StagedList:
+    """A list with the attributes that another one had."""
+    trace, item, columns = (attributes[n] for n in ("trace", "item", "columns"))
+    return StagedList(trace, item, columns, data=attributes["data"])
 
 
 def _item_type_of(kind: LeafType) -> ItemType:

@@ -26,10 +26,11 @@ from exporters.tracing.leaves import (
     same,
     unset,
 )
-from exporters.tracing.lists import ScanBrokenError, ScanList, StagedList
+from exporters.tracing.lists import StagedList
 from exporters.tracing.loop_state import KeyReference, Reference, Seen
 from exporters.tracing.merging import Merged, flatten_state, is_staged
 from exporters.tracing.nodes import Constant
+from exporters.tracing.own_lists import ScanBrokenError, ScanList, is_own
 from exporters.tracing.pytree import shallow
 from exporters.tracing.scalars import ScalarRecord
 
@@ -105,7 +106,10 @@ class Recording:
     # What is carried
 
     def _sort_state(self) -> None:
+        whole = {id(r.container) for r, _ in self.loop.seen.values() if r.of_list}
         for reference, seen in self.loop.seen.values():
+            if reference.is_item and id(reference.container) in whole:
+                continue
             self.loop.ways.observed = seen.shapes
             scan = self._scan_type(reference, seen)
             if scan is not None:
@@ -388,14 +392,16 @@ class Recording:
             if index in known:
                 continue
             after = outcome.values[index]
-            if outcome.names[index] is before and shallow(before)[0] in ("object", "dataclass"):
+            if outcome.names[index] is before and (
+                is_own(before) or shallow(before)[0] in ("object", "dataclass")
+            ):
                 continue  # what changed in it is a place of its own
             if not same(after, before) and self._matters(index, after):
                 self._also_carry(Reference(name, index), before, after)
         for place, change in outcome.changes.items():
             if (
                 place not in known
-                and change.key is not None
+                and (change.key is not None or is_own(change.container))
                 and self._matters(place, change.after)
             ):
                 reference = Reference(change.label, None, change.container, change.key)

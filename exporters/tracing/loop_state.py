@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.effects import MemoryLog
 from exporters.tracing.leaves import UNBOUND, mark_key, presence_of_key
-from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import Ways
+from exporters.tracing.own_lists import ScanList, become, is_own
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from exporters.tracing.bodies import Scope
+    from exporters.tracing.lists import StagedList
 
 __all__ = ["Iterable", "KeyReference", "LoopState", "Reference", "Seen"]
 
@@ -66,13 +67,25 @@ class Reference:
         return self.name if self.name is not None else (id(self.container), self.key)
 
     @property
+    def of_list(self) -> bool:
+        """Whether it is a whole list, whoever holds it."""
+        return self.name is None and is_own(self.container) and self.key in (None, "contents")
+
+    @property
+    def is_item(self) -> bool:
+        """Whether the place is an item of a list that may become a staged one."""
+        return self.name is None and not self.of_list and is_own(self.container)
+
+    @property
     def is_attribute(self) -> bool:
         """Whether the place is an attribute of an object."""
         return self.name is None and not self.label.endswith("]")
 
     def held(self) -> Any:
-        """What the place holds now; a list of run-time length as it is at this point."""
-        if isinstance(self.container, StagedList):
+        """What the place holds now; a list as it is at this point."""
+        if isinstance(self.container, ScanList):
+            return self.container
+        if self.of_list:
             return self.container.copy()
         if isinstance(self.container, dict):
             return self.container.get(self.key, UNBOUND)
@@ -80,8 +93,8 @@ class Reference:
 
     def hold(self, value: Any) -> None:
         """Let the place hold a value."""
-        if isinstance(self.container, StagedList):
-            self.container.assign(value.contents)
+        if self.of_list:
+            become(self.container, value)
         else:
             self.container[self.key] = value
 

@@ -242,7 +242,10 @@ class Ways:
             return self._open_dict(label, values, path, slots)
         inside = [shallow(v) for v in real]
         keys = [tuple(k for k, _ in items) for _, items in inside]
-        kinds = {(kind, type(v)) for (kind, _), v in zip(inside, real, strict=True)}
+        kinds = {
+            (kind, kind if kind == "list" else type(v))
+            for (kind, _), v in zip(inside, real, strict=True)
+        }
         if len(kinds) == 1 and len(set(keys)) == 1 and (keys[0] or inside[0][0] != "object"):
             return self._container(label, values, path, slots, always=always)
         if all(_is_choice(v) for v in real):

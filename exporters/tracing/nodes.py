@@ -459,4 +459,8 @@ def key_of(trace: Trace, x: Any, *, lengths: bool = True) -> Any:
         return ("static", x if isinstance(x, str | None) else id(x) if kind == "object" else kind)
     if kind == "list" and not lengths:
         return ("list", frozenset(key_of(trace, i) for _, i in items))
-    return (kind, type(x), tuple((k, key_of(trace, i)) for k, i in items))
+    return (
+        kind,
+        kind if kind == "list" else type(x),
+        tuple((k, key_of(trace, i)) for k, i in items),
+    )

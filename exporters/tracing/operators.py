@@ -32,8 +32,9 @@ from exporters.tracing.keys import (
     settled,
 )
 from exporters.tracing.leaves import UNBOUND, presence
-from exporters.tracing.lists import ScanList, StagedList
+from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import is_staged
+from exporters.tracing.own_lists import ScanList
 from exporters.tracing.scalars import ScalarRecord, TracedBool, TracedInt, TracedScalar
 from exporters.tracing.texts import TracedText, formatted, joined
 from exporters.tracing.trace import Assumption, Interrupt, Trace

@@ -16,6 +16,7 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import flatten_state, is_staged
 from exporters.tracing.nodes import DICTS
 from exporters.tracing.operators import compare, getitem
+from exporters.tracing.own_lists import OwnList
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ _OF_DEQUES: dict[str, Callable[..., Any]] = {
 
 def method(owner: Any, name: str) -> Callable[..., Any]:
     """``owner.name``, where the owner may be a list of what only run time knows."""
-    if type(owner) is list and name in _OF_DEQUES:
+    if type(owner) in (list, OwnList) and name in _OF_DEQUES:
         return functools.partial(_OF_DEQUES[name], owner)
     if type(owner) in DICTS:
         return dict_method(owner, name)
@@ -96,7 +97,7 @@ def method(owner: Any, name: str) -> Callable[..., Any]:
     if isinstance(owner, types.ModuleType):  # itertools.count
         return ITERATORS.get(bound, bound)
     trace = recorded()
-    if trace is None or type(owner) not in (list, tuple) or name not in _METHODS:
+    if trace is None or type(owner) not in (list, tuple, OwnList) or name not in _METHODS:
         return bound
     if name == "sort":
         return functools.partial(_sort, owner)
@@ -111,7 +112,7 @@ def method(owner: Any, name: str) -> Callable[..., Any]:
     return search
 
 
-class Deque(list[Any]):
+class Deque(OwnList):
     """Stands for a ``collections.deque`` without a limit while a trace records."""
 
     def appendleft(self, item: Any) -> None:

@@ -6,7 +6,13 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import ScriptError
-from exporters.tracing.bodies import condition_in, frozen, raise_unowned, worlds_of
+from exporters.tracing.bodies import (
+    condition_in,
+    frozen,
+    raise_unowned,
+    require_maker,
+    worlds_of,
+)
 from exporters.tracing.chosen import Chosen
 from exporters.tracing.effects import Change, MemoryLog
 from exporters.tracing.leaves import UNBOUND, is_leaf, presence, same
@@ -14,6 +20,7 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.loop_state import Reference, Seen
 from exporters.tracing.merging import is_staged
 from exporters.tracing.nodes import ITEM, key_of
+from exporters.tracing.own_lists import OwnList, is_own
 from exporters.tracing.pytree import shallow
 from exporters.tracing.trace import Interrupt
 
@@ -71,6 +78,8 @@ class _Replay:
                 self._world(world, forced=False)
             if not any(self.loop.trips.values()):
                 self._force()
+            for identity, (_, seen) in self.loop.seen.items():
+                seen.final = self.loop.finals.get(identity, {}) | seen.final
         finally:
             self.trace.logs.pop()
 
@@ -103,10 +112,12 @@ class _Replay:
         log = MemoryLog()
         if forced:
             trace.logs.append(log)
-        watch = _Watch(self.loop, snapshot, world)
         try:
             with worlds_of(trace, [world], {world} if forced else trace.ghosts & {world}):
-                scope.set(tuple(self._bare(x, world) for x in self.loop.names))
+                bound = tuple(self._bare(x, world) for x in self.loop.names)
+                staged = snapshot.make_plain(lambda items: self._items(items, world))
+                watch = _Watch(self.loop, snapshot, scope.snapshot(trace, bound), staged, world)
+                scope.set(bound)
                 trips = 0
                 limit = self._limit(world, forced=forced)
                 while limit is None or trips < limit:
@@ -142,13 +153,14 @@ class _Replay:
     def _bare(self, x: Any, world: int) -> Any:
         found = bare(self.trace, x, world)
         if self.filled and found is None and presence(self.trace, x) is not None:
-            return (
-                x.in_world(world)
-                if isinstance(x, StagedList)
-                else self.trace.frontend.concrete(x, world)
-            )
-        if self.filled and isinstance(x, StagedList) and not found:
-            found.append(x.blank())  # what an iteration takes out of it
+            return x if isinstance(x, StagedList) else self.trace.frontend.concrete(x, world)
+        return found
+
+    def _items(self, items: StagedList, world: int) -> list[Any]:
+        """A list's items in one world."""
+        found = items.in_world(world)
+        if self.filled and not found:
+            found.append(items.blank())  # what an iteration takes out of it
         return found
 
     def _limit(self, world: int, *, forced: bool) -> int | None:
@@ -170,20 +182,35 @@ def bare(trace: Trace, x: Any, world: int) -> Any:
     present = presence(trace, x)
     if present is not None and not trace.number_in(present, world):
         return None
-    if isinstance(x, StagedList):
-        return x.in_world(world)
     if is_leaf(trace, x) and is_staged(trace, x):
         return trace.frontend.concrete(x, world)
     return x
 
 
 class _Watch:
-    """Looks at the state after each iteration of a replay."""
+    """Looks at the state after each iteration of a replay.
 
-    def __init__(self, loop: LoopState, snapshot: Snapshot, world: int) -> None:
+    Args:
+        loop: The loop.
+        before: What its bodies may change, as it was before the replay.
+        snapshot: The same as it is in the world.
+        staged: Lists in it that have a run-time length, and their labels, by what is inside.
+        world: The world.
+    """
+
+    def __init__(
+        self,
+        loop: LoopState,
+        before: Snapshot,
+        snapshot: Snapshot,
+        staged: dict[int, Any],
+        world: int,
+    ) -> None:
         self.loop = loop
         self.trace = loop.trace
+        self.before = before
         self.snapshot = snapshot
+        self.staged = staged
         self.world = world
         self.places: dict[Any, Reference] | None = None
         self.lengths: dict[Any, int] = {}
@@ -206,8 +233,12 @@ class _Watch:
                 self._note(reference, self._value(reference))
         if keep:
             for reference, value in self._current():
+                if reference.is_item:  # of a list that may grow in another world
+                    whole = id(reference.container), None
+                    items = frozen(self.trace, list(reference.container))
+                    self.loop.finals.setdefault(whole, {})[self.world] = items
                 known = reference.identity in self.loop.seen
-                if (known or type(value) is list) and value is not UNBOUND:
+                if (known or type(value) in (list, OwnList)) and value is not UNBOUND:
                     final = frozen(self.trace, value)
                     self.loop.finals.setdefault(reference.identity, {})[self.world] = final
                     if known:
@@ -217,7 +248,10 @@ class _Watch:
         found: dict[Any, Reference] = {}
         for change in self.snapshot.changes():
             references = [Reference(change.label, None, change.container, change.key)]
-            if change.key is None:
+            if id(change.container) in self.staged:  # or something in one of its items
+                items, label = self.staged[id(change.container)]
+                references = [Reference(label, None, items, "contents")]
+            elif change.key is None and not is_own(change.container):
                 references = self._references_to(change)
             for reference in references:
                 found[reference.identity] = reference
@@ -225,6 +259,7 @@ class _Watch:
 
     def _references_to(self, change: Change) -> list[Reference]:
         """The names and places through which a list that grew or shrank is reached."""
+        require_maker(self.trace, self.snapshot, change.container, self.loop.scope)
         found = [
             Reference(name, index)
             for index, (name, x) in enumerate(
@@ -238,9 +273,9 @@ class _Watch:
         ]
         given = [r.label for r in found if r.name is not None and r.label in self.loop.scope.given]
         if given:
-            raise_unowned(given[0], self.loop.scope)
+            raise_unowned(self.trace, given[0], change.container, self.loop.scope)
         if not found:
-            raise_unowned(change.label, self.loop.scope)
+            raise_unowned(self.trace, change.label, change.container, self.loop.scope)
         return found
 
     def _current(self) -> list[tuple[Reference, Any]]:
@@ -262,10 +297,11 @@ class _Watch:
         if reference.name is not None:
             value = self.loop.names[reference.name]
         else:
-            value = self.snapshot.value(reference.container, reference.key, UNBOUND)
-        if isinstance(value, list) and not isinstance(value, StagedList):
-            return list(self.snapshot.value(value, None, value))
-        return value
+            value = self.before.value(reference.container, reference.key, UNBOUND)
+        if not isinstance(value, list) or isinstance(value, StagedList):
+            return value
+        found = self.before.value(value, None, value)
+        return found if isinstance(found, StagedList) else list(found)
 
     def _note(self, reference: Reference, value: Any) -> None:
         loop = self.loop

@@ -134,7 +134,9 @@ class Counts:
         def is_first(i: Any) -> Any:
             return compare("eq", items.index(items[i]), i)
 
-        return comprehension(Iterable(items.staged_length(), _same), items.__getitem__, is_first)
+        return comprehension(
+            Iterable(items.staged_length(), _same), functools.partial(getitem, items), is_first
+        )
 
     def items(self) -> Any:
         """The different items, and how often each comes."""

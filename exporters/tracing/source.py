@@ -171,6 +171,15 @@ class SourceFinder:
             frame = frame.f_back
         return None
 
+    def frame_that(self, fits: Callable[[FrameType], bool]) -> FrameType | None:
+        """The outermost frame of the traced program that ``fits``."""
+        frame: FrameType | None = sys._getframe(1)
+        found = None
+        while frame is not None and self._classify(frame.f_code) != "entry":
+            found = frame if fits(frame) else found
+            frame = frame.f_back
+        return found
+
     def find(self) -> tuple[Source | None, str]:
         """The user's position and the path of the innermost module, ``""`` outside any."""
         frame: FrameType | None = sys._getframe(1)

@@ -38,6 +38,7 @@ from exporters.tracing.operators import (
     updateitem,
 )
 from exporters.tracing.ordering import method
+from exporters.tracing.own_lists import own
 from exporters.tracing.places import setattribute, updateattribute, within
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
     "method",
     "not_",
     "or_",
+    "own",
     "percent",
     "positional_attribute",
     "returned",

@@ -361,7 +361,7 @@ class Trace:
             return items * scalars.plain(times)
         if not self.recording:
             return items * times.record.worlds[self.active[0]]
-        staged = repeated(self, items, times) if type(items) is list else None
+        staged = repeated(self, items, times) if isinstance(items, list) else None
         return items * int(times) if staged is None else staged
 
     def compare(self, name: str, a: Any, b: Any) -> bool:

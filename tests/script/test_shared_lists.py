@@ -1,0 +1,167 @@
+"""Lists that several names, functions or objects hold, grown or emptied by any of them."""
+
+from __future__ import annotations
+
+import torch
+
+from tests.script.language import OR_NONE, Programs
+
+program = Programs(OR_NONE)
+
+
+def fill(found, x):
+    for v in x:
+        if v > 1:
+            found.append(v)
+
+
+def fill_while(found, x):
+    k = 0
+    while k < x.sum():
+        found.append(x.sum())
+        k += 1
+
+
+def drop(found):
+    while len(found) > 1:
+        found.pop()
+
+
+def above_one(x):
+    return [v for v in x if v > 1]
+
+
+@program
+def filled_by_a_function(x):
+    found = []
+    fill(found, x)
+    fill(found, x * 2)
+    return sum(found) + len(found) + x.sum()
+
+
+@program
+def filled_further_by_a_function(x):
+    found = [v for v in x if v > 0]
+    fill(found, x)
+    fill_while(found, x)
+    return x.sum() + len(found) + sum(found)
+
+
+@program
+def emptied_by_a_function(x):
+    found = [v for v in x if v > 0]
+    drop(found)
+    return x.sum() + len(found)
+
+
+@program
+def filled_by_a_closure(x):
+    found = []
+
+    def add(v):
+        if v > 1:
+            found.append(v)
+
+    for v in x:
+        add(v)
+    return x.sum() + len(found)
+
+
+@program
+def fresh_in_each_iteration(x):
+    counts = []
+    for v in x:
+        row = []
+        fill(row, x - v)
+        counts.append(len(row))
+    return x.sum() + sum(counts)
+
+
+@program
+def under_two_names(x):
+    found = [x.sum()]
+    other, places = found, {"found": found}
+    for v in x:
+        found.append(v)
+    kept = [v for v in x if v > 0]
+    alias = kept
+    for v in x:
+        kept.append(v)
+    return x.sum() + len(other) + len(places["found"]) + len(alias)
+
+
+@program
+def exchanged(x):
+    a, b = [x.sum()], []
+    for v in x:
+        b.append(v)
+        a, b = b, a
+    return x.sum() + len(a) * 10 + len(b)
+
+
+@program
+def set_on_one_way_and_grown_on_the_other(x):
+    a = [x.sum(), x.sum() * 2]
+    if x.sum() > 3:
+        a[0] = x.max()
+    else:
+        a.append(x.sum() * 3)
+    for v in x:
+        if v > 1:
+            a[1] = v
+        else:
+            a.append(v)
+    return torch.stack(a)
+
+
+@program
+def extended_by_what_a_function_returns(x):
+    found = [x.sum()]
+    found.extend(above_one(x))
+    found += above_one(x * 2)
+    found.extend(v for v in x if v > 2)
+    found.extend(x)
+    return torch.stack(found), torch.stack([x.sum()] + above_one(x) + [x.sum()])
+
+
+@program
+def extended_on_one_way(x):
+    found = [x.sum()]
+    if x.sum() > 4:
+        found.extend(above_one(x))
+    else:
+        found += [x.sum() * 2]
+    for v in x:
+        found.extend(above_one(x - v))
+    return torch.stack(found)
+
+
+@program
+def taken_out_at_a_run_time_place(x):
+    waiting = [x.sum(), x.sum() * 2, x.sum() - 1]
+    place = int(x.sum() > 3)
+    first = waiting.pop(place)
+    waiting.insert(place, first * 10)
+    del waiting[place - 1]
+    return torch.stack(waiting)
+
+
+class Buffer:
+    def __init__(self):
+        self.items = []
+
+    def add(self, v):
+        self.items.append(v)
+
+
+@program
+def of_an_object(x):
+    buffer = Buffer()
+    items = buffer.items
+    for v in x:
+        if v > 1:
+            buffer.add(v)
+    return x.sum() + sum(buffer.items) + len(items)
+
+
+test_one_way, test_every_way = program.tests()
