@@ -284,7 +284,10 @@ def heaviside(input: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 
 def _logarithm_of(input: Any, other: Any) -> torch.Tensor:
     """What a logarithm is taken of, in the dtype that the product has."""
-    y: torch.Tensor = other if isinstance(other, torch.Tensor) else torch.tensor(other)
+    if not isinstance(other, torch.Tensor):
+        dtype = torch.result_type(input, other)
+        return torch.tensor(other, dtype=dtype if dtype.is_floating_point else None)
+    y: torch.Tensor = other
     exact = y.is_floating_point() or y.is_complex() or not isinstance(input, torch.Tensor)
     return y if exact or not input.is_floating_point() else y.to(input.dtype)
 

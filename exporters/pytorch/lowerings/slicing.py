@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,12 +35,31 @@ def _narrow_back(
 def _narrow_bounds(op: Op, x: ir.Value, dim: int, start: Any, length: Any) -> tuple[Any, Any]:
     if isinstance(start, ir.Value) or isinstance(length, ir.Value):
         first = position(op, start)
-        return first, op.Add(first, position(op, length))
-    if isinstance_static(start) and start < 0:
-        end: Any = start + length
-        at_end = isinstance_static(length) and end == 0
-        return start, INT64_MAX if at_end else end
+        end: Any = op.Add(first, position(op, length))
+        if isinstance(
+            start, ir.Value
+        ):  # what begins at the end may end there, not before the first
+            end = op.Where(op.And(op.Less(first, 0), op.Equal(end, 0)), INT64_MAX, end)
+        return first, end
+    if _is_negative(start):
+        return start, INT64_MAX if _is_negation(start, length) else start + length
     return start, start + length
+
+
+def _is_negative(start: Any) -> bool:
+    return all(n < 0 for n in _in_worlds(start))
+
+
+def _is_negation(start: Any, length: Any) -> bool:
+    """Whether what begins so far from the end goes on to it."""
+    pairs = itertools.product(_in_worlds(start), _in_worlds(length))
+    if isinstance_static(start) or isinstance_static(length):
+        return all(a == -b for a, b in pairs)
+    return all(a == -b for a, b in zip(_in_worlds(start), _in_worlds(length), strict=True))
+
+
+def _in_worlds(size: Any) -> list[int]:
+    return list(size.record.worlds.values()) if hasattr(size, "record") else [size]
 
 
 @lowers(torch.narrow, torch.narrow_copy, put_back=_narrow_back)

@@ -105,3 +105,9 @@ def test_quotients_rounded_down_at_the_ends_of_a_type() -> None:
 
 def test_logarithms_of_integers_take_the_other_factors_dtype() -> None:
     check_call(torch.xlogy, (torch.tensor([0.5, 0, 2]).half(), torch.tensor([3, 0, 1])))
+    for dtype in (torch.float16, torch.float64, torch.int32):
+        check_call(
+            lambda x: (torch.xlogy(x, 3.3), torch.xlogy(2, x), torch.special.xlog1py(x, 2)),
+            (torch.tensor(4).to(dtype),),
+            rtol=2e-3,  # eager rounds once in half precision
+        )

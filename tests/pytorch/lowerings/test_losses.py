@@ -102,3 +102,11 @@ def test_ctc_of_lengths_that_are_inputs(flat: bool) -> None:
         atol=1e-4,
     )  # fmt: skip
     assert op_types(traced).count("Scan") == 1
+
+
+def test_margins_of_single_samples_and_of_integers() -> None:
+    x, label = torch.randn(5), torch.tensor(2)
+    for reduction in ("none", "mean"):
+        check_call(lambda x, t, r=reduction: F.multi_margin_loss(x, t, reduction=r), (x, label))
+    a, b, sign = torch.tensor([3, 1]), torch.tensor([2, 5]), torch.tensor([1, -1])
+    check_call(lambda *x: F.margin_ranking_loss(*x, reduction="none"), (a, b, sign))

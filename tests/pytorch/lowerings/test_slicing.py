@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import pytest
+import torch
 
 from tests.pytorch.lowerings.cases import (
     ALL,
@@ -12,11 +11,7 @@ from tests.pytorch.lowerings.cases import (
     op_cases,
     supported_rows,
 )
-
-if TYPE_CHECKING:
-    import torch
-
-    from tests.pytorch.opinfo import OpCase
+from tests.pytorch.opinfo import OpCase, check_call
 
 CASES = op_cases(
     """
@@ -41,3 +36,18 @@ def test_matches_eager_in_other_opsets(case: OpCase) -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
 def test_matches_eager_for_small_integers(case: OpCase) -> None:
     check_small_integers(case)
+
+
+def test_narrowing_from_the_end() -> None:
+    x, rows = torch.randn(10, 4), torch.randn(3)
+    check_call(
+        lambda x, i: (x.narrow(0, -3, 3), x.narrow(0, -3, 2), x.narrow(0, i, 3)),
+        (x, torch.tensor(-3)),
+        others=[(x, torch.tensor(2)), (x, torch.tensor(-5))],
+    )
+    check_call(
+        lambda x, y: (x.narrow(0, -y.shape[0], y.shape[0]), x.narrow(0, -y.shape[0], 1)),
+        (x, rows),
+        dynamic_shapes=(None, {0: "n"}),
+        others=[(x, torch.randn(7))],
+    )
