@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 from exporters.errors import WorldError
 from exporters.pytorch import autocast
 from exporters.pytorch.arrays import StagedArrays, TensorMemory
+from exporters.pytorch.call_arguments import filled, plain_arguments
 from exporters.pytorch.composite import composition
 from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback, named_result
@@ -121,7 +122,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
             found = tensors_of((args, kwargs))
             if world not in self.trace.ghosts or all(t.numel() for t in found):
                 raise
-            return func(*_filled(args), **_filled(kwargs))
+            return func(*filled(args), **filled(kwargs))
 
     def _note_fresh(self, result: Any, arguments: Sequence[Any]) -> None:
         """Remember where constants are made: inside of a branch or a loop, or not."""
@@ -170,6 +171,7 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         if torch._C._functorch.maybe_current_level() is not None:
             raise untraced_transform(self.trace)
         self.trace.moved()
+        args, kwargs = plain_arguments(args, kwargs)
         if args and isinstance(args[0], StagedList):
             return call_on_list(self, func, args[0], args[1:], kwargs)
         if (parts := in_pieces(self, func, args, kwargs)) is not None:
@@ -381,9 +383,8 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         """The arguments without ``out=`` and ``inplace=``."""
         if "out" in kwargs or "inplace" in kwargs:
             kwargs = {k: v for k, v in kwargs.items() if k not in ("out", "inplace")}
-        index = known.inplace_index
-        if index is not None and index < len(args):
-            args = [*args[:index], False, *args[index + 1 :]]
+        if known.inplace_index is not None and known.inplace_index < len(args):
+            args = [*args[: known.inplace_index], False, *args[known.inplace_index + 1 :]]
         return args, kwargs
 
     def _compose(
@@ -586,14 +587,3 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         record.memory = base.memory
         record.seen = base.memory.writes
         record.view = View(base, emit_again, put_back, args[1] if len(args) > 1 else None)
-
-
-def _filled(x: Any) -> Any:
-    """``x`` with a zero in every tensor that has no elements."""
-
-    def fill(t: Any) -> Any:
-        if not isinstance(t, torch.Tensor) or t.numel():
-            return t
-        return t.new_zeros([max(n, 1) for n in t.shape])
-
-    return torch.utils._pytree.tree_map(fill, x)

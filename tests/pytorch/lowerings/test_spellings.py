@@ -78,3 +78,34 @@ def test_libraries_see_an_export() -> None:
     program = bridge.export(ask, X)
     torch.testing.assert_close(program(X), X + 1)
     assert not torch.compiler.is_exporting()
+
+
+i = np.int64
+NUMPY: dict[str, Any] = {
+    "dims": lambda x: (
+        x.sum(i(1)),
+        x.softmax(i(-1)),
+        x.max(i(1)).values,
+        x.flatten(i(1)),
+        x.std(i(0)),
+    ),
+    "sizes": lambda x: (x.reshape(i(4), i(6)), x.view(i(4), -1), x.repeat(i(2), 1, 1)),
+    "places": lambda x: (
+        x[i(1)],
+        x[: i(2), i(0)],
+        x.narrow(i(0), i(1), i(2)),
+        x.select(i(0), i(1)),
+    ),
+    "counts": lambda x: (x.topk(i(2), i(1)).values, *x.split([i(1), i(3)]), x.roll(i(1), i(0))),
+    "numbers": lambda x: (
+        x * np.float32(2),
+        F.leaky_relu(x, np.float32(0.1)),
+        x > np.float64(0.5),
+    ),
+    "joined": lambda x: (torch.cat([x, x], i(1)), torch.stack([x, x], i(1)), x.unbind(i(1))),
+}
+
+
+@pytest.mark.parametrize("name", NUMPY)
+def test_numbers_of_numpy_are_numbers(name: str) -> None:
+    check_call(NUMPY[name], (torch.randn(4, 3, 2),))

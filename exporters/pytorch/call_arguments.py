@@ -1,0 +1,53 @@
+"""A call's arguments in other forms."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["filled", "plain_arguments"]
+
+
+def plain_arguments(
+    args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
+    """The arguments with Python's numbers in place of NumPy's: ``x[np.int64(1)]`` is ``x[1]``."""
+    if any(map(_holds_any, args)):
+        args = [_plain(x) for x in args]
+    if kwargs and any(map(_holds_any, kwargs.values())):
+        kwargs = {k: _plain(x) for k, x in kwargs.items()}
+    return args, kwargs
+
+
+def _holds_any(x: Any) -> bool:
+    kind = type(x)
+    if kind is tuple or kind is list:
+        return any(map(_holds_any, x))
+    if kind is slice:
+        return any(isinstance(i, np.generic) for i in (x.start, x.stop, x.step))
+    return isinstance(x, np.generic)
+
+
+def _plain(x: Any) -> Any:
+    kind = type(x)
+    if kind is tuple or kind is list:
+        return kind(map(_plain, x))
+    if kind is slice:
+        return slice(_plain(x.start), _plain(x.stop), _plain(x.step))
+    return x.item() if isinstance(x, np.generic) else x
+
+
+def filled(x: Any) -> Any:
+    """``x`` with a zero in every tensor that has no elements."""
+
+    def fill(t: Any) -> Any:
+        if not isinstance(t, torch.Tensor) or t.numel():
+            return t
+        return t.new_zeros([max(n, 1) for n in t.shape])
+
+    return torch.utils._pytree.tree_map(fill, x)
