@@ -39,6 +39,7 @@ from exporters.pytorch.specialisation import (
     differs,
     first_difference,
     is_at,
+    written_globals,
 )
 from exporters.pytorch.torchscript import torchscript_traces
 from exporters.script import compiled, nested_codes, target_behind, target_of
@@ -308,6 +309,13 @@ def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | N
                 error.target, error.optional = target_of(code), code
                 return error
         if isinstance(error, WorldError):
+            return error
+        kept = written_globals((error.source.code, *error.callers))
+        if kept:
+            error.hint = (
+                f"`{kept[0]}` is global, and a graph keeps nothing from one call to the next: take it as an "
+                'input and return it, or keep it in a buffer and export with state="io"'
+            )
             return error
         if isinstance(error, SpecialisationError) and KEEP_IN_TORCH in (error.hint or ""):
             error.hint = KEEP_IN_TORCH  # the function is compiled already

@@ -74,6 +74,9 @@ class Scripting:
                 pass
         except ScriptError as refusal:
             if error.optional is None:
+                place = error.source
+                if refusal.source is None and place and place.file != target.code.co_filename:
+                    refusal.source = place  # the line that calls code without a file
                 raise refusal from error
             self.settled.add(error.optional)
             return True

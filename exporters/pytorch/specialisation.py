@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import dis
 import linecache
 import math
 from typing import TYPE_CHECKING, Any
@@ -18,14 +19,16 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from exporters.errors import SpecialisationError
+from exporters.script import nested_codes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import CodeType
 
     from exporters.tracing.source import Source, SourceFinder
 
-__all__ = ["KEEP_IN_TORCH", "Call", "EagerLog", "differs", "first_difference", "is_at"]
+__all__ = ["KEEP_IN_TORCH", "Call", "EagerLog", "differs", "first_difference", "is_at",
+           "written_globals"]  # fmt: skip
 
 KEEP_IN_TORCH = (
     "keep the number in torch: x.shape[i], its arithmetic and math.* of it are followed; strings, "
@@ -143,6 +146,12 @@ def _line(source: Source | None) -> tuple[str, int] | None:
 def is_at(call: Call, source: Source | None) -> bool:
     """Whether a call was made in that line."""
     return _line(call.source) == _line(source)
+
+
+def written_globals(codes: Iterable[CodeType]) -> list[str]:
+    """The global names that functions bind."""
+    steps = (i for code in codes for c in nested_codes(code) for i in dis.get_instructions(c))
+    return list(dict.fromkeys(i.argval for i in steps if i.opname == "STORE_GLOBAL"))
 
 
 def _describe(x: torch.Tensor) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import logging
+import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from exporters.errors import UntraceableError, WorldError
 from exporters.pytorch.code_exchange import calling, exchanged, original_of
 from exporters.pytorch.handlers import sizes_of
 from exporters.tracing.scalars import TracedScalar
+from exporters.tracing.source import source_of_error
 from exporters.tracing.trace import Interrupt, Trace
 
 if TYPE_CHECKING:
@@ -29,13 +31,21 @@ if TYPE_CHECKING:
     from types import CodeType
 
     from exporters.pytorch.tracer import TorchTracer
+    from exporters.tracing.source import Source
 
 __all__ = ["staged_transforms", "written_down"]
 
 _LOGGER = logging.getLogger("torch._subclasses.fake_tensor")
-_KEEP_OUT = (
+_TORCH = (os.path.dirname(torch.__file__) + os.sep,)
+_TRANSFORM = (
+    "torch cannot write this transform down",
     "write the function for whole batches, without branches on its values, or keep it out of the "
-    "exported model"
+    "exported model",
+)
+_DERIVATIVES = (
+    "torch cannot write down the derivatives that autograd is asked for here",
+    "use torch.func.grad of a function without branches on its values, or keep training out of the "
+    "exported model",
 )
 
 
@@ -72,12 +82,17 @@ class _Captured(TorchFunctionMode):
 
 
 def written_down(tracer: TorchTracer, function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function``, by way of the operators that it comes to."""
-    return lambda *args, **kwargs: _call(tracer, function, args, kwargs)
+    """``function``, by way of the operators that it comes to: autograd is asked for derivatives in it."""
+    derived = torch.enable_grad()(function)  # exports run without
+    return lambda *args, **kwargs: _call(tracer, derived, args, kwargs, _DERIVATIVES)
 
 
 def _call(
-    tracer: TorchTracer, function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]
+    tracer: TorchTracer,
+    function: Callable[..., Any],
+    args: Any,
+    kwargs: Mapping[str, Any],
+    told: tuple[str, str] = _TRANSFORM,
 ) -> Any:
     """``function(*args, **kwargs)`` by way of the operators that it comes to."""
     leaves, structure = pytree.tree_flatten((tuple(args), dict(kwargs)))
@@ -107,7 +122,8 @@ def _call(
             graph = _graph(tracer, flat, handles)
         except Exception as error:
             first = str(error).strip().split("\n")[0]
-            raise _refusal(tracer, f"{type(error).__name__}: {first}") from error
+            source = source_of_error(error, _TORCH)
+            raise _refusal(tracer, told, f"{type(error).__name__}: {first}", source) from error
     with torch.no_grad():
         return pytree.tree_unflatten(list(graph(*handles)), results[0])
 
@@ -149,7 +165,7 @@ def _graph(
     sizes: list[Any] = [n for x in fakes for n in x.shape if isinstance(n, torch.SymInt)]
     fixed = [n.node.hint for n in sizes if n.node.maybe_as_int() is not None]
     if fixed:
-        raise _refusal(tracer, f"it fixes the sizes {fixed}")
+        raise _refusal(tracer, _TRANSFORM, f"it fixes the sizes {fixed}")
     return torch.fx.Interpreter(graph).run  # its frames are torch's: calls have the user's line
 
 
@@ -166,12 +182,15 @@ def _unseen(tracer: TorchTracer, captured: _Captured) -> Iterator[None]:
         tracer.captured, _LOGGER.disabled = None, False
 
 
-def _refusal(tracer: TorchTracer, reason: str) -> Interrupt:
+def _refusal(
+    tracer: TorchTracer, told: tuple[str, str], reason: str, source: Source | None = None
+) -> Interrupt:
     """Of one world it is a refusal for good; with several, other sizes may do."""
-    source, _ = tracer.trace.position()
+    what, hint = told
     error = UntraceableError if len(tracer.trace.active) == 1 else WorldError
-    told = f"torch cannot write this transform down: {reason}"
-    return Interrupt(error(told, source=source, hint=_KEEP_OUT))
+    return Interrupt(
+        error(f"{what}: {reason}", source=source or tracer.trace.position()[0], hint=hint)
+    )
 
 
 def _tracer() -> TorchTracer | None:

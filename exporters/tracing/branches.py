@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 from exporters.errors import ScriptError
+from exporters.tracing.bindings import RESULT
 from exporters.tracing.bodies import (
     Outcome,
     Scope,
@@ -106,6 +107,9 @@ class _StagedIf:
         self.trace = trace
         self.condition = condition
         self.branches = branches
+        if scope.source is None:  # of an expression
+            trace.moved()
+            scope = dataclasses.replace(scope, source=trace.position()[0])
         self.scope = scope
         self.raises = raises
         self.truth = {w: condition_in(trace, condition, w) for w in trace.active}
@@ -226,7 +230,7 @@ class _IfMerge:
         self._whole_lists()
         names = [self._merge_name(i, n) for i, n in enumerate(scope.names[: scope.kept])]
         names += [_SAME] * (len(scope.names) - len(names))
-        result = self.ways.merge("the returned value", [then.result, orelse.result])
+        result = self.ways.merge(RESULT, [then.result, orelse.result])
         order, is_ordered = joined_order([list(then.changes), list(orelse.changes)])
         changes = {**then.changes, **orelse.changes}
         places = {place: changes[place] for place in order}

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import enum
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from exporters.errors import BranchMismatchError
+from exporters.tracing.bindings import RESULT, binding_lines, is_expression, leaves_loop
 from exporters.tracing.columns import NUMBERS, Column, ItemType, joined_types
 from exporters.tracing.leaves import (
     ABSENT,
@@ -55,6 +57,8 @@ if TYPE_CHECKING:
 
 __all__ = ["UNBOUND", "Merged", "Ways", "describe", "flatten_state", "is_staged", "static_dims"]
 
+_MADE_UP = "ag__"
+_LEAVING = ("a `return` in the loop", "the loop's end")
 _ITEMS = "the items of a list"
 NESTED = "use one list, or a tensor in its place: torch.zeros(rows, columns)"
 _WIDTH = {bool: 0, int: 1, float: 2}
@@ -498,14 +502,27 @@ class Ways:
         self._mismatch(label, group)
         raise AssertionError
 
+    def _told(self, label: str, source: Source | None) -> str:
+        """What to call a name or a result in an error."""
+        if label.startswith(_MADE_UP):
+            return RESULT  # the other names that the compiler makes up are flags
+        if label != RESULT:
+            return f"`{label}`"
+        return "this expression" if is_expression(source) else RESULT
+
     def _mismatch(self, label: str, values: Sequence[Any]) -> Any:
+        source = self.source or self.trace.position()[0]
+        told = self._told(label, source)
+        names = _LEAVING if leaves_loop(source) and told == RESULT else self.names
+        lines = binding_lines(source, RESULT if told == RESULT else label)
         named = [
-            (describe(self.trace, v), w)
-            for v, w in zip(values, self.names, strict=False)
+            (describe(self.trace, v), w if line is None else f"{w} (line {line})")
+            for v, w, line in zip(
+                values, names, itertools.chain(lines, itertools.repeat(lines[1])), strict=False
+            )
             if v is not ABSENT
         ]
         first, last = named[0], next((n for n in named if n[0] != named[0][0]), named[-1])
-        source = self.source or self.trace.position()[0]
         if self.names[0] == _ITEMS:
             raise BranchMismatchError(
                 f"the items of {f'`{label}`' if label else 'the list'} are {first[0]} and {last[0]}",
@@ -514,7 +531,7 @@ class Ways:
             )
         missing = any(v is MISSING for v in values)
         raise BranchMismatchError(
-            f"`{label}` is {first[0]} after {first[1]} but {last[0]} after {last[1]}",
+            f"{told} is {first[0]} after {first[1]} but {last[0]} after {last[1]}",
             source=source,
             hint="set it on both ways, to None on the one without it"
             if missing

@@ -5,6 +5,7 @@ Plain values are treated as Python treats them, handles are staged. Nothing here
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import operator
 import types
@@ -161,7 +162,9 @@ class Operand:
 
 
 def _scope_of(*operands: Any) -> Scope:
-    return next((x.scope for x in operands if isinstance(x, Operand)), NO_SCOPE)
+    """What operands may bind; errors are told of the whole expression."""
+    scope = next((x.scope for x in operands if isinstance(x, Operand)), NO_SCOPE)
+    return dataclasses.replace(scope, source=None)
 
 
 def _same(x: Any) -> Any:

@@ -130,7 +130,10 @@ class TracedScalar:
         record = self.record
         trace = record.trace
         if record.data and trace.live and trace.recording:  # a set or dict asks
-            hint = "use a list, or a tensor indexed by the number, in place of a set or dict"
+            hint = (
+                "use torch.unique, a list, or a tensor indexed by the number, in place of a set, a dict "
+                "or a cache"
+            )
             asked = "the hash of a number in"
             return hash(trace.decide(record.worlds, data=True, asked=asked, hint=hint))
         return hash(plain(self))

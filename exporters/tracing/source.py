@@ -7,6 +7,7 @@ import functools
 import linecache
 import os
 import sys
+import sysconfig
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Source", "SourceFinder", "shorten", "source_of_error"]
 
+_STDLIB = sysconfig.get_path("stdlib") + os.sep
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
@@ -62,6 +64,13 @@ def shorten(file: str) -> str:
 
 
 @functools.cache
+def _is_standard(code: CodeType) -> bool:
+    """Whether a function is of Python's own library, or written by it."""
+    file = code.co_filename
+    return file == "<string>" or (file.startswith(_STDLIB) and "-packages" not in file)
+
+
+@functools.cache
 def _span(code: CodeType, instruction: int) -> tuple[int, int | None, int | None]:
     """Line, column and the column of the end; equal code of another file has the same ones."""
     positions = list(code.co_positions())
@@ -91,7 +100,9 @@ def source_of_error(error: BaseException, library: Sequence[str]) -> Source | No
         ours = code.co_filename.startswith(_OURS)
         below = below or ours
         if below and not ours and not code.co_filename.startswith((*library, "<frozen")):
-            found = _position(code, step.tb_lasti)
+            here = _position(code, step.tb_lasti)
+            if found is None or here.excerpt():  # not what ``dataclasses`` writes
+                found = here
         step = step.tb_next
     return found
 
@@ -185,6 +196,7 @@ class SourceFinder:
         frame: FrameType | None = sys._getframe(1)
         kinds = self._kinds
         user: FrameType | None = None
+        standard = False  # Python's own library is called by a line that says more
         library: FrameType | None = None
         path: str | None = None
         while frame is not None:
@@ -193,14 +205,14 @@ class SourceFinder:
             if kind is None:
                 kind = kinds[code] = self._classify(code)
             if kind == "user":
-                if user is None:
-                    user = frame
-                    if path is not None:
+                if user is None or (standard and not _is_standard(code)):
+                    user, standard = frame, _is_standard(code)
+                    if path is not None and not standard:
                         break
             elif kind == "module":
                 if path is None:
                     path = self._module_path(frame.f_locals["self"])
-                    if path is not None and user is not None:
+                    if path is not None and user is not None and not standard:
                         break
             elif kind == "library":
                 if library is None:

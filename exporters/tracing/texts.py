@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 __all__ = ["TracedText", "formatted", "joined", "text_of"]
 
 _PLAIN = {"%": r"%[dsi]", "format": r"\{\}"}  # places where a number stands as it is
-_HINT = "look things up by the number itself: layers[n] of a list, values[n] of a tensor"
+_HINT = (
+    "compare the number, not its text, and look things up by it: layers[n] of a list, values[n] of a "
+    "tensor"
+)
 
 
 class TracedText(str):

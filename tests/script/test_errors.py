@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-import io
 import json
 import math
 from typing import NamedTuple
@@ -14,6 +12,7 @@ import torch
 
 import bridge
 from tests.script.harness import T
+from tests.script.messages import text
 
 
 def other_dtype(x):
@@ -152,14 +151,6 @@ def disagreeing(x):
     return -x
 
 
-def run_time_list(x):
-    return [v for v in x if v > 0]
-
-
-def maybe_none(x):
-    return x if x.sum() > 100 else None
-
-
 def keys_in_any_order(x):
     d = {}
     for v in x:
@@ -222,23 +213,6 @@ def row_of_known_length(x):
 def unpacked(x):
     a, b, c = [v for v in x if v > -9]
     return a + b + c
-
-
-class Loaded(torch.nn.Module):
-    def forward(self, x):
-        return x * 2
-
-
-class CallsLoaded(torch.nn.Module):
-    def __init__(self):
-        super().__init__()
-        buffer = io.BytesIO()
-        torch.jit.save(torch.jit.script(Loaded()), buffer)
-        buffer.seek(0)
-        self.inner = torch.jit.load(buffer)
-
-    def forward(self, x):
-        return self.inner(x)
 
 
 class Pair(NamedTuple):
@@ -332,24 +306,24 @@ EXAMPLE = "give an example that {} it with examples=[...]"
 # function: where it is told (or another one), what, text under the caret, hint, page, options
 CASES = {
     other_dtype: (
-        "`y` is float32[3] after the `if` branch but bool[3] after the `else` branch",
+        "`y` is float32[3] after the `if` branch (line {2}) but bool[3] after the `else` branch (line {4})",
         1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
     ),
     other_rank: (
-        "`y` is float32[] after the `if` branch but float32[3] after the `else` branch",
+        "`y` is float32[] after the `if` branch (line {2}) but float32[3] after the `else` branch (line {4})",
         1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
     ),
     other_rank_in_a_loop: (
-        "`y` is float32[3] after zero iterations but float32[1, 3] after an iteration",
+        "`y` is float32[3] after zero iterations but float32[1, 3] after an iteration (line {3})",
         2, "range(x.long().sum().item())", MISMATCH, "BranchMismatchError",
     ),
     other_dtype_in_a_loop: (
-        "`y` is float32[3] after zero iterations but float64[3] after an iteration",
+        "`y` is float32[3] after zero iterations but float64[3] after an iteration (line {3})",
         2, "y.sum() < 10", MISMATCH, "BranchMismatchError",
     ),
     tensor_or_tuple: (
-        "`the returned value` is float32[3] after the `if` branch but (float32[3], float32[3]) after "
-        "the `else` branch",
+        "this expression is float32[3] after the `if` branch but (float32[3], float32[3]) after the `else` "
+        "branch",
         1, "x if x.sum() > 0 else (x, x)", MISMATCH, "BranchMismatchError",
     ),
     keys_in_any_order: (
@@ -361,8 +335,8 @@ CASES = {
         4, 'd == {"a": 1}', "compare what they hold: `a.get(key) == b.get(key)`", "ScriptError",
     ),
     other_tuples: (
-        "`pair` is Pair(float32[3], float32[3]) after the `if` branch but (float32[3],) after the "
-        "`else` branch",
+        "`pair` is Pair(float32[3], float32[3]) after the `if` branch (line {2}) but (float32[3],) after "
+        "the `else` branch (line {4})",
         1, "x.sum() > 0", MISMATCH, "BranchMismatchError",
     ),
     unbound: (
@@ -394,11 +368,11 @@ CASES = {
         "export the function that does the computing, not the one that waits", "ScriptSyntaxError",
     ),
     tries: (
-        "this depends on the input inside of the `try` of line {}; a graph raises no exceptions",
+        "this depends on the input inside of the `try` of line {1}; a graph raises no exceptions",
         2, "x.sum() > 0", "move the branch or loop out of the try statement", "ScriptError",
     ),
     key_of_one_branch: (
-        "`d['k']` is None after the `if` branch but missing after the `else` branch",
+        "`d['k']` is None after the `if` branch (line {3}) but missing after the `else` branch",
         2, "x.sum() > 0", "set it on both ways, to None on the one without it",
         "BranchMismatchError",
     ),
@@ -432,7 +406,7 @@ CASES = {
         1, "a, b, c", "loop over it: `for x in items: found.append(x)`", "DataDependentError",
     ),
     tries_a_loop: (
-        "this depends on the input inside of the `try` of line {}; a graph raises no exceptions",
+        "this depends on the input inside of the `try` of line {1}; a graph raises no exceptions",
         2, "x", "move the branch or loop out of the try statement", "ScriptError",
     ),
     counts_by_key: (
@@ -443,7 +417,8 @@ CASES = {
     collects_a_set: (
         "Python asks for the hash of a number in `seen.add(v)`, which depends on the input's values",
         3, "seen.add(v)",
-        "use a list, or a tensor indexed by the number, in place of a set or dict", "DataDependentError",
+        "use torch.unique, a list, or a tensor indexed by the number, in place of a set, a dict or a cache",
+        "DataDependentError",
     ),
     recurs: (
         "the `else` branch calls its function again without end: how deep it recurs depends on the "
@@ -513,117 +488,9 @@ OPTIONS = {
 }  # fmt: skip
 
 
-def _text(function, told, place, code, hint, error):
-    where, offset = place if isinstance(place, tuple) else (function, place)
-    lines, first = inspect.getsourcelines(where)
-    line = lines[offset].strip()
-    column = line.rindex(code)
-    told = told.format(first + 1) if "line {}" in told else told
-    return (
-        f"{told}\n"
-        f"  at tests/script/test_errors.py:{first + offset} in {where.__qualname__}\n"
-        f"    {line}\n"
-        f"    {' ' * column}{'^' * len(code)}\n"
-        "\n"
-        f"hint: {hint}\n"
-        f"docs/errors#{error.lower()}"
-    )
-
-
 @pytest.mark.parametrize("function", CASES, ids=lambda f: f.__name__)
 def test_text(function):
     with pytest.raises(bridge.ExportError) as caught:
         bridge.export(function, T([1.0, 2.0, 3.0]), **OPTIONS.get(function, {}))
-    assert str(caught.value) == _text(function, *CASES[function])
+    assert str(caught.value) == text(function, *CASES[function])
     assert type(caught.value).__name__ == CASES[function][-1]
-
-
-def test_source_that_is_not_available_is_told():
-    names = {}
-    exec("def made(x):\n    if x.sum() > 0:\n        return x\n    return -x\n", {}, names)
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(names["made"], T([1.0]))
-    assert str(caught.value) == (
-        "the source of made (<string>:1) is not available, so its control flow cannot be compiled\n"
-        "\n"
-        "hint: define the function in a file or a notebook cell, not in exec() or the plain prompt\n"
-        "docs/errors#scripterror"
-    )
-
-
-def chooses_a_text(x):
-    return x, "large" if x.sum() > 0 else "small"
-
-
-@pytest.mark.parametrize(
-    ("function", "told", "hint", "error"),
-    [
-        (run_time_list, "the result is a list whose length only run time knows; an output of a graph is "
-                        "a tensor",
-         "return torch.stack(items), or torch.cat(items) and the lengths", "untraceableerror"),
-        (maybe_none, "the result is None for some inputs and a value for others; an output of a graph is "
-                     "always there",
-         "return an empty tensor, or a flag beside the tensor, instead of None", "branchmismatcherror"),
-        (chooses_a_text, "the result[1] is one of several objects, chosen at run time: 'large', 'small'",
-         "return a number that stands for it", "untraceableerror"),
-    ],
-    ids=lambda f: getattr(f, "__name__", ""),
-)  # fmt: skip
-def test_what_a_graph_cannot_return_is_told(function, told, hint, error):
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(function, T([1.0, 2.0, 3.0]))
-    assert str(caught.value) == f"{told}\n\nhint: {hint}\ndocs/errors#{error}"
-
-
-def test_scripted_modules_from_files_are_refused():
-    with (
-        pytest.warns(DeprecationWarning, match="torch.jit"),
-        pytest.raises(bridge.ExportError) as caught,
-    ):
-        bridge.export(CallsLoaded().eval(), T([1.0, 2.0, 3.0]))
-    assert str(caught.value) == _text(
-        CallsLoaded.forward,
-        "the TorchScript module Loaded has no Python source: it was loaded from a file",
-        1,
-        "self.inner(x)",
-        "export the module that it was scripted from",
-        "UntraceableError",
-    )
-
-
-def test_a_file_that_changed_is_told(tmp_path):
-    path = tmp_path / "changed.py"
-    path.write_text("def f(x):\n    if x.sum() > 0:\n        return x\n    return -x\n")
-    names = {}
-    exec(compile(path.read_text(), str(path), "exec"), names)
-    path.write_text("# f was here\n")
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(names["f"], T([1.0]))
-    assert str(caught.value) == (
-        f"the source of f ({path}:1) is not what runs: the file was changed, or the function was made by "
-        "other code\n"
-        "\n"
-        "hint: import the module anew\n"
-        "docs/errors#scripterror"
-    )
-
-
-def writes_outer_rows(x):
-    table = torch.zeros(3, 2)
-    for i in range(x.long().sum().item()):
-        table[i % 3] += x[0]
-    return table
-
-
-def test_a_loop_whose_writes_stay_unknown_is_refused(monkeypatch):
-    monkeypatch.setattr("exporters.tracing.loops._RECORDINGS", 1)
-    with pytest.raises(bridge.ExportError) as caught:
-        bridge.export(writes_outer_rows, T([1.0, 2.0, 3.0]))
-    assert str(caught.value) == _text(
-        writes_outer_rows,
-        "what this loop writes to is still not known after 1 recordings of its body",
-        2,
-        "range(x.long().sum().item())",
-        "move what does not change out of the loop, or split the loop in two",
-        "ScriptError",
-    )

@@ -101,12 +101,14 @@ def different_values(x):
     ("function", "told", "hint"),
     [
         (digits, "a text that is made of a number in `return x * len(str(int(x.sum())))`",
-         "look things up by the number itself: layers[n] of a list, values[n] of a tensor"),
+         "compare the number, not its text, and look things up by it: layers[n] of a list, values[n] of a "
+         "tensor"),
         (padded, "a text that is made of a number in "
                  '`return x * len(f"{int(x.sum()):>2}{x.mean().item()}")`',
-         "look things up by the number itself: layers[n] of a list, values[n] of a tensor"),
+         "compare the number, not its text, and look things up by it: layers[n] of a list, values[n] of a "
+         "tensor"),
         (different_values, "the hash of a number in `return x * len(set(x.tolist()))`",
-         "use a list, or a tensor indexed by the number, in place of a set or dict"),
+         "use torch.unique, a list, or a tensor indexed by the number, in place of a set, a dict or a cache"),
     ],
     ids=lambda f: getattr(f, "__name__", ""),
 )  # fmt: skip
