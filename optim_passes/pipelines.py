@@ -49,6 +49,7 @@ from optim_passes.simplify.casts import CastPass
 from optim_passes.simplify.constants import DeduplicateInitializersPass, LiftConstantsPass
 from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.duplicates import CommonSubexpressionPass
+from optim_passes.simplify.filters import LoopFilterPass
 from optim_passes.simplify.flags import LoopFlagPass
 from optim_passes.simplify.folding import ConstantFoldPass
 from optim_passes.simplify.hoisting import SliceHoistPass
@@ -104,6 +105,8 @@ SIMPLIFY: Passes = (
         BranchThreadPass(),
         LoopFlagPass(),
         LoopInvariantPass(),
+        # Before the passes below, which look for loops that carry nothing that grows.
+        LoopFilterPass(),
         # After LoopInvariantPass, which takes what tables are made of out of the loop. Before
         # LoopTablePass, which does so for the inner one of two loops.
         LoopSkewPass(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,17 @@ import onnx_ir as ir
 from optim_passes.builder import Builder
 from optim_passes.rewriting import Outcome, Pass, commit
 from optim_passes.scopes import Names, visible_from
-from optim_passes.values import attribute, norm_axis, producer, rank, scalar
+from optim_passes.values import (
+    attribute,
+    dims,
+    ints,
+    norm_axis,
+    producer,
+    rank,
+    same_shape,
+    scalar,
+    static_shape,
+)
 
 if TYPE_CHECKING:
     from optim_passes.scopes import Scope
@@ -26,14 +37,29 @@ ELEMENTWISE = frozenset({
     "Sign", "Sin", "Sqrt", "Sub", "Tanh", "Where", "Xor",
 })
 # fmt: on
+_REDUCTIONS = frozenset(
+    {
+        "ReduceL1",
+        "ReduceL2",
+        "ReduceLogSum",
+        "ReduceLogSumExp",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "ReduceSumSquare",
+    }
+)  # fmt: skip
 _GAIN = 2  # nodes that a loop has to lose, or it stays
+_NARROW = 1024  # elements of a row, above which tables of rows leave the cache
 
 
 class LoopTablePass(Pass):
     """What the iterations of a counted ``Loop`` compute from their number is computed before it.
 
-    Scalars only, in loops without a condition, so that every row of a table is of an iteration that
-    runs. A carried value that is such a scalar of the iteration before is a shifted table, a count
+    Scalars, and rows of what is outside, in loops without a condition, so that every row of a table
+    is of an iteration that runs. What is carried from the iteration before is a shifted table, a count
     (``n = n + k``, perhaps in a branch) a ``CumSum``. Elements written to places that are never the
     same ones are written at once, what is appended is appended at once. A loop of which nothing is
     left disappears.
@@ -78,7 +104,7 @@ class _Update:
 
     Attributes:
         made: The changed value.
-        node: The If that decides whether it is changed; None if it always is.
+        node: The If or Where that decides whether it is changed; None if it always is.
         when: What its condition is then.
     """
 
@@ -140,40 +166,92 @@ class _Tables:
                 self._carry(index)
         return (len(self.rows), len(self.finals)) != known
 
-    def _operand(self, value: ir.Value | None) -> ir.Value | None:
-        """A table, or a scalar that is the same in every iteration."""
+    def _operand(self, value: ir.Value | None, largest: int = 0) -> ir.Value | None:
+        """A table, or what is the same in every iteration and has a rank up to ``largest``."""
         if value in self.rows:
             return self.rows[value]
-        outside = value is not None and visible_from(value, self.op.scope)
-        return value if outside and rank(value) == 0 else None
+        if value is None or not visible_from(value, self.op.scope):
+            return None
+        known = rank(value)
+        return value if known is not None and known <= largest else None
 
     def _tabulate(self, node: ir.Node) -> None:
         result = node.outputs[0]
-        if node.domain or rank(result) != 0:
+        if node.domain or rank(result) is None:
             return
-        if node.op_type == "Gather":
+        if node.op_type == "Gather" and node.inputs[1] in self.rows:
             self._pick(node)
-            return
-        if node.op_type not in ELEMENTWISE or not any(v in self.rows for v in node.inputs):
-            return
-        operands = [self._operand(v) for v in node.inputs]
-        if any(x is None for x in operands):
-            return
-        made = self.op.node(node.op_type, *operands, attributes_of=node)
-        self._keep(result, made)
+        elif node.op_type in ELEMENTWISE:
+            self._spread(node)
+        elif node.inputs[0] in self.rows and _is_narrow(result):
+            self._reduce(node)
 
     def _pick(self, node: ir.Node) -> None:
-        """``Gather(x, i)`` of a vector from outside."""
+        """``Gather(x, i)`` of what is outside."""
         x, index = node.inputs
-        if x is None or index not in self.rows or not visible_from(x, self.op.scope):
+        if x is None or index is None or not visible_from(x, self.op.scope) or not rank(x):
             return
-        if rank(x) != 1 or norm_axis(attribute(node, "axis", 0), 1) != 0:
+        if norm_axis(attribute(node, "axis", 0), rank(x) or 0) != 0:
             return
-        self._keep(node.outputs[0], self.op.Gather(x, self.rows[index], axis=0))
+        if index is self.body.inputs[0] and self._is_as_long(x):
+            self.rows[node.outputs[0]] = x
+        else:
+            self._keep(node.outputs[0], self.op.Gather(x, self.rows[index], axis=0))
+
+    def _is_as_long(self, x: ir.Value) -> bool:
+        """Whether there is an iteration for each row."""
+        count = producer(self.node.inputs[0], "Squeeze", "Gather")
+        shape = producer(count.inputs[0], "Shape") if count is not None else None
+        if count is None or shape is None or shape.inputs[0] is not x:
+            return False
+        first = attribute(shape, "start", 0) == 0
+        if count.op_type == "Gather":
+            return first and scalar(count.inputs[1]) == 0
+        return first and attribute(shape, "end") == 1
+
+    def _spread(self, node: ir.Node) -> None:
+        """An element-wise operator."""
+        operands, size = [], rank(node.outputs[0]) or 0
+        if not any(v in self.rows for v in node.inputs) or not _is_narrow(node.outputs[0]):
+            return
+        for value in node.inputs:
+            operand = self._operand(value, size)
+            if operand is None or value is None:
+                return
+            missing = size - (rank(value) or 0)
+            if value in self.rows and missing:
+                operand = self.op.Unsqueeze(operand, [*range(1, missing + 1)])
+            operands.append(operand)
+        self._keep(node.outputs[0], self.op.node(node.op_type, *operands, attributes_of=node))
+
+    def _reduce(self, node: ir.Node) -> None:
+        """What makes one number of a row, or a row of a row."""
+        (x, *rest), op = node.inputs, self.op
+        size = rank(x)
+        if x is None or not size:
+            return
+        table = self.rows[x]
+        if node.op_type in ("ArgMax", "ArgMin", "Softmax", "LogSoftmax"):
+            default = 0 if node.op_type.startswith("Arg") else -1
+            axis = norm_axis(attribute(node, "axis", default), size) - size
+            made = op.node(node.op_type, table, attributes_of=node, axis=axis)
+        elif node.op_type in _REDUCTIONS and "axes" not in node.attributes:
+            axes = ints(rest[0]) if rest and rest[0] is not None else [*range(size)]
+            if axes is None or attribute(node, "noop_with_empty_axes", 0):
+                return
+            axes = [norm_axis(a, size) - size for a in axes]
+            made = op.node(node.op_type, table, axes, attributes_of=node)
+        elif node.op_type == "MatMul" and rest[0] is not None and rank(rest[0]) == 2:
+            if not visible_from(rest[0], op.scope):
+                return
+            made = op.MatMul(table, rest[0])
+        else:
+            return
+        self._keep(node.outputs[0], made)
 
     def _keep(self, value: ir.Value, table: ir.Value) -> None:
         table.type = value.type
-        table.shape = ir.Shape([None])
+        table.shape = ir.Shape([None, *(dims(value) or ())])
         self.rows[value] = table
 
     # Carried values
@@ -182,7 +260,7 @@ class _Tables:
         formal, initial, after = (
             self.body.inputs[index], self.node.inputs[index], self.body.outputs[index - 1],
         )  # fmt: skip
-        if initial is None or rank(formal) != 0 or rank(initial) != 0:
+        if initial is None or not _is_alike(initial, after):
             return
         op = self.op
         if after in self.rows:
@@ -195,6 +273,7 @@ class _Tables:
         if (
             update is None
             or add is None
+            or rank(formal) != 0
             or formal.dtype != ir.DataType.INT64
             or formal not in add.inputs
         ):
@@ -224,11 +303,13 @@ class _Tables:
     def _update(self, formal: ir.Value, after: ir.Value) -> _Update | None:
         """How ``after`` comes of ``formal``."""
         after = plain(after)
-        node = producer(after, "If")
+        node = producer(after, "If", "Where")
         if node is None:
             return _Update(after) if after.graph is self.body else None
-        place = next(i for i, v in enumerate(node.outputs) if v is after)
-        ways = [attribute(node, n).outputs[place] for n in ("then_branch", "else_branch")]
+        ways = list(node.inputs[1:])
+        if node.op_type == "If":
+            place = after.index() or 0
+            ways = [attribute(node, n).outputs[place] for n in ("then_branch", "else_branch")]
         passed = [plain(v) for v in ways]
         if (passed[0] is formal) == (passed[1] is formal):
             return None
@@ -324,7 +405,10 @@ class _Tables:
         count = self.counts.get(place)
         if count is None:
             return False
-        return count.node is None or (count.node is update.node and count.when == update.when)
+        if count.node is None or update.node is None:
+            return count.node is None
+        same = plain(count.node.inputs[0]) is plain(update.node.inputs[0])
+        return same and count.when == update.when
 
     # What stays a loop
 
@@ -347,12 +431,22 @@ class _Tables:
         for value in wanted:
             inside = self.op.within(scope)
             row = inside.Gather(self.rows[value], self.body.inputs[0], axis=0)
-            row.type, row.shape = value.type, ir.Shape([])
+            row.type, row.shape = value.type, ir.Shape(list(dims(value) or ()))
             made.append((inside, value, row))
         commit(self.op, self.node, [], [], [])
         for inside, value, row in made:
             commit(inside, first, [value], [row], [])
         return True
+
+
+def _is_alike(a: ir.Value, b: ir.Value) -> bool:
+    """Whether one can be the first row of a table of the other."""
+    return rank(a) == rank(b) == 0 or (static_shape(a) is not None and same_shape(a, b))
+
+
+def _is_narrow(value: ir.Value) -> bool:
+    shape = static_shape(value)
+    return rank(value) == 0 or (shape is not None and math.prod(shape) <= _NARROW)
 
 
 def _is_made(value: ir.Value, gone: set[Any]) -> bool:
