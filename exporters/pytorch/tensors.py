@@ -109,6 +109,8 @@ class TensorTracker:
         if value.const_value is not None or value.meta.get("sizes") is not None:
             return  # known already: a constant, or another handle's value
         first = results[min(results)]
+        if first.is_nested or first.is_quantized:
+            self._reject_kind(first)
         pair = (2,) if first.is_complex() else ()
         self.trace.describe(
             value,
@@ -117,6 +119,17 @@ class TensorTracker:
             unbacked=unbacked,
             dims=dims,
         )
+
+    def _reject_kind(self, tensor: torch.Tensor) -> None:
+        source, _ = self.trace.position()
+        if tensor.is_nested:
+            kind, hint = "nested", "pad the parts (torch.nn.utils.rnn.pad_sequence) and mask them"
+        else:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            hint = (
+                "torch.fake_quantize_per_tensor_affine is exported, and bridge.quantize quantizes"
+            )
+        raise Interrupt(UntraceableError(f"ONNX has no {kind} tensors", source=source, hint=hint))
 
     def _reject_ranks(self, results: dict[int, torch.Tensor]) -> None:
         source, _ = self.trace.position()

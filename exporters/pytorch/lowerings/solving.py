@@ -331,8 +331,15 @@ def _of_nothing(input: T, *rest: Any, **_: object) -> bool:
     return _empty(input, *(x for x in rest if isinstance(x, torch.Tensor)))
 
 
+def _require_nothing(*tensors: T) -> None:
+    """Refuse what is empty in the example only."""
+    if not _empty(*tensors):
+        raise Unlowerable("it is not always empty")
+
+
 @decomposes(torch.geqrf, when=_of_nothing)
 def geqrf_of_nothing(input: torch.Tensor) -> tuple[T, T]:
+    _require_nothing(input)
     return input.clone(), input.new_zeros(*input.shape[:-2], min(input.shape[-2:]))
 
 
@@ -340,17 +347,20 @@ def geqrf_of_nothing(input: torch.Tensor) -> tuple[T, T]:
 def cholesky_ex_of_nothing(
     input: torch.Tensor, *, upper: bool = False, check_errors: bool = False
 ) -> tuple[T, T]:
+    _require_nothing(input)
     return input.clone(), input.new_zeros(input.shape[:-2], dtype=torch.int32)
 
 
 @decomposes(torch.linalg.householder_product, when=_of_nothing)
 def householder_product_of_nothing(input: torch.Tensor, tau: torch.Tensor) -> T:
+    _require_nothing(input, tau)
     rows, columns = input.shape[-2:]
     return torch.eye(rows, columns, dtype=input.dtype).expand(input.shape).clone()
 
 
 @decomposes(aten._linalg_eigh, when=_of_nothing)
 def eigh_of_nothing(A: torch.Tensor, UPLO: str = "L", compute_v: bool = True) -> tuple[T, T]:
+    _require_nothing(A)
     return A.real.new_zeros(A.shape[:-1]), A.clone()
 
 
@@ -358,6 +368,7 @@ def eigh_of_nothing(A: torch.Tensor, UPLO: str = "L", compute_v: bool = True) ->
 def svd_of_nothing(
     A: torch.Tensor, full_matrices: bool = False, compute_uv: bool = True, *, driver: Any = None
 ) -> tuple[T, T, T]:
+    _require_nothing(A)
     *batch, rows, columns = A.shape
     least = min(rows, columns)
     values = A.real.new_zeros(*batch, least)

@@ -198,3 +198,12 @@ def test_determinant_is_one_node() -> None:
 def test_too_many_columns_to_rotate() -> None:
     with pytest.raises(UnsupportedOpError, match="too many to rotate"):
         check_call(torch.linalg.eigvalsh, (torch.eye(257),))
+
+
+def test_an_empty_example_says_nothing_of_other_sizes() -> None:
+    check_call(
+        lambda x: torch.linalg.cholesky_ex(x).info,
+        (torch.zeros(0, 3, 3),),
+        dynamic_shapes=({0: "n"},),
+        others=[(-torch.eye(3).expand(2, 3, 3),)],
+    )
