@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 __all__ = ["if_"]
 
 _INTERNAL = "ag__"  # names that the compiler made up
+_COMPARED = "ag__compared"  # of operands, each read only where it was bound
 
 # Nodes that may run although their branch is not taken: no failure, no side effect, little time.
 _CHEAP = frozenset({
@@ -362,6 +363,12 @@ class _IfMerge:
         if all(o.names[index] is before for o in self.outcomes):
             return _SAME
         values = [o.values[index] for o in self.outcomes]
+        if name.startswith(
+            _COMPARED
+        ):  # what else it holds may be of a recording that was given up
+            values = [
+                UNBOUND if o.names[index] is before else o.values[index] for o in self.outcomes
+            ]
         if name in self.staged.scope.filled and not any(isinstance(v, _FILLED) for v in values):
             return _SAME
         known = [v for v in values if v is not UNBOUND]

@@ -27,7 +27,7 @@ from exporters.tracing.operators import (
     truth,
 )
 from exporters.tracing.ordering import deque, sorted_
-from exporters.tracing.own_lists import own
+from exporters.tracing.own_lists import OwnList, own
 from exporters.tracing.scalars import TracedBool, TracedScalar
 from exporters.tracing.searching import SEARCHES, Counts
 from exporters.tracing.trace import Trace
@@ -132,7 +132,7 @@ def _enumerate(items: Any, start: Any = 0) -> Any:
 def _zip(*sequences: Any, strict: bool = False) -> Any:
     trace = recorded()
     endless = any(isinstance(x, Endless) for x in sequences)
-    empty = any(type(x) in (list, tuple) and not x for x in sequences)
+    empty = any(type(x) in (list, tuple, OwnList) and not x for x in sequences)
     if (
         trace is None
         or empty

@@ -122,6 +122,8 @@ class Recording:
 
     def _carry_key(self, reference: Reference, seen: Seen) -> None:
         """Carry whether a key is there, if somebody asks."""
+        if reference.identity in self.trace.late_keys and not self.loop.always_runs():
+            raise KeyAskedError(reference.identity)  # a loop around this one may not have set it
         before = None if seen.start is UNBOUND else presence_of_key(self.trace, seen.start)
         if before is None and reference.identity not in self.loop.flagged:
             return

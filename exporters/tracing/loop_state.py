@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.effects import MemoryLog
 from exporters.tracing.leaves import UNBOUND, mark_key, presence_of_key
-from exporters.tracing.merging import Ways
+from exporters.tracing.merging import Ways, is_staged
 from exporters.tracing.own_lists import ScanList, become, is_own
 from exporters.tracing.trace import Trace
 
@@ -192,3 +192,8 @@ class LoopState:
         self.flagged: set[Any] = set()
         self.finals: dict[Any, dict[int, Any]] = {}
         self.log = MemoryLog()
+
+    def always_runs(self) -> bool:
+        """Whether there is an iteration for all inputs."""
+        counted = self.over is not None and is_staged(self.trace, self.over.count)
+        return not counted and (self.test is None or not is_staged(self.trace, self.first))

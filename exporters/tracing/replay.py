@@ -238,11 +238,17 @@ class _Watch:
                     items = frozen(self.trace, list(reference.container))
                     self.loop.finals.setdefault(whole, {})[self.world] = items
                 known = reference.identity in self.loop.seen
-                if (known or type(value) in (list, OwnList)) and value is not UNBOUND:
+                if value is not UNBOUND and (known or self._holds_state(value)):
                     final = frozen(self.trace, value)
                     self.loop.finals.setdefault(reference.identity, {})[self.world] = final
                     if known:
                         self.loop.seen[reference.identity][1].final[self.world] = final
+
+    def _holds_state(self, x: Any) -> bool:
+        """Whether a place may turn out to be bound anew although no replay did that."""
+        if isinstance(x, StagedList) or is_leaf(self.trace, x):
+            return False
+        return type(x) in (list, OwnList) or bool(shallow(x)[1])
 
     def _changed_places(self) -> dict[Any, Reference]:
         found: dict[Any, Reference] = {}

@@ -102,6 +102,58 @@ def an_empty_list_beside_the_input_in_a_branch(x):
     return x
 
 
+@program
+def an_object_is_made_anew_on_a_way_that_no_input_takes(x):
+    o = Box(x, 0, 0.5)
+    for v in x:
+        if x.mean() < -7:
+            o = Box(x, o.n, 1.5)
+        o.f = x.sum().item() + v
+    return o.f
+
+
+@program
+def a_dict_is_made_anew_or_changed_by_a_loop(x):
+    e = {"a": 0.5, "b": x}
+    for _ in range(x.shape[0]):
+        if e["a"] > 0.3:
+            n = 0
+            while n < x.shape[0]:
+                n += 1
+                e["a"] = 1.25
+        else:
+            e = {"a": 0.5, "b": -x}
+    return e["a"]
+
+
+@program
+def a_key_is_set_by_a_loop_in_a_loop(x):
+    d = {}
+    for _ in x:
+        for _ in range(int(x.max())):
+            d["f"] = 0.5
+    return d.get("f", 0.25)
+
+
+def first_above(y, limit):
+    for v in y:
+        if v > limit:
+            return v.item()
+    return limit
+
+
+@program
+def a_chain_of_comparisons_in_a_loop_of_several_recordings(x):
+    f = 0.5
+    u, v = x, x * 0.5
+    for _ in range(2, -1, -1):
+        if v.sum() > 1.3:
+            return f
+        elif -0.6 < f <= f + 1 < 2.3:
+            f = first_above(u, f)
+    return f
+
+
 test_one_way, test_every_way = program.tests()
 
 
