@@ -21,7 +21,8 @@ class Tolerance:
     """How far values may be off: ``atol * scale + rtol * |expected|``.
 
     ``scale`` is the largest finite magnitude in the expected array, at least :data:`FLOOR`, since
-    a sum of large terms is only as exact as its terms. For integers ``scale`` is 1.
+    a sum of large terms is only as exact as its terms. Numbers that stand for infinity in a mask,
+    such as -1e9, do not count. For integers ``scale`` is 1.
 
     Attributes:
         rtol: Relative to the expected value.
@@ -42,6 +43,9 @@ class Tolerance:
 
 # What is left of numbers around 1 that cancel has errors of their size, not of its own.
 FLOOR = 1e-2
+# Beyond these, by element type, a number far from all others stands for infinity.
+FAR = {"float16": 6e4, "": 1e8}
+_APART = 1e3  # times the others
 # Kernels differ in summation order: the errors of a deep net in float32 stay well below these.
 _TOLERANCES = {
     "float64": Tolerance(1e-7, 1e-9),
@@ -262,12 +266,21 @@ def _snr(signal: float, noise: float) -> float:
 def _scale(flat: np.ndarray[Any, Any]) -> float:
     if not is_floating(flat.dtype):
         return 1.0
-    scale = FLOOR
+    scale = _largest(flat, np.inf)
+    if scale > FAR.get(flat.dtype.name, FAR[""]):
+        others = _largest(flat, scale / _APART)
+        scale = scale if _largest(flat, scale / 2) * _APART > scale else others
+    return max(FLOOR, scale)
+
+
+def _largest(flat: np.ndarray[Any, Any], limit: float) -> float:
+    """The largest finite magnitude up to a limit."""
+    found = 0.0
     for start in range(0, flat.size, _CHUNK):
         magnitude = np.abs(flat[start : start + _CHUNK].astype(_wide(flat)))
-        finite = magnitude[np.isfinite(magnitude)]
-        scale = max(scale, float(finite.max(initial=0.0)))
-    return scale
+        kept = magnitude[np.isfinite(magnitude) & (magnitude <= limit)]
+        found = max(found, float(kept.max(initial=0.0)))
+    return found
 
 
 def _excess(

@@ -32,7 +32,7 @@ from bridge.parity.quantized import (
     noise,
     wrong_scale,
 )
-from bridge.parity.regions import suspect
+from bridge.parity.regions import Suspect, suspect
 from bridge.parity.relations import relation
 from bridge.parity.rounding import ROUNDING_ALONE, Beyond, beyond_rounding
 from bridge.parity.stepping import step_into
@@ -244,16 +244,11 @@ def _divergence(
     blamed = None
     if not is_quantized(probe.model):
         blamed = suspect(probe, oracle, feed, known, value)
-    if blamed is not None and blamed is not info.node:
-        found = Divergence.at(index.producer[str(blamed.outputs[0].name)], value, worst)
+    if blamed is not None and blamed.node is not info.node:
+        found = _suspected(blamed, probe, oracle, worst)
         return dataclasses.replace(
             found,
-            verdicts=(
-                *verdicts,
-                f"{value!r} is wrong; before it, this is the first node that makes numbers which "
-                f"{oracle.label} does not have",
-                *_weight_verdicts(blamed, probe.model, oracle),
-            ),
+            verdicts=(*verdicts, *found.verdicts),
             reproducer=_reproducer(probe, feed, known, value, expected),
         )
     found = Divergence.at(info, value, worst)
@@ -278,6 +273,33 @@ def _divergence(
         reproducer=_reproducer(probe, feed, known, value, expected),
     )
     return _inside(found, info.node, probe, oracle, feed, known) or found
+
+
+def _suspected(blamed: Suspect, probe: Probe, oracle: Oracle, row: Comparison) -> Divergence:
+    """A node that spoils a value further on.
+
+    Args:
+        blamed: The node.
+        probe: Its graph.
+        oracle: What is right.
+        row: How wrong the value is.
+    """
+    info = GraphIndex(probe.model).producer[str(blamed.node.outputs[0].name)]
+    weights = _weight_verdicts(blamed.node, probe.model, oracle)
+    if blamed.repaired is None:
+        told = (
+            f"{row.name!r} is wrong; before it, this is the first node that makes numbers which "
+            f"{oracle.label} does not have"
+        )
+        found = Divergence.at(info, row.name, row)
+        return dataclasses.replace(found, verdicts=(told, *weights))
+    value, right = blamed.repaired.value, blamed.repaired.right
+    why = relation(right, blamed.got)
+    told = f"{row.name!r} is right if {value!r} is what {oracle.label} has in its place"
+    found = Divergence.at(info, value, compare_local(value, right, blamed.got, probe.types[value]))
+    return dataclasses.replace(
+        found, verdicts=(told, *([f"{value!r}: {why}"] if why else []), *weights)
+    )
 
 
 def _inner_values(

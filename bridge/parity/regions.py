@@ -6,6 +6,7 @@ holds the numbers of a right value, in whatever order, is right, and so is all t
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import onnx_ir as ir
 
 from bridge.parity.comparison import compare, is_floating
 from bridge.parity.forcing import comparable
+from bridge.parity.repairing import Repair, Repaired
 from bridge.parity.right_numbers import RightNumbers
 from bridge.parity.surgery import reads
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from bridge.parity.forcing import Probe
     from bridge.parity.oracles import Oracle
 
-__all__ = ["suspect"]
+__all__ = ["Suspect", "suspect"]
 
 _MOVING = {
     "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split",
@@ -30,9 +32,27 @@ _MOVING = {
 }  # fmt: skip
 
 
+_SAME = 1e-5  # of the largest magnitude
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Suspect:
+    """A node of a region that nothing vouches for.
+
+    Attributes:
+        node: The node.
+        repaired: What its output should be, if the region's result is right then.
+        got: What its output is.
+    """
+
+    node: ir.Node
+    repaired: Repaired | None = None
+    got: Any = None
+
+
 def suspect(
     probe: Probe, oracle: Oracle, feed: Mapping[str, Any], known: Mapping[str, Any], value: str
-) -> ir.Node | None:
+) -> Suspect | None:
     """The first node of the region of a wrong value that nothing vouches for.
 
     None if the region is a single node, or nothing is known of what it should compute.
@@ -44,9 +64,8 @@ def suspect(
     coarse = probe.coarse(value, known)
     right = RightNumbers(_right_arrays(oracle, feed, known, names), coarse)
     foreign = oracle.graph is None or value not in oracle.graph.types
-    made = RightNumbers(
-        oracle.recorded() if foreign and oracle.recorded is not None else (), coarse
-    )
+    recorded = RightNumbers(() if oracle.recorded is None else oracle.recorded(), coarse)
+    made = recorded if foreign else RightNumbers(())
     # a node that only moves what the region is given makes right numbers, too
     entering = {str(v.name) for n in region for v in reads(n)}
     # nor is one that makes what the region should: what comes after it spoils that
@@ -59,6 +78,52 @@ def suspect(
         n: x for n, x in probe.values(inner, feed, known) if not isinstance(x, Exception | list)
     }
     sound = _sound(region, got, made, (right, given))
+    fixed = _of_weights_alone(probe, region)
+    found = Repair(probe, feed, known, value, got, (recorded, right), sound).first(
+        [n for n in region if n not in fixed]
+    )
+    if found is not None:
+        broken = found.node
+        before = {n for v in broken.outputs for n in probe.region(str(v.name), known)}
+        region = [n for n in region if n in before]
+        wrong = [v for v in reads(broken) if v.name in got and v.name not in sound]
+        if not any(v.producer() in before for v in wrong) or _adds_wrongly(found, got):
+            return Suspect(broken, found, got[found.value])
+    node = _unvouched(probe, oracle, known, region, got, sound, made, names)
+    return None if node is None else Suspect(node)
+
+
+def _adds_wrongly(found: Repaired, got: Mapping[str, Any]) -> bool:
+    """Whether a node has only to add other constants: then what comes before it is right."""
+    node = found.node
+    if node.op_type not in ("Add", "Sub"):
+        return False
+    for value in reads(node):
+        x = np.asarray(got.get(str(value.name), 0))
+        if x.shape != found.right.shape:
+            continue
+        added = found.right.astype(np.float64) - x
+        limit = _SAME * max(float(np.abs(x).max()), float(np.abs(found.right).max()))
+        rows = (
+            np.moveaxis(added, a, 0).reshape(n, -1) for a, n in enumerate(x.shape) if x.size > n
+        )
+        if any(float(np.ptp(r, axis=1).max()) <= limit for r in rows):
+            return True
+    return False
+
+
+def _unvouched(
+    probe: Probe,
+    oracle: Oracle,
+    known: Mapping[str, Any],
+    region: Sequence[ir.Node],
+    got: Mapping[str, Any],
+    sound: Mapping[str, int],
+    made: RightNumbers,
+    names: Sequence[str],
+) -> ir.Node | None:
+    """The first node of a region whose numbers, and whose results' numbers, are not right."""
+    inner = [str(v.name) for n in region[:-1] for v in n.outputs if v.name in probe.types]
     vouched = {n for name in sound for n in probe.region(name, known)}
     vouched |= _of_weights_alone(probe, region)
     left = [n for n in region if n not in vouched and _is_approximate(probe, n)]
@@ -107,8 +172,8 @@ def _sound(
     got: Mapping[str, Any],
     made: RightNumbers,
     unordered: tuple[RightNumbers, ...],
-) -> set[str]:
-    """The values of a region that hold right numbers.
+) -> dict[str, int]:
+    """The values of a region that hold right numbers, with the place of these, -1 without order.
 
     What eager code makes before a node's inputs is no result of the node: a sum that lost one of
     its terms has the numbers of the other. Nor is what another node of its operator has made.
@@ -119,12 +184,11 @@ def _sound(
         made: What eager code makes, in order.
         unordered: Further right numbers.
     """
-    when: dict[str, int] = {}
     taken: set[tuple[int, str]] = set()
-    found: set[str] = set()
+    found: dict[str, int] = {}
     for node in region[:-1]:
         read = [v for v in reads(node) if v.const_value is None]
-        before = max((when[str(v.name)] for v in read if v.name in when), default=-1)
+        before = max((found.get(str(v.name), -1) for v in read), default=-1)
         floats = [v for v in read if is_floating(np.asarray(got.get(str(v.name), 0)).dtype)]
         joins = len(floats) > 1
         for name in (str(v.name) for v in node.outputs if v.name in got):
@@ -134,12 +198,11 @@ def _sound(
             later = [p for p in later if (p, kind) not in taken]
             later.sort(key=lambda p: p == before)  # a node that changes nothing comes last
             if later:
-                when[name] = later[0]
                 if node.op_type not in _MOVING:
                     taken.add((later[0], kind))
-                found.add(name)
+                found[name] = later[0]
             elif not places and _vouched_without_order(node, name, got, found, made, unordered):
-                found.add(name)
+                found[name] = -1
     return found
 
 
@@ -147,7 +210,7 @@ def _vouched_without_order(
     node: ir.Node,
     name: str,
     got: Mapping[str, Any],
-    found: set[str],
+    found: Mapping[str, int],
     made: RightNumbers,
     unordered: tuple[RightNumbers, ...],
 ) -> bool:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.parity.comparison import compare, is_floating
+from bridge.parity.comparison import FAR, compare, is_floating
 from bridge.parity.forcing import local_tolerance
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class RightNumbers:
     _by_size: dict[int, tuple[Array, Array]] = dataclasses.field(init=False)
 
     def __init__(self, arrays: Iterable[Array], coarse: np.dtype[Any] | None = None) -> None:
-        self.arrays = list(arrays)
+        self.arrays = [unmasked(x) for x in arrays]
         self.coarse = coarse
         places: dict[int, list[int]] = {}
         ends: dict[int, list[tuple[float, float]]] = {}
@@ -51,7 +51,7 @@ class RightNumbers:
 
     def places(self, got: Any) -> Iterator[int]:
         """Where an array stands among the right ones, each place at which it does."""
-        got = np.asarray(got)
+        got = unmasked(np.asarray(got))
         if not got.size or got.dtype.kind in "OSUc":
             return
         low, high = float(got.min()), float(got.max())
@@ -67,6 +67,10 @@ class RightNumbers:
                     yield place
             elif _same(expected, got, local_tolerance(self.coarse or got.dtype)):
                 yield place
+
+    def of_size(self, size: int) -> list[int]:
+        """Where the right arrays stand that have as many numbers."""
+        return [int(i) for i in self._by_size.get(size, ((),))[0]]
 
     def has_like(self, got: Any) -> bool:
         """Whether any right array has the shape and kind of an array."""
@@ -88,6 +92,14 @@ class RightNumbers:
         near |= ~np.isfinite(ends).all(1)
         found: list[int] = places[near].tolist()
         return found
+
+
+def unmasked(x: Array) -> Array:
+    """An array in which what stands for minus infinity is that: exporters choose other numbers."""
+    if not is_floating(x.dtype) or x.dtype.kind == "c" or not x.size:
+        return x
+    far = x < -FAR.get(x.dtype.name, FAR[""])
+    return np.where(far, x.dtype.type(-np.inf), x) if far.any() else x
 
 
 def _same(expected: Array, got: Array, tolerance: Tolerance) -> bool:

@@ -6,6 +6,7 @@ import functools
 import warnings
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -55,7 +56,30 @@ def _torch_onnx(model, x):
         return open_model(path)
 
 
+def lost(nth):
+    """A sum that is its first term alone."""
+
+    def plant(graph):
+        node = faults.find(graph, "Add", nth)
+        node.op_type = "Identity"
+        node.resize_inputs(1)
+        return [node.name]
+
+    return plant
+
+
+def first_reversed(graph):
+    """Heads, of which there are as many as examples, in their place."""
+    node = next(n for n in graph.graph if n.op_type == "Transpose")
+    perm = list(node.attributes["perm"].value)  # of [2, 5, 3, 2, 8]
+    perm = [{0: 3, 3: 0}.get(p, p) for p in perm]
+    node.attributes.add(ir.convenience.convert_attribute("perm", perm))
+    return [node.name]
+
+
 FAULTS = {
+    "a residual that is lost": lost(-3),
+    "heads and examples swapped": first_reversed,
     "a mask that another expert has": faults.operator("Equal", "Less", nth=1),
     "the scale of keys": faults.operator("Mul", "Add", nth=1),
     "the weights of a mask, truncated": faults.after("Mul", faults.truncated, nth=5),
@@ -107,6 +131,24 @@ def test_code_that_cannot_be_traced_here_is_located_in_all_the_same(monkeypatch)
     guilty = set(faults.attribute("Softmax", "axis", 2)(planted))
     report = check(model, bridge.Session(planted), x)
     assert report.divergence.node in faults.with_readers(planted, guilty)
+
+
+def test_a_value_that_would_put_the_result_right_is_told_of():
+    model, x, graph = exported()
+    planted = graph.clone()
+    (name,) = first_reversed(planted)
+    divergence = check(model, bridge.Session(planted), x).divergence
+    assert divergence.node == name
+    assert divergence.value == str(
+        next(n for n in planted.graph if n.name == name).outputs[0].name
+    )
+    assert "is right if" in divergence.verdicts[0]
+    assert "its dims are in another order" in divergence.verdicts[1]
+
+
+def test_what_stands_for_infinity_in_a_mask_is_that_of_another_exporter():
+    x = np.array([1, 2, -np.inf, 3], np.float32)
+    assert list(RightNumbers([x]).places(np.maximum(x, np.finfo(np.float32).min))) == [0]
 
 
 def test_right_numbers_are_found_in_other_orders_and_never_in_constants():

@@ -462,3 +462,14 @@ def test_an_output_is_as_exact_as_what_leads_to_it(inner, passed):
     assert report.passed == passed
     told = bridge.Tolerance(1e-7, 1e-9)
     assert not check(graph(text), bridge.Session(graph(off)), feed, tolerance=told).passed
+
+
+def test_a_mask_hides_no_error_beside_it():
+    expected = np.array([[0.5, -1e9], [1.5, 0.25]], np.float32)
+    got = expected + np.array([[0, 64], [0.1, 0]], np.float32)
+    row = compare("scores", expected, got)
+    assert not row.passed
+    assert row.worst == (1, 0)
+    assert compare(
+        "large", np.array([1e9, 3e6], np.float32), np.array([1e9, 3e6 + 9e3], np.float32)
+    ).passed
