@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["filled", "plain_arguments"]
+__all__ = ["filled", "plain_arguments", "without_zeros"]
 
 
 def plain_arguments(
@@ -40,6 +40,15 @@ def _plain(x: Any) -> Any:
     if kind is slice:
         return slice(_plain(x.start), _plain(x.stop), _plain(x.step))
     return x.item() if isinstance(x, np.generic) else x
+
+
+def without_zeros(x: Any) -> Any:
+    """``x`` with something to divide by in every tensor, and for every number, that is zero."""
+
+    def fill(t: Any) -> Any:
+        return torch.where(t == 0, 1, t) if isinstance(t, torch.Tensor) else t or 1
+
+    return torch.utils._pytree.tree_map(fill, x)
 
 
 def filled(x: Any) -> Any:

@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from exporters.errors import WorldError
 from exporters.pytorch import autocast
 from exporters.pytorch.arrays import StagedArrays, TensorMemory
-from exporters.pytorch.call_arguments import filled, plain_arguments
+from exporters.pytorch.call_arguments import filled, plain_arguments, without_zeros
 from exporters.pytorch.composite import composition
 from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback, named_result
@@ -118,11 +118,13 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         """A concrete call; where only its kind matters, there is an item in every empty tensor."""
         try:
             return self.memo.call(func, args, kwargs)
-        except (IndexError, RuntimeError):
+        except (IndexError, RuntimeError) as error:
             found = tensors_of((args, kwargs))
-            if world not in self.trace.ghosts or all(t.numel() for t in found):
+            by_zero = "ZeroDivisionError" in str(error)
+            if world not in self.trace.ghosts or (not by_zero and all(t.numel() for t in found)):
                 raise
-            return func(*filled(args), **filled(kwargs))
+            change = without_zeros if by_zero else filled
+            return func(*change(args), **change(kwargs))
 
     def _note_fresh(self, result: Any, arguments: Sequence[Any]) -> None:
         """Remember where constants are made: inside of a branch or a loop, or not."""

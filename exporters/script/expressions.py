@@ -29,7 +29,7 @@ _ARITHMETIC = {
 }  # fmt: skip
 _BUILTINS = frozenset({
     "abs", "all", "any", "bool", "deque", "divmod", "enumerate", "float", "getattr", "hasattr", "int",
-    "isinstance", "len", "list", "max", "min", "print", "range", "reversed", "round", "sorted", "sum",
+    "isinstance", "len", "list", "max", "min", "print", "range", "reversed", "round", "set", "sorted", "sum",
     "tuple", "zip", "map", "filter", "iter", "next",
 })  # fmt: skip
 _LIBRARY = frozenset({
@@ -344,6 +344,20 @@ class ExpressionConverter(ast.NodeTransformer):
                 parts.append(ast.List(list(group), ast.Load()))
         kind = "tuple" if isinstance(node, ast.Tuple) else "list"
         return staged_call("display", ast.Constant(kind), *parts, at=node)
+
+    def visit_Set(self, node: ast.Set) -> ast.expr:
+        """``{a, b}``."""
+        self.generic_visit(node)
+        if "kept" not in vars(node):
+            return node
+        return staged_call("own_set", ast.List(node.elts, ast.Load()), at=node)
+
+    def visit_SetComp(self, node: ast.SetComp) -> ast.expr:
+        """``{f(a) for a in b if c}``."""
+        if _has_walrus(node):
+            return node  # it binds names around it: left to Python
+        items = ast.copy_location(ast.GeneratorExp(node.elt, node.generators), node)
+        return staged_call("own_set", self._comprehension(items, "comprehension"), at=node)
 
     def visit_Dict(self, node: ast.Dict) -> ast.expr:
         """``{a: b, **c}``."""

@@ -25,7 +25,7 @@ def mark_kept(nodes: Iterable[ast.AST]) -> None:
 
 def _mark(x: ast.expr | None) -> None:
     """Mark the displays that an expression's value is, or is made of."""
-    if isinstance(x, ast.List):
+    if isinstance(x, ast.List | ast.Set):
         vars(x)["kept"] = True
     if isinstance(x, ast.List | ast.Tuple):
         parts = x.elts

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from exporters.tracing.bodies import recorded
 from exporters.tracing.extremes import largest, smallest
-from exporters.tracing.iteration import BoundedDeque, Endless, comprehension, iterable, natively
+from exporters.tracing.iteration import Endless, comprehension, iterable, natively
 from exporters.tracing.iterators import ITERATORS, accumulated, zipped
 from exporters.tracing.keys import OpenItems, attribute, has_attribute, key_count
 from exporters.tracing.lists import StagedList
@@ -27,7 +27,8 @@ from exporters.tracing.operators import (
     truth,
 )
 from exporters.tracing.ordering import deque, sorted_
-from exporters.tracing.own_lists import OwnList, own
+from exporters.tracing.own_lists import OwnList, held, own
+from exporters.tracing.own_sets import own_set
 from exporters.tracing.scalars import TracedBool, TracedScalar
 from exporters.tracing.searching import SEARCHES, Counts
 from exporters.tracing.trace import Trace
@@ -55,12 +56,11 @@ def _conversion(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _len(x: Any) -> Any:
+    x = held(x)
     if isinstance(x, StagedList):
         return x.staged_length()
     if isinstance(x, Iterable):
         return x.count
-    if isinstance(x, BoundedDeque):
-        return x.length()
     if isinstance(x, Counts):
         return _len(x.keys())
     count = key_count(x)
@@ -155,21 +155,21 @@ def _same(x: Any) -> Any:
 
 
 def _sum(items: Any, start: Any = 0) -> Any:
-    trace = recorded()
+    trace, items = recorded(), held(items)
     if trace is None:
         return sum(natively(items), start)
     return accumulated(items, start, functools.partial(arithmetic, "add"))
 
 
 def _any(items: Any) -> Any:
-    trace = recorded()
+    trace, items = recorded(), held(items)
     if trace is None:
         return any(natively(items))
     return accumulated(items, False, lambda found, x: or_(found, lambda: truth(x)))
 
 
 def _all(items: Any) -> Any:
-    trace = recorded()
+    trace, items = recorded(), held(items)
     if trace is None:
         return all(natively(items))
     return accumulated(items, True, lambda found, x: and_(found, lambda: truth(x)))
@@ -247,6 +247,7 @@ _BUILTINS: dict[Any, Callable[..., Any]] = {
     print: _print,
     list: _list,
     tuple: _tuple,
+    set: own_set,
     hasattr: has_attribute,
     getattr: attribute,
     sorted: sorted_,

@@ -12,6 +12,7 @@ from exporters.tracing.keys import own_dict
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import flatten_state, is_staged
 from exporters.tracing.operators import compare
+from exporters.tracing.own_lists import held
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +33,7 @@ def _extreme(name: str, plain: Callable[..., Any]) -> Callable[..., Any]:
         trace = recorded()
         key = own_dict(key)
         options = {} if default is _NONE else {"default": default}
-        items = args[0] if len(args) == 1 else args
+        items = held(args[0]) if len(args) == 1 else args
         if trace is None:
             return plain(natively(items), key=key, **options)
         if key is None and not options and trace.frontend.is_handle(items):

@@ -141,7 +141,7 @@ class BoundedDeque:
     """
 
     def __init__(self, maxlen: int) -> None:
-        self.items: list[Any] = []
+        self.held_items: list[Any] = []
         self.maxlen = maxlen
 
     def _scope(self) -> Scope:
@@ -149,12 +149,12 @@ class BoundedDeque:
 
     def append(self, item: Any) -> None:
         """Add an item at the end; the first one goes if there are too many."""
-        self.items.append(item)
+        self.held_items.append(item)
         self._limit(0)
 
     def appendleft(self, item: Any) -> None:
         """Add an item at the start; the last one goes if there are too many."""
-        self.items.insert(0, item)
+        self.held_items.insert(0, item)
         self._limit(-1)
 
     def extend(self, items: Any) -> None:
@@ -163,38 +163,38 @@ class BoundedDeque:
 
     def _limit(self, place: int) -> None:
         def leave() -> None:
-            self.items.pop(place)
+            self.held_items.pop(place)
 
         if_(compare("gt", self.length(), self.maxlen), leave, _nothing, self._scope())
 
     def length(self) -> Any:
         """How many items there are."""
-        items = self.items
+        items = self.held_items
         return items.staged_length() if isinstance(items, StagedList) else len(items)
 
     def pop(self) -> Any:
         """Take the last item out."""
-        return self.items.pop()
+        return self.held_items.pop()
 
     def popleft(self) -> Any:
         """Take the first item out."""
-        return self.items.pop(0)
+        return self.held_items.pop(0)
 
     def clear(self) -> None:
         """Take all items out."""
-        self.items = []
+        self.held_items = []
 
     def __getitem__(self, index: Any) -> Any:
-        return getitem(self.items, index)
+        return getitem(self.held_items, index)
 
     def __len__(self) -> int:
-        return len(self.items)
+        return len(self.held_items)
 
     def __contains__(self, x: object) -> bool:
-        return bool(compare("in", x, self.items))
+        return bool(compare("in", x, self.held_items))
 
     def __iter__(self) -> Iterator[Any]:
-        return iter(self.items)
+        return iter(self.held_items)
 
 
 def raise_endless(trace: Trace, scope: Scope) -> None:
@@ -265,7 +265,7 @@ def natively(items: Any) -> Any:
     if isinstance(items, Iterable):
         return (items.item(i) for i in range(trace.number_in(items.count, world)))
     if isinstance(items, BoundedDeque):
-        items = items.items
+        items = items.held_items
     if isinstance(items, StagedList):
         return items.in_world(world)
     return trace.frontend.concrete(items, world) if trace.frontend.is_array(items) else items
@@ -281,7 +281,7 @@ def iterable(trace: Trace, items: Any) -> Iterable | None:
     if isinstance(items, Cursor):
         return items.rest()
     if isinstance(items, BoundedDeque):
-        return iterable(trace, items.items)
+        return iterable(trace, items.held_items)
     if isinstance(items, StagedList):
         return Iterable(items.staged_length(), functools.partial(getitem, items))
     if trace.frontend.is_handle(items):

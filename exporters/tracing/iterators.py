@@ -24,6 +24,7 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.loops import Iterable
 from exporters.tracing.merging import flatten_state, is_staged
 from exporters.tracing.operators import and_, arithmetic, compare, getitem, truth
+from exporters.tracing.own_lists import own
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ __all__ = ["ITERATORS", "accumulated", "zipped"]
 
 def _same(x: Any) -> Any:
     return x
+
+
+def _nothing() -> None:
+    return None
 
 
 def _staged(*sequences: Any) -> bool:
@@ -92,24 +97,34 @@ def _accumulate(items: Any, func: Any = None, *, initial: Any = None) -> Any:
         return itertools.accumulate(natively(items), func, initial=initial)
     join = functools.partial(arithmetic, "add") if func is None else func
     whole = over(items)
-    first = whole.item(0) if initial is None else initial
-    found: list[Any] = [first]
-    total = first
+    found = own([])
 
-    def get() -> tuple[Any, ...]:
-        return found, total
+    def collect(total: Any, rest: Iterable) -> None:
+        def get() -> tuple[Any, ...]:
+            return (total,)
 
-    def put(values: tuple[Any, ...]) -> None:
-        nonlocal found, total
-        found, total = values
+        def put(values: tuple[Any, ...]) -> None:
+            nonlocal total
+            (total,) = values
 
-    def body(item: Any) -> None:
-        nonlocal total
-        total = join(total, item)
+        def body(item: Any) -> None:
+            nonlocal total
+            total = join(total, item)
+            found.append(total)
+
         found.append(total)
+        for_(rest, body, Scope(("the sum",), get, put, lambda: (found, total, join)))
 
-    scope = Scope(("the sums", "the sum"), get, put, lambda: (found, total, join))
-    for_(_rest(whole) if initial is None else whole, body, scope)
+    if initial is not None:
+        collect(initial, whole)
+    else:  # there may be none
+        scope = Scope((), tuple, lambda _: None, lambda: (found, join))
+        if_(
+            compare("gt", whole.count, 0),
+            lambda: collect(whole.item(0), _rest(whole)),
+            _nothing,
+            scope,
+        )
     return found
 
 

@@ -63,6 +63,7 @@ class Recording:
         self.unscanned = unscanned
         self.scans: list[tuple[Reference, Seen, ListNode, list[Slot]]] = []
         self.carried: list[tuple[Reference, Seen, Merged]] = []
+        self.stand_ins: list[tuple[Reference, Any]] = []  # of lists that may become scan outputs
         self.inputs: list[ir.Value] = []
         self.outputs: list[ir.Value] = []
         self.scanned: list[list[list[ir.Value]]] = []
@@ -98,7 +99,10 @@ class Recording:
             loop.flagged.add(asked.place)
             raise AgainError from asked
         except ScanBrokenError as broken:
-            self.unscanned.update(r.identity for r, *_ in self.scans)
+            found = [r.identity for r, x in self.stand_ins if x is broken.items]
+            if not found:
+                raise  # a loop around this one fills it
+            self.unscanned.update(found)
             raise AgainError from broken
         finally:
             trace.late_keys -= self.late_keys
@@ -186,7 +190,10 @@ class Recording:
                 state.lent = seen.start.lent
             self.bind(reference, state, names)
         for reference, *_ in self.scans:
-            self.bind(reference, ScanList(trace), names)
+            filled = ScanList(trace)
+            self.bind(reference, filled, names)
+            stands = reference.container if reference.of_list else filled
+            self.stand_ins.append((reference, stands))
         self.loop.scope.set(tuple(names))
         for record in self.memories.values():
             record.memory.data = True  # an iteration before this one wrote to it

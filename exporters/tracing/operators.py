@@ -35,7 +35,7 @@ from exporters.tracing.keys import (
 from exporters.tracing.leaves import UNBOUND, presence
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import is_staged
-from exporters.tracing.own_lists import ScanList
+from exporters.tracing.own_lists import ScanList, held
 from exporters.tracing.scalars import ScalarRecord, TracedBool, TracedInt, TracedScalar
 from exporters.tracing.texts import TracedText, formatted, joined
 from exporters.tracing.trace import Assumption, Interrupt, Trace
@@ -81,6 +81,7 @@ def plain_truth(condition: Any) -> bool:
 
 def truth(x: Any) -> Any:
     """``x`` where only its truth matters."""
+    x = held(x)
     trace = staged_in(x)
     if trace is None:
         count = key_count(x)
@@ -346,8 +347,7 @@ def _contains(container: Any, x: Any) -> Any:
             same = and_(compare("eq", x, key), functools.partial(_same, there is None or there))
             found = or_(found, functools.partial(_same, same))
         return found
-    if hasattr(container, "maxlen") and hasattr(container, "items"):  # a deque of limited length
-        container = container.items
+    container = held(container)
     listed = isinstance(container, list | tuple) and not isinstance(container, StagedList)
     inside = container if listed else ()
     here = has_key(container, x)

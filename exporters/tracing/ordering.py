@@ -16,7 +16,7 @@ from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import flatten_state, is_staged
 from exporters.tracing.nodes import DICTS
 from exporters.tracing.operators import compare, getitem
-from exporters.tracing.own_lists import OwnList
+from exporters.tracing.own_lists import OwnList, held
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -32,10 +32,10 @@ def _same(x: Any) -> Any:
 def sorted_(items: Any, *, key: Any = None, reverse: bool = False) -> Any:
     """``sorted(items)``; by numbers if they are known at run time only."""
     trace = recorded()
-    key = own_dict(key)
+    key, items = own_dict(key), held(items)
     if trace is None:
         return sorted(natively(items), key=key, reverse=reverse)
-    items = opened(items)
+    items = opened(held(items))
     if isinstance(items, OpenItems):
         moved = items.sorted(key, reverse=reverse)
         if moved is not None:

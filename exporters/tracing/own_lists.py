@@ -12,7 +12,7 @@ from exporters.tracing.trace import Trace
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["OwnList", "ScanBrokenError", "ScanList", "become", "is_own", "own", "restore"]
+__all__ = ["OwnList", "ScanBrokenError", "ScanList", "become", "held", "is_own", "own", "restore"]
 
 
 class OwnList(list[Any]):
@@ -81,6 +81,17 @@ class OwnList(list[Any]):
         else:
             super().insert(index, item)
 
+    def __setitem__(self, index: Any, items: Any) -> None:
+        from exporters.tracing.iteration import listed  # it makes lists itself
+
+        more = listed(items) if isinstance(index, slice) else items
+        if not isinstance(index, slice) or not isinstance(more, StagedList):
+            super().__setitem__(index, more)
+            return
+        places = range(len(self))[index]
+        before, after = self[: places.start], self[max(places.start, places.stop) :]
+        become(self, more.joined(before, more, after))
+
     def __delitem__(self, index: Any) -> None:
         if self._staged_by(index):
             del self[index]
@@ -108,6 +119,11 @@ def own(items: list[Any]) -> list[Any]:
     return items if Trace.current() is None else OwnList(items)
 
 
+def held(x: Any) -> Any:
+    """The list of the items of what stands for a set, or a deque; anything else is itself."""
+    return getattr(x, "held_items", x)
+
+
 def is_own(x: Any) -> bool:
     """Whether a list can become another one in its place."""
     return isinstance(x, OwnList | StagedList | ScanList)
@@ -128,7 +144,15 @@ def restore(x: Any, kind: type, attributes: dict[str, Any], items: list[Any]) ->
 
 
 class ScanBrokenError(BaseException):
-    """A loop body does more to a list than append to it; no ``except`` of the user's stops this."""
+    """A loop body does more to a list than append to it; no ``except`` of the user's stops this.
+
+    Attributes:
+        items: What stands for the list.
+    """
+
+    def __init__(self, items: Any) -> None:
+        super().__init__()
+        self.items = items
 
 
 class ScanList(list[Any]):
@@ -149,14 +173,17 @@ class ScanList(list[Any]):
     def append(self, item: Any) -> None:
         """Add what becomes a scan output."""
         if self._trace.builder.block is not self._block:
-            raise ScanBrokenError
+            raise ScanBrokenError(self)
         self.items.append(item)
 
     def extend(self, items: Iterable[Any]) -> None:
         """Add several items at the end."""
-        if isinstance(items, StagedList):
-            raise ScanBrokenError
-        for item in items:
+        from exporters.tracing.iteration import listed  # it makes lists itself
+
+        more = listed(items)
+        if isinstance(more, StagedList):
+            raise ScanBrokenError(self)
+        for item in more:
             self.append(item)
 
     def __iadd__(self, items: Iterable[Any]) -> ScanList:  # type: ignore[misc]
@@ -164,7 +191,7 @@ class ScanList(list[Any]):
         return self
 
     def _broken(self, *_: Any, **__: Any) -> Any:
-        raise ScanBrokenError
+        raise ScanBrokenError(self)
 
     __len__ = __getitem__ = __setitem__ = __delitem__ = __iter__ = __contains__ = _broken
     __bool__ = __add__ = __reversed__ = __eq__ = pop = insert = remove = clear = copy = _broken

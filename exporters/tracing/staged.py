@@ -39,6 +39,7 @@ from exporters.tracing.operators import (
 )
 from exporters.tracing.ordering import method
 from exporters.tracing.own_lists import own
+from exporters.tracing.own_sets import own_set
 from exporters.tracing.places import setattribute, updateattribute, within
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "not_",
     "or_",
     "own",
+    "own_set",
     "percent",
     "positional_attribute",
     "returned",

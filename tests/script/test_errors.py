@@ -281,6 +281,13 @@ def collects_a_set(x):
     seen = set()
     for v in x.long().tolist():
         seen.add(v)
+    return x + torch.tensor([i * v for i, v in enumerate(seen)]).sum()
+
+
+def collects_tensors(x):
+    seen = set()
+    for v in x:
+        seen.add(v)
     return x + len(seen)
 
 
@@ -415,10 +422,12 @@ CASES = {
         "ScriptError",
     ),
     collects_a_set: (
-        "Python asks for the hash of a number in `seen.add(v)`, which depends on the input's values",
-        3, "seen.add(v)",
-        "use torch.unique, a list, or a tensor indexed by the number, in place of a set, a dict or a cache",
-        "DataDependentError",
+        "in which order this set has its items depends on the input's values",
+        4, "enumerate(seen)", "go through them in a certain order: `for x in sorted(s)`", "ScriptError",
+    ),
+    collects_tensors: (
+        "a set tells tensors apart by identity, not by their values",
+        3, "seen.add(v)", "put numbers into it: `s.add(x.item())`", "ScriptError",
     ),
     recurs: (
         "the `else` branch calls its function again without end: how deep it recurs depends on the "
@@ -480,8 +489,9 @@ CASES = {
 }  # fmt: skip
 EVERY_SIZE = {"dynamic_shapes": ({0: "n"},)}
 OPTIONS = {
-    tries_a_loop: EVERY_SIZE, counts_by_key: EVERY_SIZE, collects_a_set: EVERY_SIZE, recurs: EVERY_SIZE,
-    lists_of_lists_of_lists: EVERY_SIZE, row_under_its_own_name: EVERY_SIZE,
+    tries_a_loop: EVERY_SIZE, counts_by_key: EVERY_SIZE, collects_a_set: EVERY_SIZE,
+    collects_tensors: EVERY_SIZE, recurs: EVERY_SIZE, lists_of_lists_of_lists: EVERY_SIZE,
+    row_under_its_own_name: EVERY_SIZE,
     row_of_known_length: EVERY_SIZE, tuples_counted: EVERY_SIZE, gives_items_one_by_one: EVERY_SIZE,
     fills_what_it_is_given: EVERY_SIZE, breaks_out_of_an_iterator: {"unroll_limit": 4},
     unmarked: {"script": "explicit"}, disagreeing: EVERY_SIZE | {"script": "explicit"},

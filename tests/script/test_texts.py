@@ -94,7 +94,7 @@ def padded(x):
 
 
 def different_values(x):
-    return x * len(set(x.tolist()))
+    return x * len(frozenset(x.tolist()))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def different_values(x):
                  '`return x * len(f"{int(x.sum()):>2}{x.mean().item()}")`',
          "compare the number, not its text, and look things up by it: layers[n] of a list, values[n] of a "
          "tensor"),
-        (different_values, "the hash of a number in `return x * len(set(x.tolist()))`",
+        (different_values, "the hash of a number in `return x * len(frozenset(x.tolist()))`",
          "use torch.unique, a list, or a tensor indexed by the number, in place of a set, a dict or a cache"),
     ],
     ids=lambda f: getattr(f, "__name__", ""),
