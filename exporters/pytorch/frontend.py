@@ -437,7 +437,10 @@ def _check_leaves(model: Callable[..., Any], arguments: Arguments) -> None:
         try:
             from_torch_dtype(x.dtype)
         except (TypeError, KeyError) as error:
-            raise InputError(f"input {name!r} is {x.dtype}, which ONNX does not have") from error
+            raise InputError(
+                f"input {name!r} is {x.dtype}, which ONNX does not have",
+                hint=f"pass it as another dtype, and convert it in the model: {name}.to({x.dtype})",
+            ) from error
         if x.layout is not torch.strided:
             raise InputError(
                 f"input {name!r} is sparse ({x.layout}); ONNX inputs are dense",
@@ -454,7 +457,8 @@ def _infer_symbols(
         if other.names != arguments.names:
             raise InputError(
                 f"the examples differ in structure: {', '.join(arguments.names)} and "
-                f"{', '.join(other.names)}"
+                f"{', '.join(other.names)}",
+                hint="give examples of one structure, or export the model once for each",
             )
     by_sizes: dict[tuple[int, ...], Symbol] = {}
     for index, name in enumerate(arguments.names):

@@ -38,7 +38,7 @@ class NoneTests:
 
     def __init__(self, trace: Trace) -> None:
         self._trace = trace
-        self._tested: dict[CodeType, frozenset[str]] = {}
+        self._tested: dict[CodeType, dict[str, Source]] = {}
         self._before: Any = None
         self._watching = False
 
@@ -63,35 +63,37 @@ class NoneTests:
             elif event == "return" and frame.f_back is not None and self._is_optional(arg):
                 names = self._names(frame.f_back.f_code)
                 if names and (stored := _stored(frame.f_back)) in names:
-                    self._compile(frame.f_back, stored)
+                    self._compile(frame.f_back, stored, names[stored])
         if self._before is not None:
             self._before(frame, event, arg)
 
-    def _given(self, frame: FrameType, names: frozenset[str]) -> None:
+    def _given(self, frame: FrameType, names: dict[str, Source]) -> None:
         for name, x in frame.f_locals.items():
             if name in names and self._is_optional(x):
-                self._compile(frame, name)
+                self._compile(frame, name, names[name])
             if type(x) is dict and any(map(self._is_optional, x.values())):  # **options, perhaps
-                self._compile(frame, name, optional=True)
+                self._compile(frame, name, next(iter(names.values())), optional=True)
 
     def _is_optional(self, x: Any) -> bool:
         return id(x) in self._trace.optional and presence(self._trace, x) is not None
 
-    def _names(self, code: CodeType) -> frozenset[str]:
-        """What plain code of the user's compares with None."""
+    def _names(self, code: CodeType) -> dict[str, Source]:
+        """What plain code of the user's compares with None, and where."""
         found = self._tested.get(code)
         if found is None:
             plain = self._trace.finder.may_ask(code) and code not in (self._trace.settled or ())
             plain = plain and _OVERRIDABLE not in code.co_names
-            found = self._tested[code] = frozenset(_compared(code)) if plain else frozenset()
+            found = self._tested[code] = dict(_compared(code)) if plain else {}
         return found
 
-    def _compile(self, frame: FrameType, name: str, *, optional: bool = False) -> None:
-        code = frame.f_code
+    def _compile(
+        self, frame: FrameType, name: str, source: Source, *, optional: bool = False
+    ) -> None:
+        what = name if name == _RESULT else f"`{name}`"
         raise Interrupt(
             DataDependentError(
-                f"Python asks whether `{name}` is None, which depends on the input's values",
-                source=Source(code.co_filename, code.co_firstlineno, code.co_qualname, code=code),
+                f"Python asks whether {what} is None, which depends on the input's values",
+                source=source,
                 hint="mark the function with @bridge.script, or pass a tensor in place of None",
             ),
             frame,
@@ -103,12 +105,15 @@ def _steps(code: CodeType) -> Iterator[dis.Instruction]:
     return (i for i in dis.get_instructions(code) if i.opname not in _SILENT)
 
 
-def _compared(code: CodeType) -> Iterator[str]:
-    """The local names that code compares with None."""
+def _compared(code: CodeType) -> Iterator[tuple[str, Source]]:
+    """The local names that code compares with None, and where it does."""
     held: str | None = None
     for step in _steps(code):
         if held is not None and (step.opname == "IS_OP" or step.opname.endswith("NONE")):
-            yield held
+            at = step.positions or dis.Positions()
+            line, end = at.lineno or code.co_firstlineno, at.end_col_offset
+            place = code.co_qualname, at.col_offset, end if at.end_lineno == line else None
+            yield held, Source(code.co_filename, line, *place, code)
         if step.opname.startswith(("LOAD_FAST", "LOAD_DEREF", "STORE_FAST", "STORE_DEREF")):
             held = step.argval[-1] if isinstance(step.argval, tuple) else str(step.argval)
         elif step.opname.startswith("CALL"):

@@ -89,8 +89,9 @@ def first_sizes(symbols: Sequence[Symbol], taken: set[int]) -> dict[str, int]:
         options = list(candidate_sizes(symbol))
         if not options:
             raise DynamicShapeError(
-                f"dim {symbol.name!r} is declared dynamic, but {symbol.size} is the only size "
-                f"between its bounds {symbol.minimum} and {symbol.maximum}"
+                f"dim {symbol.name!r} is declared dynamic, but {symbol.size} is the only size above 1 "
+                f"between its bounds {symbol.minimum} and {symbol.maximum}",
+                hint="widen its bounds, or leave it out of dynamic_shapes",
             )
         free = [s for s in options if s not in used] or options
         other = next((s for s in symbols if s.name in chosen and are_sides(s, symbol)), None)
@@ -233,7 +234,8 @@ def _descend(
                 _descend(entry, groups[only], f"{where}.{only}", names, shapes, symbols)
                 return
             raise DynamicShapeError(
-                f"dynamic_shapes names {where}.{unknown[0]}, which is no input"
+                f"dynamic_shapes names {unknown[0]!r} in {where!r}, which holds "
+                f"{', '.join(map(repr, groups))}"
             )
         pairs = list(entry.items())
     elif isinstance(entry, Sequence) and not isinstance(entry, str):
@@ -243,11 +245,15 @@ def _descend(
             return
         if len(entry) != len(groups):
             raise DynamicShapeError(
-                f"dynamic_shapes has {len(entry)} entries for {where}, which holds {len(groups)}"
+                f"dynamic_shapes has {len(entry)} entries for {where!r}, which holds {len(groups)}: "
+                f"{', '.join(map(repr, groups))}"
             )
         pairs = list(zip(groups, entry, strict=True))
     else:
-        raise DynamicShapeError(f"dynamic_shapes for {where} is {entry!r}, not a dict or sequence")
+        raise DynamicShapeError(
+            f"dynamic_shapes for {where!r} is {entry!r}; it holds {', '.join(map(repr, groups))}",
+            hint=f"name the dims of each tensor in it: {{{next(iter(groups))!r}: {{0: {entry!r}}}}}",
+        )
     for key, below in pairs:
         _descend(below, groups[key], f"{where}.{key}", names, shapes, symbols)
 

@@ -18,7 +18,9 @@ DIMS = {"x": {0: "batch", 1: "length"}}
 
 def text_of(model, error, *args, **options):
     with pytest.raises(error) as caught:
-        bridge.export(model, args or (X,), **options)
+        bridge.export(
+            model, *([] if "examples" in options and not args else [args or (X,)]), **options
+        )
     return str(caught.value)
 
 
@@ -165,6 +167,97 @@ def test_tensors_that_leave_torch():
     )
 
 
+def takes_numpy(x):
+    return x.astype(np.float32)
+
+
+def test_methods_that_only_numpy_has():
+    text = text_of(takes_numpy, bridge.UntraceableError, np.ones(3))
+    excerpt = "    return x.astype(np.float32)\n           ^^^^^^^^"
+    assert text == (
+        "the NumPy arrays of the example are torch tensors in the trace, of which this code raises "
+        "AttributeError: 'Tensor' object has no attribute 'astype'\n"
+        f"{place(takes_numpy, 1, excerpt)}\n\n"
+        "hint: compute with torch, whose functions take NumPy's keywords too: x.sum(axis=0)\n"
+        "docs/errors#untraceableerror"
+    )
+
+
+def counts_bytes(x):
+    return x * 2, len(bytearray(x.shape[0]))
+
+
+def test_numbers_that_are_returned_and_frozen():
+    text = text_of(counts_bytes, bridge.SpecialisationError, X, dynamic_shapes=({0: "n"},))
+    assert text == (
+        "the model returns 2 for every input, eager code 4 for other inputs than the example\n\n"
+        "hint: compute it from tensors, or leave it out of what the model returns\n"
+        "docs/errors#specialisationerror"
+    )
+
+
+def frozen_reshape(x):
+    return x.reshape(5 * len(bytearray(x.shape[0])))
+
+
+def test_calls_that_fail_in_another_world():
+    text = text_of(frozen_reshape, bridge.WorldError, X, dynamic_shapes=({0: "n"},))
+    excerpt = "    return x.reshape(5 * len(bytearray(x.shape[0])))\n           " + "^" * 41
+    assert text == (
+        "torch.Tensor.reshape works with the example's sizes, and fails with others: shape '[10]' is "
+        f"invalid for input of size 20\n{place(frozen_reshape, 1, excerpt)}\n\n"
+        "hint: keep the number in torch: x.shape[i], its arithmetic and math.* of it are followed; strings, "
+        "bytes and NumPy arrays that are made with it are not\n"
+        "docs/errors#worlderror"
+    )
+
+
+def squeezed(x):
+    return x.squeeze() * 2
+
+
+def test_a_number_of_dims_that_depends_on_sizes():
+    text = text_of(squeezed, bridge.WorldError, examples=[(X,), (X[:1],)])
+    excerpt = "    return x.squeeze() * 2\n           ^^^^^^^^^^^"
+    assert text == (
+        "the number of dims depends on the input's sizes: [2, 5], [5]\n"
+        f"{place(squeezed, 1, excerpt)}\n\n"
+        "hint: name the dim to squeeze, or give an example whose dynamic dims are all above 1\n"
+        "docs/errors#worlderror"
+    )
+
+
+def no_lowering(x):
+    return torch.nextafter(x, x + 1)
+
+
+def test_calls_without_a_lowering():
+    text = text_of(no_lowering, bridge.UnsupportedOpError, X)
+    excerpt = "    return torch.nextafter(x, x + 1)\n           ^^^^^^^^^^^^^^^^^^^^^^^^^"
+    assert text.startswith(
+        "no ONNX lowering for torch.nextafter(float32[2, 5], float32[2, 5])\n"
+        f"{place(no_lowering, 1, excerpt)}\n"
+    )
+    assert text.endswith(
+        "\n\nhint: register one with `@lowers(torch.nextafter)`, see docs/how-to/add-an-op\n"
+        "docs/errors#unsupportedoperror"
+    )
+
+
+def functionalised(x):
+    return torch.func.functionalize(torch.sin)(x)
+
+
+def test_transforms_that_are_not_traced():
+    text = text_of(functionalised, bridge.UntraceableError, X)
+    excerpt = "    return torch.func.functionalize(torch.sin)(x)\n           " + "^" * 38
+    assert text == (
+        f"this transform of torch.func is not traced\n{place(functionalised, 1, excerpt)}\n\n"
+        "hint: call vmap, grad, jvp, vjp, jacrev or jacfwd of torch.func inside of the exported function, or "
+        "keep the transform out of it\ndocs/errors#untraceableerror"
+    )
+
+
 def frozen_batch(x):
     return x.view(2, -1).sum(1)
 
@@ -195,6 +288,52 @@ def test_dims_that_cannot_be_dynamic(dims, message):
     assert text == f"{message}\ndocs/errors#dynamicshapeerror"
 
 
+def one_at_a_time(x, y):
+    if x.shape[0] != 2 and y.shape[0] != 2:
+        raise ValueError("both changed")
+    return x.sum() + y.sum()
+
+
+def first_of_two(inputs):
+    return inputs["a"] + 1
+
+
+NEST = {"a": X, "c": X}
+
+
+@pytest.mark.parametrize(
+    ("model", "args", "dims", "message"),
+    [
+        (
+            frozen_batch, (X,), {"x": {0: torch.export.Dim("n", min=1, max=2)}},
+            "dim 'n' is declared dynamic, but 2 is the only size above 1 between its bounds 1 and 2\n\n"
+            "hint: widen its bounds, or leave it out of dynamic_shapes",
+        ),
+        (
+            one_at_a_time, (X, X), {"x": {0: "n"}, "y": {0: "m"}},
+            "eager accepts another size for each dynamic dim alone, but not for all at once: ValueError: "
+            "both changed\n\nhint: pass examples=[...] with two sets of sizes that the model accepts",
+        ),
+        (
+            first_of_two, (NEST,), {"inputs": {"b": {0: "n"}}},
+            "dynamic_shapes names 'b' in 'inputs', which holds 'a', 'c'\n",
+        ),
+        (
+            first_of_two, (NEST,), {"inputs": [{0: "n"}] * 3},
+            "dynamic_shapes has 3 entries for 'inputs', which holds 2: 'a', 'c'\n",
+        ),
+        (
+            first_of_two, (NEST,), {"inputs": "n"},
+            "dynamic_shapes for 'inputs' is 'n'; it holds 'a', 'c'\n\n"
+            "hint: name the dims of each tensor in it: {'a': {0: 'n'}}",
+        ),
+    ],
+)  # fmt: skip
+def test_declarations_of_dims_that_are_wrong(model, args, dims, message):
+    text = text_of(model, bridge.DynamicShapeError, *args, dynamic_shapes=dims)
+    assert text == f"{message}\ndocs/errors#dynamicshapeerror"
+
+
 @pytest.mark.parametrize(
     ("model", "args", "options", "message"),
     [
@@ -220,6 +359,11 @@ def test_dims_that_cannot_be_dynamic(dims, message):
             lambda x, y: x, (X, X.to("meta")), {},
             "the inputs are on several devices: cpu, meta\n\n"
             "hint: move the example inputs to the model's device",
+        ),
+        (
+            first_of_two, (NEST,), {"examples": [({"a": X},)]},
+            "the examples differ in structure: inputs.a, inputs.c and inputs.a\n\n"
+            "hint: give examples of one structure, or export the model once for each",
         ),
         (
             nn.Linear(5, 2, device="meta"), (X,), {},
@@ -253,6 +397,16 @@ def test_dims_that_cannot_be_dynamic(dims, message):
 def test_calls_that_are_wrong(model, args, options, message):
     text = text_of(model, bridge.InputError, *args, **options)
     assert text == f"{message}\ndocs/errors#inputerror"
+
+
+@pytest.mark.filterwarnings("ignore:ComplexHalf")
+def test_inputs_of_a_dtype_that_onnx_lacks():
+    text = text_of(frozen_batch, bridge.InputError, X.to(torch.complex32))
+    assert text == (
+        "input 'x' is torch.complex32, which ONNX does not have\n\n"
+        "hint: pass it as another dtype, and convert it in the model: x.to(torch.complex32)\n"
+        "docs/errors#inputerror"
+    )
 
 
 def test_examples_that_eager_refuses_are_named():

@@ -193,6 +193,19 @@ def keeps_a_global(x):
     return x * COUNT
 
 
+def sets_a_key_of_a_number(x):
+    d = {1: x, 2: x * 2}
+    d[int(x.sum())] = x * 3
+    return d[1]
+
+
+def writes_to_pieces(x):
+    x = x * 1
+    for piece in x.split(int(x.sum()) % 2 + 1):
+        piece += 1
+    return x
+
+
 def calls_without_a_file(x):
     return eval("lambda t: t if t.sum() > 0 else -t")(x)
 
@@ -243,6 +256,13 @@ def cannot_differentiate(x):
          4, "x * COUNT",
          "`COUNT` is global, and a graph keeps nothing from one call to the next: take it as an input and "
          'return it, or keep it in a buffer and export with state="io"', "SpecialisationError"),
+        (sets_a_key_of_a_number, "which keys this dict has depends on the input's values", 2,
+         "d[int(x.sum())] = x * 3", "use a list, or a tensor indexed by the number: `counts[v] += 1`",
+         "ScriptError"),
+        (writes_to_pieces,
+         "what is written to is one of a run-time number of pieces of another tensor, which the graph "
+         "would not change", 3, "piece += 1",
+         "write to x[start:end], or put the pieces together again with torch.cat", "UntraceableError"),
         (calls_without_a_file,
          "the source of <lambda> (<string>:1) is not available, so its control flow cannot be compiled",
          1, 'eval("lambda t: t if t.sum() > 0 else -t")(x)',
@@ -293,3 +313,66 @@ def test_what_eager_raises_is_told_of_the_line_that_did_it():
         "\n"
         "hint: call the model with these arguments until it runs, then export it"
     )
+
+
+@bridge.script
+def chooses(x):
+    return "up" if x.sum() > 0 else "down"
+
+
+def asks_what_was_chosen(x):
+    return x * 2 if chooses(x) == "up" else -x
+
+
+@bridge.script
+def passes_on_what_was_chosen(x):
+    return by_mode(x, "up" if x.sum() > 0 else "down")
+
+
+def by_mode(x, mode):
+    if mode == "up":
+        return x
+    return -x
+
+
+@bridge.script
+def gives_none(x):
+    return takes_none(x, x if x.sum() > 0 else None)
+
+
+def takes_none(x, mask):
+    if mask is None:
+        return -x
+    return x + mask
+
+
+def takes_a_number(x):
+    y = x
+    for _ in range(int(x[0])):
+        y = y * 2
+    return y
+
+
+@pytest.mark.parametrize(
+    ("function", "told", "place", "code", "hint"),
+    [
+        (asks_what_was_chosen,
+         "what is returned here is another object for other inputs, and the caller asks_what_was_chosen is "
+         "not compiled", (chooses, 2), 'return "up" if x.sum() > 0 else "down"',
+         "mark asks_what_was_chosen with @bridge.script"),
+        (passes_on_what_was_chosen,
+         "what by_mode is given here is another object for other inputs, and it is not compiled", 2,
+         'by_mode(x, "up" if x.sum() > 0 else "down")', "mark by_mode with @bridge.script"),
+        (gives_none,
+         "Python asks whether `mask` is None, which depends on the input's values", (takes_none, 1),
+         "mask is None", "mark the function with @bridge.script, or pass a tensor in place of None"),
+        (takes_a_number,
+         "Python asks for int() of `for _ in range(int(x[0])):`, which depends on the input's values", 2,
+         "int(x[0])", "mark the function with @bridge.script, or use torch.where"),
+    ],
+    ids=lambda f: getattr(f, "__name__", ""),
+)  # fmt: skip
+def test_what_has_to_be_marked(function, told, place, code, hint):
+    with pytest.raises(bridge.DataDependentError) as caught:
+        bridge.export(function, X, script="explicit")
+    assert str(caught.value) == text(function, told, place, code, hint, "DataDependentError")
