@@ -19,6 +19,7 @@ from exporters.tracing.bodies import Scope
 from exporters.tracing.branches import if_
 from exporters.tracing.builtin_functions import call
 from exporters.tracing.iteration import for_, while_
+from exporters.tracing.lists import StagedList
 from exporters.tracing.trace import Trace
 
 if TYPE_CHECKING:
@@ -152,8 +153,8 @@ def _cycled(rows: Sequence[Any], count: int) -> list[Any]:
 
 def _stacked(items: Any, like: torch.Tensor) -> torch.Tensor:
     """The items along a new first axis; none of them are as many rows of ``like``."""
-    plain = type(items) is list
-    return torch.stack(items) if not plain or items else like[:0]
+    staged = isinstance(items, StagedList)
+    return torch.stack(items) if staged or items else like[:0]
 
 
 def _structure_of(

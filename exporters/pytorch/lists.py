@@ -10,6 +10,7 @@ import torch
 from exporters.errors import UntraceableError
 from exporters.pytorch.dtypes import to_torch_dtype
 from exporters.pytorch.registry import aten_name
+from exporters.tracing.own_lists import OwnList
 from exporters.tracing.trace import Interrupt
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["as_tensor", "call_on_list"]
 
 _JOINING = {"cat", "concat", "concatenate"}
+
+torch.utils._pytree.register_pytree_node(OwnList, lambda x: (list(x), None), lambda x, _: list(x))
 
 
 def call_on_list(

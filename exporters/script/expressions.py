@@ -30,7 +30,7 @@ _ARITHMETIC = {
 _BUILTINS = frozenset({
     "abs", "all", "any", "bool", "deque", "divmod", "enumerate", "float", "getattr", "hasattr", "int",
     "isinstance", "len", "list", "max", "min", "print", "range", "reversed", "round", "set", "sorted", "sum",
-    "tuple", "zip", "map", "filter", "iter", "next",
+    "tuple", "zip", "map", "filter", "iter", "next", "type",
 })  # fmt: skip
 _LIBRARY = frozenset({
     "accumulate", "chain", "combinations", "count", "cycle", "deque", "islice", "pairwise", "product",

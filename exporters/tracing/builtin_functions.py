@@ -29,7 +29,7 @@ from exporters.tracing.operators import (
 from exporters.tracing.ordering import deque, sorted_
 from exporters.tracing.own_lists import OwnList, held, own
 from exporters.tracing.own_sets import own_set
-from exporters.tracing.scalars import TracedBool, TracedScalar
+from exporters.tracing.scalars import TracedBool, TracedFloat, TracedInt, TracedScalar
 from exporters.tracing.searching import SEARCHES, Counts
 from exporters.tracing.trace import Trace
 
@@ -132,13 +132,10 @@ def _enumerate(items: Any, start: Any = 0) -> Any:
 def _zip(*sequences: Any, strict: bool = False) -> Any:
     trace = recorded()
     endless = any(isinstance(x, Endless) for x in sequences)
-    empty = any(type(x) in (list, tuple, OwnList) and not x for x in sequences)
-    if (
-        trace is None
-        or empty
-        or not (endless or any(iterable(trace, x) is not None for x in sequences))
-    ):
+    if trace is None or not (endless or any(iterable(trace, x) is not None for x in sequences)):
         return zip(*map(natively, sequences), strict=strict)
+    if any(type(x) in (list, tuple, OwnList) and not x for x in sequences):
+        return zip()
     return zipped(*sequences)
 
 
@@ -183,6 +180,19 @@ def _isinstance(x: Any, kinds: Any) -> bool:
             else any(issubclass(bool, k) for k in kinds)
         )
     return isinstance(x, kinds)
+
+
+_TYPES: tuple[tuple[type, type], ...] = (
+    (TracedBool, bool), (TracedInt, int), (TracedFloat, float), (StagedList, list), (OwnList, list)
+)  # fmt: skip
+
+
+def _type(*args: Any, **kwargs: Any) -> Any:
+    """What eager code has where the trace has a type of its own."""
+    found = type(*args, **kwargs)
+    if len(args) > 1:
+        return found
+    return next((plain for traced, plain in _TYPES if issubclass(found, traced)), found)
 
 
 def _print(*args: Any, **kwargs: Any) -> None:
@@ -244,6 +254,7 @@ _BUILTINS: dict[Any, Callable[..., Any]] = {
     any: _any,
     all: _all,
     isinstance: _isinstance,
+    type: _type,
     print: _print,
     list: _list,
     tuple: _tuple,

@@ -11,6 +11,7 @@ from exporters.errors import DataDependentError
 from exporters.tracing.bodies import NO_SCOPE, Scope, recorded
 from exporters.tracing.branches import if_
 from exporters.tracing.leaves import presence, presence_of_key, same
+from exporters.tracing.own_lists import OwnList
 from exporters.tracing.scalars import TracedBool, TracedScalar, plain
 from exporters.tracing.trace import Interrupt, Trace
 
@@ -164,7 +165,7 @@ def _is_open(trace: Trace, x: Any, *, inside: bool = False) -> bool:
     held = x if isinstance(x, dict) else getattr(x, "__dict__", None)
     if trace.missing and isinstance(held, dict):
         return any(presence_of_key(trace, i) is not None for i in held.values())
-    return type(x) in (tuple, list) and any(_is_open(trace, i, inside=True) for i in x)
+    return type(x) in (tuple, list, OwnList) and any(_is_open(trace, i, inside=True) for i in x)
 
 
 def invoke(function: Any, /, *args: Any, **kwargs: Any) -> Any:

@@ -43,6 +43,7 @@ from exporters.tracing.nodes import (
     as_columns,
     joined_order,
 )
+from exporters.tracing.own_lists import OwnList
 from exporters.tracing.pytree import Tree, flatten, shallow
 from exporters.tracing.scalars import TracedScalar
 
@@ -109,7 +110,7 @@ def _describe_items(trace: Trace, x: Any) -> str:
     if isinstance(x, tuple) and len(x) == 1:
         inside += ","
     left, right = "[]" if isinstance(x, list) else "()" if isinstance(x, tuple) else "{}"
-    name = "" if type(x) in (list, tuple, dict, set) else type(x).__name__
+    name = "" if type(x) in (list, OwnList, tuple, dict, set) else type(x).__name__
     return f"{name}{left}{inside}{right}" if x or not isinstance(x, set) else "set()"
 
 

@@ -164,4 +164,38 @@ def of_an_object(x):
     return x.sum() + sum(buffer.items) + len(items)
 
 
+@program
+def asked_for_their_type(x):
+    known, found, n = [1, 2], [], 0
+    for v in x:
+        if v > 1:
+            found.append(v)
+            n += 1
+    kinds = {list: 1.0, int: 10.0, tuple: 100.0}
+    total = sum(kinds[type(y)] for y in (known, found, n, len(found), (1,)))
+    if type(found) is list and type(n) in (int, float):
+        total += 0.5
+    return x.sum() + total, f"{known}" == "[1, 2]"
+
+
+@program
+def of_a_tree(x):
+    total = x.sum()
+    while total > 1:
+        total = total / 2
+    leaves = [total, [x.sum(), (total, {"a": [total]})]]
+    doubled = torch.utils._pytree.tree_map(lambda leaf: leaf * 2, leaves)
+    return torch.stack(torch.utils._pytree.tree_leaves(doubled))
+
+
+@program
+def beside_an_empty_list(x):
+    waiting, total = [], x.sum()
+    for a, b in zip(waiting[:3], x, strict=False):
+        total = total + a * b
+    for a, b in zip(x, waiting, strict=False):
+        total = total + a * b
+    return total
+
+
 test_one_way, test_every_way = program.tests()
