@@ -28,7 +28,7 @@ from exporters.tracing.operators import (
 )
 from exporters.tracing.ordering import deque, sorted_
 from exporters.tracing.own_lists import OwnList, held, own
-from exporters.tracing.own_sets import own_set
+from exporters.tracing.own_sets import OwnSet, own_set
 from exporters.tracing.scalars import TracedBool, TracedFloat, TracedInt, TracedScalar
 from exporters.tracing.searching import SEARCHES, Counts
 from exporters.tracing.trace import Trace
@@ -183,7 +183,8 @@ def _isinstance(x: Any, kinds: Any) -> bool:
 
 
 _TYPES: tuple[tuple[type, type], ...] = (
-    (TracedBool, bool), (TracedInt, int), (TracedFloat, float), (StagedList, list), (OwnList, list)
+    (TracedBool, bool), (TracedInt, int), (TracedFloat, float), (StagedList, list), (OwnList, list),
+    (OwnSet, set),
 )  # fmt: skip
 
 
