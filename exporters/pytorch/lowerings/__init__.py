@@ -50,6 +50,7 @@ from exporters.pytorch.lowerings import (
     symbolic,
     vision,
     whole_numbers,
+    windows,
 )
 
 __all__ = [
@@ -102,4 +103,5 @@ __all__ = [
     "symbolic",
     "vision",
     "whole_numbers",
+    "windows",
 ]

@@ -89,3 +89,27 @@ def test_tensors_of_sizes_and_numbers_match_eager(name: str, sizes: dict[str, An
 def test_small_constants_are_no_nodes() -> None:
     traced = check_call(lambda x: x + torch.zeros_like(x) + torch.ones(2, 3), (torch.ones(2, 3),))
     assert op_types(traced) == ["Add", "Add"]
+
+
+WINDOWS: dict[str, Any] = {
+    "hann": torch.hann_window,
+    "hamming": torch.hamming_window,
+    "blackman": torch.blackman_window,
+    "bartlett": torch.bartlett_window,
+    "kaiser": torch.kaiser_window,
+    "frequencies": lambda n, _: torch.fft.fftfreq(n, 0.5),
+    "half of them": lambda n, _: torch.fft.rfftfreq(n, 0.5),
+}
+
+
+@pytest.mark.parametrize("periodic", [True, False])
+@pytest.mark.parametrize("name", WINDOWS)
+def test_windows_of_dynamic_length(name: str, periodic: bool) -> None:
+    check_call(
+        lambda x: x * WINDOWS[name](x.shape[1], periodic)[: x.shape[1] // 2 + 1].sum(),
+        (torch.randn(2, 9),),
+        dynamic_shapes=({1: "n"},),
+        others=[(torch.randn(2, n),) for n in (1, 2, 3, 8, 33)],
+        rtol=1e-5,
+        atol=1e-6,
+    )
