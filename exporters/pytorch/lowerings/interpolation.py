@@ -256,6 +256,29 @@ def _smoothed_weights(before: Any, after: Any, step: T, cubic: bool) -> T:
     return share / share.sum(0)
 
 
+def _smoothed_weights_of_torch(before: int, after: int, scale: float, cubic: bool) -> T:
+    """The same for known sizes in float32, rounded where torch rounds: sums halfway stay halfway."""
+    f32, f64 = np.float32, np.float64
+    step = f32(scale)
+    inverse = f64(f32(1 / f64(step)) if step >= 1 else f32(1))
+    reach = f32((2.0 if cubic else 1.0) * f64(max(step, f32(1))))
+    centres = ((np.arange(after) + 0.5) * f64(step)).astype(f32)
+    first = np.maximum(((centres - reach).astype(f64) + 0.5).astype(np.int64), 0)
+    last = np.minimum(((centres + reach).astype(f64) + 0.5).astype(np.int64), before)
+    taps, total = [], np.zeros(after, f32)
+    for j in range(int((last - first).max(initial=0))):
+        gap = (first + j).astype(f32) - centres
+        distance = np.abs(((gap.astype(f64) + 0.5) * inverse).astype(f32))
+        share = (_cubic if cubic else _triangle)(torch.from_numpy(distance), *([-0.5] * cubic))
+        taps.append(np.where(first + j < last, share.numpy(), f32(0)))
+        total = total + taps[-1]
+    weights = np.zeros([before, after], f32)
+    for j, tap in enumerate(taps):
+        inside = first + j < last
+        weights[(first + j)[inside], np.nonzero(inside)[0]] = (tap / total)[inside]
+    return torch.from_numpy(weights)
+
+
 def _along(y: T, axis: int, weights: T) -> T:
     if axis == y.dim() - 1:
         return y @ weights
@@ -285,7 +308,9 @@ def _smooth_by_product(*, cubic: bool, antialias: bool) -> Callable[..., T]:
             if copies and known and before == after:
                 continue
             step = _step(before, after, factor, align_corners, dtype, copies)
-            if antialias:
+            if antialias and known and dtype == torch.float32:
+                weights = _smoothed_weights_of_torch(before, after, float(step), cubic)
+            elif antialias:
                 weights = _smoothed_weights(before, after, step, cubic)
             else:
                 weights = _weights(before, after, step, align_corners, cubic)

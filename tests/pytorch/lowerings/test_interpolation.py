@@ -91,6 +91,18 @@ def test_bytes_are_resized_to_the_last_bit(mode: str, options: Any, channels: in
     )
 
 
+@pytest.mark.parametrize("sizes", [(75, 65, 64, 55), (60, 80, 32, 43), (25, 20, 56, 56)], ids=str)
+def test_smoothed_images_fall_on_torchs_side_of_a_half(sizes: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    x = torch.randint(0, 256, (1, 3, *sizes[:2])).float()
+    check_call(
+        lambda x: F.interpolate(x, sizes[2:], mode="bilinear", antialias=True).round(),
+        (x,),
+        rtol=0,
+        atol=0,
+    )
+
+
 @pytest.mark.parametrize("dtype", [f32, torch.float64, torch.uint8], ids=str)
 @pytest.mark.parametrize(("mode", "options"), MODES, ids=str)
 def test_what_keeps_its_size_is_copied(mode: str, options: Any, dtype: torch.dtype) -> None:
