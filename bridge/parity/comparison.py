@@ -9,7 +9,7 @@ import numpy as np
 
 from bridge.errors import FeedError
 
-__all__ = ["Comparison", "Tolerance", "compare", "default_tolerance"]
+__all__ = ["Comparison", "Tolerance", "agrees", "compare", "default_tolerance"]
 
 _CHUNK = 1 << 16  # elements that are widened at a time: they stay in the cache
 _MOST_ROWS = 4096  # that are looked through for their five largest elements: no images
@@ -156,6 +156,19 @@ def compare(name: str, expected: Any, got: Any, tolerance: Tolerance | None = No
     if problem is not None:
         return Comparison(name, False, problem, shape, dtype)
     return _values(name, expected, got, tolerance)
+
+
+def agrees(expected: Any, got: Any, tolerance: Tolerance) -> bool:
+    """Whether :func:`compare` passes numbers of one shape and kind; it says no sooner."""
+    if _unlike_finite(expected, got) is not None:
+        return False
+    a, b = np.ascontiguousarray(expected).reshape(-1), np.ascontiguousarray(got).reshape(-1)
+    limit = tolerance.atol * _scale(a)
+    chunks = range(0, a.size, _CHUNK)
+    return all(
+        bool((_excess(a[s : s + _CHUNK], b[s : s + _CHUNK], tolerance)[3] <= limit).all())
+        for s in chunks
+    )
 
 
 def _objects(name: str, expected: np.ndarray[Any, Any], got: np.ndarray[Any, Any]) -> Comparison:

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from bridge.parity.comparison import compare, is_floating
 from bridge.parity.forcing import comparable
-from bridge.parity.repairing import Repair, Repaired
+from bridge.parity.repairing import MOVING, Repair, Repaired
 from bridge.parity.right_numbers import RightNumbers
 from bridge.parity.surgery import reads
 
@@ -26,13 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Suspect", "suspect"]
 
-_MOVING = {
-    "Cast", "Concat", "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split",
-    "Squeeze", "Transpose", "Unsqueeze",
-}  # fmt: skip
-
-
 _SAME = 1e-5  # of the largest magnitude
+_TINY = 1e-30
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,15 +57,16 @@ def suspect(
         return None
     names = _right_names(oracle, known, value)
     coarse = probe.coarse(value, known)
-    right = RightNumbers(_right_arrays(oracle, feed, known, names), coarse)
     foreign = oracle.graph is None or value not in oracle.graph.types
-    recorded = RightNumbers(() if oracle.recorded is None else oracle.recorded(), coarse)
+    right = RightNumbers(_right_arrays(oracle, feed, known, names), coarse, whole=foreign)
+    arrays = () if oracle.recorded is None else oracle.recorded()
+    recorded = RightNumbers(arrays, coarse, whole=foreign)
     made = recorded if foreign else RightNumbers(())
     # a node that only moves what the region is given makes right numbers, too
     entering = {str(v.name) for n in region for v in reads(n)}
     # nor is one that makes what the region should: what comes after it spoils that
     read = [n for n in (*entering, value) if n in known]
-    given = RightNumbers((np.asarray(known[n]) for n in read), coarse)
+    given = RightNumbers((np.asarray(known[n]) for n in read), coarse, whole=foreign)
     if not right.arrays and not made.arrays and not given.arrays:
         return None
     inner = [str(v.name) for n in region[:-1] for v in n.outputs if v.name in probe.types]
@@ -78,37 +74,44 @@ def suspect(
         n: x for n, x in probe.values(inner, feed, known) if not isinstance(x, Exception | list)
     }
     sound = _sound(region, got, made, (right, given))
-    fixed = _of_weights_alone(probe, region)
-    found = Repair(probe, feed, known, value, got, (recorded, right), sound).first(
-        [n for n in region if n not in fixed]
-    )
+    vouched = _vouched(region, sound)
+    fixed = _of_weights_alone(probe, region, sizes=True)
+    changing = [n for n in region if n not in fixed]
+    repair = Repair(probe, feed, known, value, got, (recorded, right), sound, region)
+    found = repair.first(changing, vouched) if changing else None
     if found is not None:
         broken = found.node
-        before = {n for v in broken.outputs for n in probe.region(str(v.name), known)}
-        region = [n for n in region if n in before]
+        reaching = {n for v in broken.outputs for n in probe.region(str(v.name), known)}
+        region = [n for n in region if n in reaching]
         wrong = [v for v in reads(broken) if v.name in got and v.name not in sound]
-        if not any(v.producer() in before for v in wrong) or _adds_wrongly(found, got):
+        if not any(v.producer() in reaching for v in wrong) or _has_wrong_constant(found, got):
             return Suspect(broken, found, got[found.value])
     node = _unvouched(probe, oracle, known, region, got, sound, made, names)
-    return None if node is None else Suspect(node)
+    if node is None:
+        return None
+    alone = _of_weights_alone(probe, region)
+    before = {str(v.name) for v in reads(node) if v.producer() in alone}
+    within = [n for name in before for n in probe.region(name, {})]
+    return Suspect(next((n for n in within if _reads_other_weights(n, oracle)), node))
 
 
-def _adds_wrongly(found: Repaired, got: Mapping[str, Any]) -> bool:
-    """Whether a node has only to add other constants: then what comes before it is right."""
-    node = found.node
-    if node.op_type not in ("Add", "Sub"):
-        return False
-    for value in reads(node):
-        x = np.asarray(got.get(str(value.name), 0))
-        if x.shape != found.right.shape:
+def _has_wrong_constant(found: Repaired, got: Mapping[str, Any]) -> bool:
+    """Whether other constants would put a sum or product right: then what comes before it is."""
+    read = [np.asarray(got.get(str(v.name), v.const_value or 0)) for v in reads(found.node)]
+    for x in read:
+        if x.shape != found.right.shape or not is_floating(x.dtype):
             continue
-        added = found.right.astype(np.float64) - x
-        limit = _SAME * max(float(np.abs(x).max()), float(np.abs(found.right).max()))
-        rows = (
-            np.moveaxis(added, a, 0).reshape(n, -1) for a, n in enumerate(x.shape) if x.size > n
-        )
-        if any(float(np.ptp(r, axis=1).max()) <= limit for r in rows):
-            return True
+        right, x = found.right.astype(np.float64), x.astype(np.float64)
+        limit = _SAME * max(float(np.abs(x).max()), float(np.abs(right).max()))
+        if found.node.op_type in ("Add", "Sub"):
+            sizes = enumerate(x.shape)
+            rows = (np.moveaxis(right - x, a, 0).reshape(n, -1) for a, n in sizes if x.size > n)
+            if any(float(np.ptp(r, axis=1).max()) <= limit for r in rows):
+                return True
+        elif found.node.op_type in ("Mul", "Div") and any(y.size == 1 for y in read):
+            factor = (right * x).sum() / max(float((x * x).sum()), _TINY)
+            if float(np.abs(right - factor * x).max()) <= limit:
+                return True
     return False
 
 
@@ -124,7 +127,7 @@ def _unvouched(
 ) -> ir.Node | None:
     """The first node of a region whose numbers, and whose results' numbers, are not right."""
     inner = [str(v.name) for n in region[:-1] for v in n.outputs if v.name in probe.types]
-    vouched = {n for name in sound for n in probe.region(name, known)}
+    vouched = _vouched(region, sound)
     vouched |= _of_weights_alone(probe, region)
     left = [n for n in region if n not in vouched and _is_approximate(probe, n)]
     origin = _origin(left[0], names) if left else ""
@@ -198,7 +201,7 @@ def _sound(
             later = [p for p in later if (p, kind) not in taken]
             later.sort(key=lambda p: p == before)  # a node that changes nothing comes last
             if later:
-                if node.op_type not in _MOVING:
+                if node.op_type not in MOVING:
                     taken.add((later[0], kind))
                 found[name] = later[0]
             elif not places and _vouched_without_order(node, name, got, found, made, unordered):
@@ -247,7 +250,7 @@ def _of_sizes(region: Sequence[ir.Node], got: Mapping[str, Any]) -> set[str]:
 def _is_made(node: ir.Node, got: Mapping[str, Any], made: RightNumbers) -> bool:
     """Whether eager code makes something like what a node makes."""
     names = [str(v.name) for v in node.outputs if v.name in got]
-    return node.op_type not in {"Constant", *_MOVING} and any(made.has_like(got[n]) for n in names)
+    return node.op_type not in {"Constant", *MOVING} and any(made.has_like(got[n]) for n in names)
 
 
 def _sources(
@@ -280,13 +283,32 @@ def _is_approximate(probe: Probe, node: ir.Node) -> bool:
     return any(not isinstance(k, ir.TensorType) or k.dtype.is_floating_point() for k in kinds)
 
 
-def _of_weights_alone(probe: Probe, region: Sequence[ir.Node]) -> set[ir.Node]:
-    """Nodes that only weights and shapes reach: eager code computes these elsewhere, or not at all."""
+def _vouched(region: Sequence[ir.Node], sound: Mapping[str, int]) -> set[ir.Node]:
+    """The nodes of a region that right numbers come from."""
+    found: set[ir.Node] = set()
+    for node in reversed(region):
+        if node in found or any(v.name in sound for v in node.outputs):
+            found.add(node)
+            found.update(n for v in reads(node) if (n := v.producer()) is not None)
+    return found
+
+
+def _of_weights_alone(
+    probe: Probe, region: Sequence[ir.Node], *, sizes: bool = False
+) -> set[ir.Node]:
+    """Nodes that only weights reach: eager code computes these elsewhere, or not at all.
+
+    Args:
+        probe: The graph.
+        region: Its nodes.
+        sizes: Whether to count those that only sizes reach, too.
+    """
     inputs = {v for v in probe.model.graph.inputs if not v.is_initializer()}
     found: set[ir.Node] = set()
     for node in region:
         makers = [v.producer() for v in reads(node)]
-        if not inputs.intersection(reads(node)) and all(m is None or m in found for m in makers):
+        of_input = inputs.intersection(reads(node)) or any(m and m not in found for m in makers)
+        if not of_input or (sizes and node.op_type in ("Shape", "Size")):
             found.add(node)
     return found
 

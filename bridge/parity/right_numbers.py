@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bridge.parity.comparison import FAR, compare, is_floating
+from bridge.parity.comparison import FAR, agrees, default_tolerance, is_floating
 from bridge.parity.forcing import local_tolerance
 
 if TYPE_CHECKING:
@@ -29,15 +29,24 @@ class RightNumbers:
     Args:
         arrays: In the order in which they are made.
         coarse: A less precise element type that what is looked for was computed in.
+        whole: Whether what is looked for carries the rounding of a whole model.
     """
 
     arrays: list[Array]
     coarse: np.dtype[Any] | None
+    whole: bool
     _by_size: dict[int, tuple[Array, Array]] = dataclasses.field(init=False)
 
-    def __init__(self, arrays: Iterable[Array], coarse: np.dtype[Any] | None = None) -> None:
+    def __init__(
+        self,
+        arrays: Iterable[Array],
+        coarse: np.dtype[Any] | None = None,
+        *,
+        whole: bool = False,
+    ) -> None:
         self.arrays = [unmasked(x) for x in arrays]
         self.coarse = coarse
+        self.whole = whole
         places: dict[int, list[int]] = {}
         ends: dict[int, list[tuple[float, float]]] = {}
         for place, x in enumerate(self.arrays):
@@ -65,8 +74,13 @@ class RightNumbers:
             if not floating:
                 if got.shape == expected.shape and np.array_equal(got, expected):
                     yield place
-            elif _same(expected, got, local_tolerance(self.coarse or got.dtype)):
+            elif _same(expected, got, self.tolerance(got.dtype)):
                 yield place
+
+    def tolerance(self, dtype: np.dtype[Any]) -> Tolerance:
+        """How far numbers of an element type may be off and still be right."""
+        kind = self.coarse or dtype
+        return default_tolerance(kind) if self.whole else local_tolerance(kind)
 
     def of_size(self, size: int) -> list[int]:
         """Where the right arrays stand that have as many numbers."""
@@ -85,7 +99,7 @@ class RightNumbers:
         if size not in self._by_size:
             return []
         places, ends = self._by_size[size]
-        tolerance = local_tolerance(self.coarse or dtype)
+        tolerance = self.tolerance(dtype)
         limit = 2 * (tolerance.rtol + tolerance.atol) * np.abs(ends).max(1)
         with np.errstate(invalid="ignore"):  # infinities
             near = (np.abs(ends - (low, high)) <= limit[:, None]).all(1)
@@ -105,5 +119,5 @@ def unmasked(x: Array) -> Array:
 def _same(expected: Array, got: Array, tolerance: Tolerance) -> bool:
     expected = expected.astype(got.dtype)
     if expected.shape == got.shape:
-        return compare("all", expected, got, tolerance).passed
-    return compare("all", np.sort(expected, None), np.sort(got, None), tolerance).passed
+        return agrees(expected, got, tolerance)
+    return agrees(np.sort(expected, None), np.sort(got, None), tolerance)
