@@ -1,9 +1,10 @@
-"""Lists that a loop appends to under a condition."""
+"""Lists that a loop appends to."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
 import onnx_ir as ir
 
 from optim_passes.builder import Builder
@@ -11,9 +12,20 @@ from optim_passes.copying import copy_nodes
 from optim_passes.rewriting import Outcome, Pass, commit
 from optim_passes.scopes import Names
 from optim_passes.simplify.tables import ELEMENTWISE, plain
-from optim_passes.values import attribute, constant, ints, producer, rank, static_shape
+from optim_passes.values import (
+    attribute,
+    constant,
+    dims,
+    ints,
+    producer,
+    rank,
+    scalar,
+    static_shape,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from optim_passes.scopes import Scope
 
 __all__ = ["LoopFilterPass"]
@@ -29,19 +41,22 @@ class _Append(NamedTuple):
         row: The item.
         kept: The conditions under which it is appended, each with the value it must have.
         nodes: Nodes of branches that these need, in order.
+        last: Where the iteration reads the item that was appended last.
     """
 
     row: ir.Value
-    kept: list[tuple[ir.Value, bool]]
-    nodes: list[ir.Node]
+    kept: Sequence[tuple[ir.Value, bool]] = ()
+    nodes: Sequence[ir.Node] = ()
+    last: Sequence[ir.Value] = ()
 
 
 class LoopFilterPass(Pass):
-    """A carried list that a ``Loop`` appends to in an ``If`` is filtered behind the loop.
+    """A carried list that a ``Loop`` appends to is made behind the loop.
 
-    Each iteration gives its item and whether it counts, as scan outputs, and ``Compress`` takes those
-    that do. An iteration would copy the whole list, and what is left of the loop may be no loop at
-    all then. Items need one static shape: without an iteration nothing else tells it.
+    Each iteration gives its item as a scan output, and where it appends in an ``If``, whether it
+    counts: ``Compress`` takes those that do. The last item, if the iteration reads it, is carried. An
+    iteration would copy the whole list, and what is left of the loop may be no loop at all then. Items
+    need one static shape: without an iteration nothing else tells it.
     """
 
     def run(self, scope: Scope, outcome: Outcome) -> None:
@@ -65,13 +80,46 @@ def _append_of(node: ir.Node, index: int) -> _Append | None:
     if formal in body.outputs or after.uses() or list(body.outputs).count(after) != 1:
         return None
     found = _appended(after, formal)
-    if found is None or not found.kept or len(formal.uses()) != len(found.kept) + 1:
+    if found is None:
         return None
+    last = _last_items(formal, node.inputs[index], body, always=not found.kept)
     shape = () if rank(found.row) == 0 else static_shape(found.row)
     if shape is None or rank(formal) != len(shape) + 1:
         return None
+    if len(formal.uses()) != len(found.kept) + 1 + len(last):
+        return None
     nodes = _needed([found.row, *(c for c, _ in found.kept)], body)
-    return None if nodes is None else found._replace(nodes=nodes)
+    return None if nodes is None else found._replace(nodes=nodes, last=last)
+
+
+def _last_items(
+    formal: ir.Value, begin: ir.Value | None, body: ir.Graph, *, always: bool
+) -> list[ir.Value]:
+    """What an iteration reads at the end of the list, which is not empty from the start."""
+    size = (dims(begin) or (None,))[0]
+    if not isinstance(size, int) or size == 0:
+        return []
+    found = []
+    for user, place in formal.uses():
+        if user.op_type != "Gather" or user.domain or place or user.graph is not body:
+            continue
+        index = user.inputs[1]
+        if rank(index) != 0 or attribute(user, "axis", 0) != 0:
+            continue
+        if scalar(index) == -1 or (always and _ahead(index, body.inputs[0]) == size - 1):
+            found.append(user.outputs[0])
+    return found
+
+
+def _ahead(index: ir.Value | None, number: ir.Value) -> int | None:
+    """How far an index is ahead of an iteration's number."""
+    if index is number:
+        return 0
+    step = producer(index, "Add")
+    if step is None or number not in step.inputs:
+        return None
+    by = scalar(step.inputs[1 if step.inputs[0] is number else 0])
+    return None if by is None else int(by)
 
 
 def _appended(after: ir.Value, formal: ir.Value) -> _Append | None:
@@ -82,7 +130,7 @@ def _appended(after: ir.Value, formal: ir.Value) -> _Append | None:
         if item is None or attribute(concat, "axis") not in (0, -(rank(formal) or 0)):
             return None
         first = ints(item.inputs[1]) == [0] and item.inputs[0] is not None
-        return _Append(item.inputs[0], [], []) if first else None  # type: ignore[arg-type]
+        return _Append(item.inputs[0]) if first else None  # type: ignore[arg-type]
     choice = producer(after, "If")
     if choice is None or choice.inputs[0] is None:
         return None
@@ -135,27 +183,45 @@ def _filter_behind(
     moved: dict[ir.Value, ir.Value | None] = {}
     body.extend(copy_nodes(append.nodes, moved, names))
     inner = Builder(scope, names, [node])
-    kept = [moved.get(c, c) if wanted else inner.Not(moved.get(c, c)) for c, wanted in append.kept]
-    keeps = kept[0]
-    for other in kept[1:]:
-        keeps = inner.And(keeps, other)
-    results = [inner.Identity(moved.get(append.row, append.row)), inner.Identity(keeps)]
+    row = moved.get(append.row, append.row)
+    results = [inner.Identity(row)]
+    for condition, wanted in append.kept:
+        found = moved.get(condition, condition)
+        found = found if wanted else inner.Not(found)
+        results[1:] = [inner.And(*results[1:], found) if results[1:] else inner.Identity(found)]
+    operands, carried = list(node.inputs), len(node.inputs) - 2
+    op = Builder(scope, names, [node])
+    assert row is not None
+    assert row.dtype is not None
+    if append.last:
+        formal = inner.formal("last", row.dtype, rank(row) or 0)
+        formal.shape = row.shape
+        for value in append.last:
+            value.replace_all_uses_with(formal, replace_graph_outputs=True)
+        body.inputs.append(formal)
+        kept = inner.Where(results[1], row, formal) if results[1:] else inner.Identity(row)
+        body.outputs.insert(carried + 1, kept)
+        operands.append(op.Gather(node.inputs[index], np.asarray(-1), axis=0))
     body.extend(inner.nodes)
     body.outputs[index - 1] = body.inputs[index]
     body.outputs.extend(results)
-    op = Builder(scope, names, [node])
-    made = op.node("Loop", *node.inputs, outputs=len(node.outputs) + 2, body=body)
+    size = len(node.outputs) + bool(append.last) + len(results)
+    made = list(op.node("Loop", *operands, outputs=size, body=body))
+    if append.last:
+        made.pop(carried)
     for new, old in zip(made, node.outputs, strict=False):
         new.type, new.shape = old.type, old.shape
-    for new, result in zip(made[-2:], results, strict=True):
+    stacked = made[len(node.outputs) :]
+    for new, result in zip(stacked, results, strict=True):
         new.type = result.type
         new.shape = ir.Shape([None, *(static_shape(result) or ())])
+    made = made[: len(node.outputs)]
+    items = op.Compress(*stacked, axis=0) if append.kept else stacked[0]
     begin = constant(node.inputs[index])
-    filtered = op.Compress(*made[-2:], axis=0)
     if begin is None or begin.size:
-        filtered = op.Concat(node.inputs[index], filtered, axis=0)
-    finals = [*made[: index - 2], filtered, *made[index - 1 : -2]]
-    commit(op, node, node.outputs, finals, [])
+        items = op.Concat(node.inputs[index], items, axis=0)
+    made[index - 2] = items
+    commit(op, node, node.outputs, made, [])
     scope.body.remove(node, safe=True)
-    loop: ir.Node = made[-1].producer()
+    loop: ir.Node = stacked[0].producer()
     return loop

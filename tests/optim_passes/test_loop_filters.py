@@ -69,6 +69,21 @@ def after_the_first(x):
     return torch.stack(kept)
 
 
+def rising(x):
+    kept = [torch.zeros(())]
+    for v in x:
+        if v > kept[-1]:
+            kept.append(v)
+    return torch.stack(kept)
+
+
+def running(x):
+    sums = [x.sum()]
+    for j, v in enumerate(x):
+        sums.append(torch.maximum(sums[j] * 0.5, v) + sums[-1])
+    return torch.stack(sums), sums[-1]
+
+
 def counted(x):
     """The list is read, and has to stay one."""
     kept = []
@@ -85,6 +100,8 @@ VECTORS = {
     "between": (between, {"Compress": 1}),
     "others": (others, {"Compress": 2}),
     "after_the_first": (after_the_first, {"Compress": 1}),
+    "rising": (rising, {"Compress": 1, "Concat": 1}),
+    "running": (running, {"Concat": 1}),
     "counted": (counted, {"Loop": 1, "Compress": 0}),
 }
 
@@ -173,3 +190,21 @@ def test_wide_rows_stay_in_the_loop():
     fast = bridge.optimize(bridge.export(function, x, dynamic_shapes=N), target="cpu")
     assert ops(fast.model).get("Scan", 0) + ops(fast.model).get("Loop", 0) > 0
     bridge.check(function, fast, [(x,), (torch.randn(9, 2000),)]).raise_for_mismatch()
+
+
+def test_items_of_a_carried_sequence_may_grow():
+    """ONNX's inference takes the size of the first items for that of all."""
+
+    def function(x):
+        rows = [[v] for v in x]
+        for v in x:
+            if v > 0:
+                rows[-1].append(v)
+        return torch.tensor([len(r) for r in rows], dtype=torch.long)
+
+    x = torch.tensor([1.0, -1.0, 2.0])
+    fast = bridge.optimize(
+        bridge.export(function, x, dynamic_shapes=N), target="cpu", verify=False
+    )
+    for i in (x, -x, torch.ones(5)):
+        torch.testing.assert_close(fast(i), function(i))
