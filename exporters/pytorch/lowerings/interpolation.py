@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -243,40 +244,21 @@ def _weights(before: Any, after: Any, step: T, align_corners: bool, cubic: bool)
 
 
 def _smoothed_weights(before: Any, after: Any, step: T, cubic: bool) -> T:
-    """The same for a kernel that grows as the image shrinks."""
+    """The same for a kernel that grows as the image shrinks; rounded where torch rounds."""
+    dtype = step.dtype
     width = step.clamp(min=1)
     reach = width * (2 if cubic else 1)
-    centres = (torch.arange(after).to(step.dtype) + 0.5) * step
-    first = (centres - reach + 0.5).trunc().clamp(min=0)
-    last = (centres + reach + 0.5).trunc()
-    places = torch.arange(before).to(step.dtype)[:, None]
-    distance = ((places - centres + 0.5) / width).abs()
+    centres = ((torch.arange(after).double() + 0.5) * step).to(dtype)
+    first = ((centres - reach).double() + 0.5).trunc().clamp(min=0)
+    last = ((centres + reach).double() + 0.5).trunc()
+    places = torch.arange(before).to(dtype)[:, None]
+    gap = (places - centres).double() + 0.5
+    distance = (gap * (1 / width).double()).to(dtype).abs()
     share = _cubic(distance, -0.5) if cubic else _triangle(distance)
     share = torch.where((places >= first) & (places < last), share, torch.zeros_like(share))
-    return share / share.sum(0)
-
-
-def _smoothed_weights_of_torch(before: int, after: int, scale: float, cubic: bool) -> T:
-    """The same for known sizes in float32, rounded where torch rounds: sums halfway stay halfway."""
-    f32, f64 = np.float32, np.float64
-    step = f32(scale)
-    inverse = f64(f32(1 / f64(step)) if step >= 1 else f32(1))
-    reach = f32((2.0 if cubic else 1.0) * f64(max(step, f32(1))))
-    centres = ((np.arange(after) + 0.5) * f64(step)).astype(f32)
-    first = np.maximum(((centres - reach).astype(f64) + 0.5).astype(np.int64), 0)
-    last = np.minimum(((centres + reach).astype(f64) + 0.5).astype(np.int64), before)
-    taps, total = [], np.zeros(after, f32)
-    for j in range(int((last - first).max(initial=0))):
-        gap = (first + j).astype(f32) - centres
-        distance = np.abs(((gap.astype(f64) + 0.5) * inverse).astype(f32))
-        share = (_cubic if cubic else _triangle)(torch.from_numpy(distance), *([-0.5] * cubic))
-        taps.append(np.where(first + j < last, share.numpy(), f32(0)))
-        total = total + taps[-1]
-    weights = np.zeros([before, after], f32)
-    for j, tap in enumerate(taps):
-        inside = first + j < last
-        weights[(first + j)[inside], np.nonzero(inside)[0]] = (tap / total)[inside]
-    return torch.from_numpy(weights)
+    if _is_static(before) and _is_static(after):  # eager's cumsum adds in float64, ORT's does not
+        return share / functools.reduce(torch.add, share.unbind(0))
+    return share / share.cumsum(0)[-1]
 
 
 def _along(y: T, axis: int, weights: T) -> T:
@@ -308,9 +290,7 @@ def _smooth_by_product(*, cubic: bool, antialias: bool) -> Callable[..., T]:
             if copies and known and before == after:
                 continue
             step = _step(before, after, factor, align_corners, dtype, copies)
-            if antialias and known and dtype == torch.float32:
-                weights = _smoothed_weights_of_torch(before, after, float(step), cubic)
-            elif antialias:
+            if antialias:
                 weights = _smoothed_weights(before, after, step, cubic)
             else:
                 weights = _weights(before, after, step, align_corners, cubic)
