@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from exporters.pytorch.specialisation import tensors_of
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["filled", "plain_arguments", "without_zeros"]
+__all__ = ["plain_arguments", "repaired_arguments"]
 
 
 def plain_arguments(
@@ -42,7 +44,32 @@ def _plain(x: Any) -> Any:
     return x.item() if isinstance(x, np.generic) else x
 
 
-def without_zeros(x: Any) -> Any:
+def repaired_arguments(
+    error: Exception, args: Any, kwargs: dict[str, Any]
+) -> tuple[Any, dict[str, Any]] | None:
+    """Other arguments for a call that failed, of which only the result's kind matters."""
+    if "ZeroDivisionError" in str(error):
+        return _without_zeros(args), _without_zeros(kwargs)
+    if not all(t.numel() for t in tensors_of((args, kwargs))):
+        return _filled(args), _filled(kwargs)
+    if isinstance(error, IndexError) and len(args) > 1:
+        return (args[0], *_at_the_start(tuple(args[1:]))), kwargs
+    return None
+
+
+def _at_the_start(x: Any) -> Any:
+    """``x`` with 0 for every place."""
+
+    def first(t: Any) -> Any:
+        if isinstance(t, torch.Tensor):
+            places = not t.is_floating_point() and t.dtype != torch.bool
+            return torch.zeros_like(t) if places else t
+        return 0 if type(t) is int else t
+
+    return torch.utils._pytree.tree_map(first, x)
+
+
+def _without_zeros(x: Any) -> Any:
     """``x`` with something to divide by in every tensor, and for every number, that is zero."""
 
     def fill(t: Any) -> Any:
@@ -51,7 +78,7 @@ def without_zeros(x: Any) -> Any:
     return torch.utils._pytree.tree_map(fill, x)
 
 
-def filled(x: Any) -> Any:
+def _filled(x: Any) -> Any:
     """``x`` with a zero in every tensor that has no elements."""
 
     def fill(t: Any) -> Any:

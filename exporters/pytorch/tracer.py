@@ -10,7 +10,7 @@ from torch.overrides import TorchFunctionMode
 from exporters.errors import WorldError
 from exporters.pytorch import autocast
 from exporters.pytorch.arrays import StagedArrays, TensorMemory
-from exporters.pytorch.call_arguments import filled, plain_arguments, without_zeros
+from exporters.pytorch.call_arguments import plain_arguments, repaired_arguments
 from exporters.pytorch.composite import composition
 from exporters.pytorch.dtypes import element_type, is_complex
 from exporters.pytorch.fallbacks import fallback, named_result
@@ -119,12 +119,10 @@ class TorchTracer(StagedArrays, TorchFunctionMode):
         try:
             return self.memo.call(func, args, kwargs)
         except (IndexError, RuntimeError) as error:
-            found = tensors_of((args, kwargs))
-            by_zero = "ZeroDivisionError" in str(error)
-            if world not in self.trace.ghosts or (not by_zero and all(t.numel() for t in found)):
+            repaired = repaired_arguments(error, args, kwargs)
+            if world not in self.trace.ghosts or repaired is None:
                 raise
-            change = without_zeros if by_zero else filled
-            return func(*change(args), **change(kwargs))
+            return func(*repaired[0], **repaired[1])
 
     def _note_fresh(self, result: Any, arguments: Sequence[Any]) -> None:
         """Remember where constants are made: inside of a branch or a loop, or not."""

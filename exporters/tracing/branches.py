@@ -25,6 +25,7 @@ from exporters.tracing.bodies import (
     seal,
 )
 from exporters.tracing.finish import live_nodes
+from exporters.tracing.implied import granted, said_by
 from exporters.tracing.leaves import (
     ABSENT,
     MISSING,
@@ -144,14 +145,15 @@ class _StagedIf:
         firm = [w for w in taking if w not in trace.ghosts]
         along = [w for w in taking if w in trace.ghosts] + others
         try:
-            return run_body(
-                trace,
-                self.branches[which],
-                self.scope,
-                "if",
-                active=[*firm, *along],
-                ghosts=along,
-            )
+            with granted(trace, said_by(trace, self.condition)[which]):
+                return run_body(
+                    trace,
+                    self.branches[which],
+                    self.scope,
+                    "if",
+                    active=[*firm, *along],
+                    ghosts=along,
+                )
         except Interrupt as interrupt:
             if firm or is_data(trace, self.condition) or type(interrupt.error) is not ScriptError:
                 raise

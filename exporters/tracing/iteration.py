@@ -77,6 +77,10 @@ def for_(
     if isinstance(items, OpenItems):
         _over_open(items, body, scope, test)
         return
+    if isinstance(items, Cursor):
+        rest = items.rest()
+        for_(rest, functools.partial(items.take, body), scope.reaching(items), test=test)
+        return
     current = Trace.current()
     if current is not None and current.live:
         beside = isinstance(items, Iterable) and items.source is not None
@@ -92,12 +96,31 @@ def for_(
             first = None if test is None else test()
             stage_loop(trace, body, scope, test=test, first=first, over=staged)
             return
+    _item_by_item(trace, items, body, scope, test)
+
+
+def _item_by_item(
+    trace: Trace | None,
+    items: Any,
+    body: Callable[[Any], None],
+    scope: Scope,
+    test: Callable[[], Any] | None,
+) -> None:
+    """A loop over what Python can loop over; whether it goes on may be known at run time only."""
     sequence = items if isinstance(items, range) else None
     endless = items if isinstance(items, Endless) else None
     nested = 0
-    for index, item in enumerate(natively(items)):
-        go_on: Any = True if test is None else test()
-        if trace is not None and is_staged(trace, go_on):
+    iterator = iter(natively(items))
+    for index in itertools.count():
+        go_on: Any = True if test is None else test()  # before an item is taken
+        is_open = trace is not None and is_staged(trace, go_on)
+        if not is_open and not plain_truth(go_on):
+            break
+        try:
+            item = next(iterator)
+        except StopIteration:
+            break
+        if trace is not None and is_open:
             if sequence is not None and len(sequence) - index > min(_NESTED, trace.unroll_limit):
                 left = _over_range(sequence[index:])
                 stage_loop(trace, body, scope, test=test, first=go_on, over=left)
@@ -111,8 +134,6 @@ def for_(
                 raise_endless(trace, scope)
             if_(go_on, functools.partial(body, item), _nothing, scope)
             continue
-        if not plain_truth(go_on):
-            break
         body(item)
 
 
@@ -232,8 +253,22 @@ class Cursor:
         """The items that are left."""
         trace = Trace.current()
         assert trace is not None
-        count = trace.arithmetic("max", self.items.count - self.taken, 0)
-        return Iterable(count, lambda i: self.items.item(i + self.taken))
+        start = self.taken
+        count = trace.arithmetic("max", self.items.count - start, 0)
+
+        def item(i: Any) -> Any:
+            place = i + start
+            if not trace.recording:  # it may be behind the last where nobody looks at it
+                last = trace.number_in(self.items.count, trace.active[0]) - 1
+                place = min(trace.number_in(place, trace.active[0]), max(last, 0))
+            return self.items.item(place)
+
+        return Iterable(count, item)
+
+    def take(self, body: Callable[[Any], None], item: Any) -> None:
+        """An iteration over the items: there is one less to come."""
+        self.taken = self.taken + 1
+        body(item)
 
 
 class Endless:

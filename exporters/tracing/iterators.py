@@ -176,6 +176,12 @@ def zipped(*sequences: Any) -> Iterable | Endless:
     """Their items side by side, as many as the shortest has."""
     trace = Trace.current()
     assert trace is not None
+    if isinstance(sequences[0], Cursor) and all(x is sequences[0] for x in sequences):
+        rest, width = sequences[0].rest(), len(sequences)  # they take turns
+        return Iterable(
+            rest.count // width,
+            lambda i: tuple(rest.item(i * width + place) for place in range(width)),
+        )
     parts = [x if isinstance(x, Endless) else over(x) for x in sequences]
     if all(isinstance(x, Endless) for x in parts):
         return Endless(lambda i: tuple(p.item(i) for p in parts))
@@ -270,9 +276,17 @@ def _iter(items: Any, *sentinel: Any) -> Any:
 
 def _next(iterator: Any, *default: Any) -> Any:
     if isinstance(iterator, Cursor):
-        item = iterator.items.item(iterator.taken)
-        iterator.taken = iterator.taken + 1
-        return item
+
+        def take() -> Any:
+            item = iterator.items.item(iterator.taken)
+            iterator.taken = iterator.taken + 1
+            return item
+
+        if not default:
+            return take()
+        scope = Scope((), tuple, lambda _: None, lambda: (iterator,))
+        more = compare("lt", iterator.taken, iterator.items.count)
+        return if_(more, take, lambda: default[0], scope)
     if not isinstance(iterator, list):
         return next(iterator, *default)
     if isinstance(iterator, StagedList) and default and iterator.trace.recording:

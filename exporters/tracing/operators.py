@@ -24,6 +24,7 @@ from exporters.tracing.bodies import (
 )
 from exporters.tracing.branches import if_
 from exporters.tracing.chosen import Chosen, pick
+from exporters.tracing.implied import imply, said_by
 from exporters.tracing.keys import (
     OpenItems,
     equal_dicts,
@@ -142,7 +143,9 @@ def not_(x: Any) -> Any:
     trace = staged_in(x)
     if trace is None:
         return not plain_truth(x)
-    return _traced_bool(trace, x, trace.builder.Not, negate=True)
+    if_true, if_false = said_by(trace, x)
+    found = _traced_bool(trace, x, trace.builder.Not, negate=True)
+    return imply(trace, found, if_true=if_false, if_false=if_true)
 
 
 class Operand:
@@ -172,6 +175,14 @@ def _same(x: Any) -> Any:
     return x
 
 
+def _noting(operand: Callable[[], Any], said: list[Any], which: int) -> Any:
+    """What an operand gives; ``said`` gets what its being true (0) or false (1) says of values."""
+    found, trace = operand(), recorded()
+    if trace is not None:
+        said += said_by(trace, found)[which]
+    return found
+
+
 def and_(first: Any, *rest: Callable[[], Any]) -> Any:
     """``first and rest[0]() and ...``."""
     for operand in rest:
@@ -180,9 +191,13 @@ def and_(first: Any, *rest: Callable[[], Any]) -> Any:
                 return first
             first = operand()
         else:
-            known = first
+            known, trace = first, recorded()
             short = False if isinstance(known, TracedBool) else known  # not taken: it is false
-            first = if_(known, operand, functools.partial(_same, short), _scope_of(operand))
+            said: list[Any] = []
+            then = functools.partial(_noting, operand, said, 0)
+            first = if_(known, then, functools.partial(_same, short), _scope_of(operand))
+            if trace is not None:
+                imply(trace, first, if_true=[*said_by(trace, known)[0], *said])
     return first
 
 
@@ -194,9 +209,13 @@ def or_(first: Any, *rest: Callable[[], Any]) -> Any:
                 return first
             first = operand()
         else:
-            known = first
+            known, trace = first, recorded()
             short = True if isinstance(known, TracedBool) else known
-            first = if_(known, functools.partial(_same, short), operand, _scope_of(operand))
+            said: list[Any] = []
+            orelse = functools.partial(_noting, operand, said, 1)
+            first = if_(known, functools.partial(_same, short), orelse, _scope_of(operand))
+            if trace is not None:
+                imply(trace, first, if_false=[*said_by(trace, known)[1], *said])
     return first
 
 
@@ -312,7 +331,7 @@ def _is(a: Any, b: Any) -> Any:
         return a is b
     if not trace.recording:
         return not trace.number_in(present, trace.active[0])
-    return not_(present)
+    return imply(trace, not_(present), if_false=[b if a is None else a])
 
 
 def _holds_numbers(a: Any, b: Any) -> bool:

@@ -136,4 +136,8 @@ def deque(items: Any = (), maxlen: int | None = None) -> Any:
         made = BoundedDeque(maxlen)
         made.extend(items)
         return made
-    return collections.deque(natively(items), maxlen) if recorded() is None else Deque(items)
+    if recorded() is None:
+        return collections.deque(natively(items), maxlen)
+    found = Deque()
+    found.extend(items)
+    return found

@@ -93,6 +93,7 @@ class Trace:
         logs: Logs of in-place writes, innermost last.
         unbound: Names that only one branch binds: which one, and where.
         optional: Values that may stand for None, each with whether it does not, by identity.
+        implied: What conditions say of such values, by the identity of their records.
         none_tests: Finds plain code that compares such values with None.
         choices: Whether there are objects of which only run time knows the one that is meant.
         late_keys: Keys that dicts have since a loop around, each with the dict's identity.
@@ -115,6 +116,7 @@ class Trace:
         self.logs: list[MemoryLog] = []
         self.unroll_limit = 128
         self.optional: dict[int, tuple[Any, Any]] = {}
+        self.implied: dict[int, tuple[Any, tuple[Any, ...], tuple[Any, ...]]] = {}
         self.none_tests: NoneTests | None = None
         self.choices = False
         self.late_keys: set[tuple[int, Any]] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import heapq
 import itertools
@@ -162,6 +163,83 @@ def tuple_cmp(x):
 def tuple_lt(x):
     a, b = x.max().item(), x.min().item()
     return (a, b) > (1.0, 0.0)
+
+
+@program
+def the_rest_after_a_break(x):
+    items = iter(x)
+    s = x.sum()
+    for v in items:
+        if v > 2:
+            break
+        s = s + 1
+    return s, sum(items, torch.zeros(()))
+
+
+@program
+def the_next_after_a_break(x):
+    items = iter(x)
+    for v in items:
+        if v > 2:
+            break
+    return next(items, torch.zeros(()))
+
+
+@program
+def nothing_left(x):
+    items = iter(x)
+    for v in items:
+        pass
+    n = 0
+    for v in items:
+        n += 1
+    return x * n
+
+
+@program
+def taking_turns(x):
+    items = iter(x)
+    return sum(a * b for a, b in zip(items, items)) + x.sum()
+
+
+@program
+def accumulated_of_none(x):
+    kept = [v for v in x.tolist() if v > 2]
+    return torch.tensor([*itertools.accumulate(kept, lambda a, b: max(a, b) - 0.5), 0.0])
+
+
+@program
+def rounds_of_a_queue(x):
+    waiting, done = collections.deque(x.tolist()), []
+    while waiting:
+        v = waiting.popleft()
+        if v > 2:
+            waiting.append(v - 2)
+        else:
+            done.append(v)
+    return torch.tensor(done)
+
+
+def place_of_a_large_one(x):
+    for i, v in enumerate(x):
+        if v > 2:
+            return i
+    return None
+
+
+@program
+def place_that_may_be_none(x):
+    i = place_of_a_large_one(x)
+    if i is None:
+        return x.sum(), -1
+    return x[i], i
+
+
+@program
+def place_that_may_be_none_among_others(x):
+    i = place_of_a_large_one(x)
+    s = x[i] if x.sum() > 0 and i is not None else x.sum()
+    return s + 1 if i is None or x[i] < 4 else s
 
 
 test_one_way, test_every_way = program.tests()
