@@ -214,7 +214,8 @@ def infer_types(node: ir.Node, opset: int) -> None:
             found = ir.from_proto(onnx.ValueInfoProto(name=value.name, type=inferred[value.name]))
             if value.type is None:
                 value.type = found.type
-            if found.shape is not None:
+            # A loop may put other sizes into a sequence than it starts with, which ONNX does not see.
+            if found.shape is not None and not isinstance(found.type, ir.SequenceType):
                 refine_shape(value, found.shape.dims)
 
 

@@ -31,7 +31,7 @@ from exporters.pytorch.specialisation import Call, EagerLog, differs
 from exporters.pytorch.tracer import TorchTracer
 from exporters.pytorch.transforms import written_down
 from exporters.pytorch.unsupported import require_supported
-from exporters.script import target_of
+from exporters.script import target_behind, target_of
 from exporters.tracing.finish import build_model
 from exporters.tracing.none_tests import NoneTests
 from exporters.tracing.pytree import Tree, flatten
@@ -370,10 +370,13 @@ class Attempt:
             for w in range(len(self.worlds)):
                 concrete[w].append(runs[w])
         if not positions:
-            raise InputError(
+            error = InputError(
                 f"the model returns no tensor but {_described(result)}, so there is nothing to export",
                 hint="return a tensor, or a nest of tensors",
             )
+            if constants and not all(isinstance(x, str | None) for x in constants.values()):
+                error.target = target_behind(self.model)  # numbers may be frozen sizes
+            raise error
         name = getattr(self.model, "__name__", type(self.model).__name__)
         names = self._output_names(tree, positions)
         for buffer in self.state:
@@ -459,7 +462,8 @@ class Attempt:
 
 
 def _described(result: Any) -> str:
-    return "None" if result is None else f"a {type(result).__name__}"
+    name = type(result).__name__
+    return "None" if result is None else f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
 
 
 def _run_model(

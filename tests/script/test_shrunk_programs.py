@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import bridge
 from tests.script.harness import T, agree
 from tests.script.language import Programs
 
@@ -171,3 +172,19 @@ def a_tuple_of_an_input_is_returned_from_a_loop(x):
 def test_a_container_holds_the_input_of_each_world():
     inputs = [(T([1.0, -2.0, 0.5]),), (T([-0.25, 0.75]),), (T([2.5]),)]
     agree(a_tuple_of_an_input_is_returned_from_a_loop, inputs, [(T([0.3, 0.2, -1.5, 4.2]),)])
+
+
+def rows_become_shorter(x):
+    f, n = 0.5, 0
+    t = [[0.5, 1.0] for _ in range(x.shape[0])]
+    while n < 3 and t[0][0] > 0:
+        n += 1
+        t[0] = [f]
+    return sum(len(r) for r in t)
+
+
+def test_rows_of_changing_length_are_counted_when_optimised():
+    inputs = program.vectors
+    optimised = bridge.optimize(agree(rows_become_shorter, inputs), target="cpu", verify=False)
+    for x in inputs:
+        assert optimised(*x) == rows_become_shorter(*x)
