@@ -407,10 +407,14 @@ class Ways:
                 source=self.source or trace.position()[0],
                 hint=NESTED,
             )
-        for slot in inside:
+        staged = [v for v in values if isinstance(v, StagedList) and len(v.columns) == len(inside)]
+        for index, slot in enumerate(inside):
             kind = self._column_type(slot)
             if kind is None:
                 self._mismatch(label, values)
+            elif kind.nested is not None:  # an example of the items does not tell
+                varies = any(v.columns[index].type.varies for v in staged)
+                kind = dataclasses.replace(kind, varies=kind.varies or varies)
             made.append(Slot([], LeafType("column", kind.dtype, kind.rank, item=kind), slot.path))  # type: ignore[union-attr]
         for way, v in enumerate(values):
             with self._at_the_end_of(way):

@@ -155,6 +155,36 @@ def a_chain_of_comparisons_in_a_loop_of_several_recordings(x):
     return f
 
 
+@program
+def rows_that_grow_in_loops_of_loops(x):
+    i, j, f, g = 1, 2, 0.5, 1.5
+    t = [[0.5, -1.0] for _ in range(x.shape[0])]
+    for _ in range(len(t)):
+        n = 0
+        while n < x.shape[0] and j < 1:
+            n += 1
+            m = 0
+            while m < 3 and j > x.shape[0]:
+                m += 1
+                t.append([f, f])
+        for n in range(min(len(t), 3)):
+            g = g * 0.5 + t[n % len(t)][0]
+        else:
+            t[-1].append(f)
+            i, j = j, i
+            t.append([g, f])
+    return t[-1][0]
+
+
+@program
+def only_sizes_are_returned(x):
+    t = [[0.5, -1.0] for _ in range(x.shape[0])]
+    for _ in range(x.shape[0]):
+        t[-1].append(0.5)
+        t.append([0.5, 1.5])
+    return sum(len(r) for r in t)
+
+
 test_one_way, test_every_way = program.tests()
 
 
