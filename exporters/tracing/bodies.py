@@ -61,6 +61,10 @@ class Scope:
     filled: tuple[str, ...] = ()
     read: tuple[str, ...] = ()
 
+    def is_idle(self, name: str, *values: Any) -> bool:
+        """Whether nobody reads what a statement leaves in a name, as it fills no container there."""
+        return name in self.filled and not any(isinstance(v, list | dict | set) for v in values)
+
     def snapshot(self, trace: Trace, held: Sequence[Any]) -> Snapshot:
         """The contents of what the bodies may change, given what the names hold."""
         roots = self.roots()

@@ -64,7 +64,6 @@ _CHEAP = frozenset({
     "Unsqueeze"
 })  # fmt: skip
 _CHEAP_NODES = 6
-_FILLED = (list, dict, set)  # staged lists are lists
 
 
 def if_(
@@ -371,7 +370,7 @@ class _IfMerge:
             values = [
                 UNBOUND if o.names[index] is before else o.values[index] for o in self.outcomes
             ]
-        if name in self.staged.scope.filled and not any(isinstance(v, _FILLED) for v in values):
+        if self.staged.scope.is_idle(name, *values):
             return _SAME
         known = [v for v in values if v is not UNBOUND]
         if (name.startswith(_INTERNAL) or name in self.staged.scope.lenient) and len(known) == 1:

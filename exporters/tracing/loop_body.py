@@ -401,6 +401,8 @@ class Recording:
             if index in known:
                 continue
             after = outcome.values[index]
+            if self.loop.scope.is_idle(name, before, after):
+                continue
             if outcome.names[index] is before and (
                 is_own(before) or shallow(before)[0] in ("object", "dataclass")
             ):

@@ -314,6 +314,8 @@ class _Watch:
         start = self._start(reference)
         if value is UNBOUND:  # not yet: nobody reads it
             return
+        if reference.name is not None and loop.scope.is_idle(reference.label, start, value):
+            return
         entry = loop.seen.get(reference.identity)
         grown = isinstance(value, list) and reference.identity in (self.places or {})
         if entry is None:
