@@ -44,12 +44,12 @@ from optim_passes.fusion.transpose_steps import TransposeStepsPass
 from optim_passes.older_opsets import LowerOpsetPass
 from optim_passes.opsets import RaiseOpsetPass
 from optim_passes.pipeline import Repeat
+from optim_passes.simplify.appends import LoopAppendPass
 from optim_passes.simplify.branches import BranchThreadPass, KnownBranchPass
 from optim_passes.simplify.casts import CastPass
 from optim_passes.simplify.constants import DeduplicateInitializersPass, LiftConstantsPass
 from optim_passes.simplify.dead_code import DeadCodePass
 from optim_passes.simplify.duplicates import CommonSubexpressionPass
-from optim_passes.simplify.filters import LoopFilterPass
 from optim_passes.simplify.flags import LoopFlagPass
 from optim_passes.simplify.folding import ConstantFoldPass
 from optim_passes.simplify.hoisting import SliceHoistPass
@@ -106,7 +106,7 @@ SIMPLIFY: Passes = (
         LoopFlagPass(),
         LoopInvariantPass(),
         # Before the passes below, which look for loops that carry nothing that grows.
-        LoopFilterPass(),
+        LoopAppendPass(),
         # After LoopInvariantPass, which takes what tables are made of out of the loop. Before
         # LoopTablePass, which does so for the inner one of two loops.
         LoopSkewPass(),

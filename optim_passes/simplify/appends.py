@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from optim_passes.scopes import Scope
 
-__all__ = ["LoopFilterPass"]
+__all__ = ["LoopAppendPass"]
 
 _FLOATS = (ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16)
 _HOISTED = 4  # nodes of a branch that may run in each iteration
@@ -50,7 +50,7 @@ class _Append(NamedTuple):
     last: Sequence[ir.Value] = ()
 
 
-class LoopFilterPass(Pass):
+class LoopAppendPass(Pass):
     """A carried list that a ``Loop`` appends to is made behind the loop.
 
     Each iteration gives its item as a scan output, and where it appends in an ``If``, whether it
@@ -69,7 +69,7 @@ class LoopFilterPass(Pass):
                 append = _append_of(node, index)
                 if append is not None:
                     names = names or Names(scope.model)
-                    node = _filter_behind(node, index, append, scope, names)
+                    node = _collect_behind(node, index, append, scope, names)
                     outcome.rewrites += 1
 
 
@@ -175,7 +175,7 @@ def _branches(node: ir.Node) -> list[ir.Graph]:
     return [attribute(node, "then_branch"), attribute(node, "else_branch")]
 
 
-def _filter_behind(
+def _collect_behind(
     node: ir.Node, index: int, append: _Append, scope: Scope, names: Names
 ) -> ir.Node:
     """The loop that collects items and conditions; the carried value is left to dead code."""
