@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 
-from exporters.errors import ScriptError
+from exporters.errors import BranchMismatchError, ScriptError
 from exporters.tracing.bindings import RESULT
 from exporters.tracing.bodies import (
     Outcome,
@@ -134,7 +134,14 @@ class _StagedIf:
         for w in trace.active:  # a ghost that got lost in the branch it takes is lost
             if w not in both[0 if self.truth[w] else 1].active:
                 trace.leave_behind([w])
-        return _IfMerge(self, value, both).apply()
+        try:
+            return _IfMerge(self, value, both).apply()
+        except BranchMismatchError:
+            untaken = [i for i in (0, 1) if not set(self.taking(i)) - set(trace.ghosts)]
+            if len(untaken) != 1 or is_data(trace, self.condition):
+                raise
+            self._assume(untaken[0], "is not taken")
+            return self.branches[1 - untaken[0]]()
 
     def _branch(self, which: int) -> Outcome | None:
         """Trace a branch; None if it can be taken for granted that it is never taken."""

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
+import bridge
 from tests.script.harness import T, agree
 
 POSITIVE, NEGATIVE = (T([1.0, 2.0, 3.0]),), (T([-1.0, -2.0, -3.0]),)
@@ -374,3 +375,18 @@ def tells_its_way(x):
 def test_loggers_are_nobodys_state():
     logger.manager._clear_cache()
     agree(tells_its_way, [(T([1.0]),)], [(T([-1.0]),), (T([3.0]),)])
+
+
+def test_a_way_that_no_size_takes_may_have_another_rank() -> None:
+    def flat(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] == 3:
+            return x
+        elif x.numel() > 0:
+            x = x.reshape(1, -1) * 2
+        return x.reshape(-1)
+
+    program = bridge.export(flat, torch.randn(3), dynamic_shapes=({0: "n"},))
+    for size in (1, 3, 5):
+        x = torch.randn(size)
+        torch.testing.assert_close(program(x), flat(x))
+    assert any("is not taken" in a for a in program.report.assumptions)

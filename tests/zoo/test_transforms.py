@@ -19,6 +19,7 @@ TRANSFORMS: dict[str, Any] = {
     "of weights": ResNet18_Weights.DEFAULT.transforms(),
     "crop": v2.CenterCrop(40),
     "resize": v2.Resize((48, 37), antialias=True),
+    "shorter side": v2.Resize(40, antialias=True),
     "pad": v2.Pad(2),
 }
 SIZES = ((60, 90), (33, 50), (41, 30))
