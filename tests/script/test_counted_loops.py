@@ -78,7 +78,7 @@ def sum_of_others(x):
     [
         (halves, False),
         (collapse, False),
-        (positives, True),
+        (positives, False),
         (squares, False),
         (compact, False),
         (last_written, True),
