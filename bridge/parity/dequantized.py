@@ -36,6 +36,7 @@ _SUFFIXES = (".quantized", "_quantized", "_DQ_Q4", "_Q4", "_Q8")  # of what quan
 _BYTES = 8  # bits
 _UNKNOWN = ("QLinear", "QAttention", "QGemm", "DynamicQuantizeLSTM", "GatherBlockQuantized")
 _NEARLY_LINEAR = 0.5  # times a small number: its HardSwish
+_ALIKE = 0.5  # of the mean magnitude: that far off, integers stand for no other weight
 _REAL = "/real"  # after the name of what takes integers' place
 
 
@@ -288,7 +289,9 @@ class _Rewriter:
         real = self._weight(
             original, weight, integers, step, spread(zero, integers.shape, axis, 0), unit=step
         )
+        kept = dict(node.attributes)
         _become(node, node.op_type.removesuffix("Integer"), [node.inputs[0], real])
+        node.attributes.update(kept)  # a convolution's geometry
         node.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
 
     def _scale_beside(self, weight: ir.Value) -> Array | None:
@@ -440,13 +443,40 @@ class _Rewriter:
         return made
 
     def _right(self, name: str, got: Array) -> Array | None:
+        """The float weight that integers stand for, by its name, or else by its numbers."""
         tensor = self.weights.get(name)
-        if tensor is None or not tensor.dtype.is_floating_point():
+        if tensor is not None:
+            forms = _forms(tensor, got.shape)
+            return min(forms, key=lambda x: float(np.abs(x - got).sum()), default=None)
+        if got.ndim < 2:
             return None
-        right = tensor.numpy().astype(np.float32)
-        turned = right.T if right.ndim == 2 else right
-        found = [filled(x, got.shape) for x in (right, turned) if fits(x.shape, got.shape)]
-        return min(found, key=lambda x: float(np.abs(x - got).sum()), default=None)
+        near = [x for w in self.weights.values() for x in _parts(w, got.shape)]
+        best = min(near, key=lambda x: float(np.abs(x - got).sum()), default=None)
+        if best is None or np.abs(best - got).mean() > _ALIKE * np.abs(best).mean():
+            return None
+        return best
+
+
+def _forms(tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> list[Array]:
+    """A weight as it is and transposed, where it has a shape then."""
+    if not tensor.dtype.is_floating_point() or len(tensor.shape) != len(shape):
+        return []
+    right = tensor.numpy().astype(np.float32)
+    turned = [right, right.T] if right.ndim == 2 else [right]
+    return [filled(x, shape) for x in turned if fits(x.shape, shape)]
+
+
+def _parts(tensor: ir.TensorProtocol, shape: tuple[int, ...]) -> list[Array]:
+    """A weight, or blocks of its rows where it is longer: attention has several in one."""
+    if len(tensor.shape) != 2 or len(shape) != 2 or tensor.size <= np.prod(shape):
+        return _forms(tensor, shape)
+    if not tensor.dtype.is_floating_point():
+        return []
+    rows, columns = tensor.shape.numpy()
+    height = next((n for n, m in (shape, shape[::-1]) if m == columns), rows)
+    starts = {*range(0, rows - height, height), rows - height}
+    blocks = (tensor.numpy()[s : s + height].astype(np.float32) for s in sorted(starts))
+    return [x for b in blocks for x in (b, b.T) if x.shape == shape]
 
 
 _NARROW = {ir.DataType.INT8, ir.DataType.UINT8, ir.DataType.INT4, ir.DataType.UINT4,

@@ -83,11 +83,13 @@ def _eager_oracle(side: EagerSide, model: ir.Model, feed: Mapping[str, Any]) -> 
     from exporters.pytorch.inputs import modules_of, named_tensors
 
     recorded = functools.cache(lambda: record(side, feed))
+    weights = named_tensors(modules_of(side.model))
+    held = {n: ir.tensor(to_numpy(x)) for n, x in weights.items()}
     try:
         found = retrace(side, model, feed)
     except ExportError:  # a graph that another exporter made may still be right or wrong
-        weights = named_tensors(modules_of(side.model))
-        held = {n: ir.tensor(to_numpy(x)) for n, x in weights.items()}
         return Oracle({}, None, held, side.label, recorded)
     probe = Probe(found.model, plain_settings())
-    return Oracle(found.values, probe, _weights(found.model), side.label, recorded)
+    # the tracer folds some weights into others, or gives them other names
+    weights_of_graph = {**held, **_weights(found.model)}
+    return Oracle(found.values, probe, weights_of_graph, side.label, recorded)

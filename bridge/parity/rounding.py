@@ -116,11 +116,13 @@ def _oracle_of(forms: tuple[ir.Model, ...], oracle: Oracle, feed: Mapping[str, A
     assert oracle.graph is not None
     found = graph_oracle(Probe(forms[-1], oracle.graph.settings), feed, oracle.label)
     values = {n: x for n, x in oracle.values.items() if n not in found.values}
-    weights = {n: v.const_value for f in forms for n, v in f.graph.initializers.items()}
+    held = {n: v.const_value for f in forms for n, v in f.graph.initializers.items()}
+    weights = {**oracle.weights, **held}
     return dataclasses.replace(
         found,
         values={**values, **found.values},
         weights={n: x for n, x in weights.items() if x is not None},
+        recorded=oracle.recorded,
     )
 
 

@@ -166,3 +166,64 @@ def test_what_half_precision_rounds_is_no_wrong_node_where_some_of_it_stays_in_s
     gelu.attributes.clear()
     report = check(model, bridge.Session(planted), x)
     assert report.divergence.node == gelu.name, str(report)
+
+
+class Convolved(torch.nn.Module):
+    """A convolution whose geometry matters, and products whose weights lose their names."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = torch.nn.Conv1d(3, 16, 3, padding=2, dilation=2)
+        self.up = torch.nn.Linear(16, 48)
+        self.down = torch.nn.Linear(48, 16)
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x)).transpose(1, 2)
+        return torch.softmax(x + self.down(torch.tanh(self.up(x))), -1)
+
+
+@functools.cache
+def quantized_elsewhere():
+    """By ONNX Runtime, of what torch.onnx exports."""
+    import tempfile
+    from pathlib import Path
+
+    from onnxruntime.quantization import quantize_dynamic
+
+    torch.manual_seed(0)
+    model, x = Convolved().eval(), 3 * torch.randn(2, 3, 12)
+    with tempfile.TemporaryDirectory() as folder:
+        plain, rounded = (Path(folder) / f"{n}.onnx" for n in ("plain", "rounded"))
+        torch.onnx.export(model, (x,), plain, dynamo=False, opset_version=17)
+        quantize_dynamic(plain, rounded)
+        graph = ir.load(rounded)
+        assert any(n.startswith("onnx::MatMul") for n in graph.graph.initializers)
+        return model, x, ir.from_proto(ir.to_proto(graph))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_weights_without_names_are_known_by_their_numbers():
+    model, x, base = quantized_elsewhere()
+    tight = bridge.Tolerance(0, 1e-6)
+    report = check(model, bridge.Session(base), x, tolerance=tight)
+    assert any("quantization itself makes the difference" in v for v in report.verdicts)
+    planted = base.clone()
+    name = next(
+        n for n in planted.graph.initializers
+        if n.startswith("onnx::MatMul") and n.endswith("_quantized")
+    )  # fmt: skip
+    value = planted.graph.initializers[name]
+    integers = value.const_value.numpy().copy()
+    integers[::5] ^= 64  # bits that have flipped
+    value.const_value = ir.tensor(integers, name=name)
+    report = check(model, bridge.Session(planted), x, tolerance=tight)
+    assert report.divergence.node in faults.readers(value), str(report)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_node_beside_unnamed_integers_is_blamed():
+    model, x, base = quantized_elsewhere()
+    planted = base.clone()
+    guilty = set(faults.operator("Tanh", "Erf")(planted))
+    report = check(model, bridge.Session(planted), x, tolerance=bridge.Tolerance(0, 1e-6))
+    assert report.divergence.node in guilty, str(report)
