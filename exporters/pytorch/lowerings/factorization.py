@@ -504,12 +504,24 @@ def _linalg_svd(
     if not compute_uv:
         empty = op.Slice(op.Reshape(A, [-1]), [0], [0], [0])
         return empty, values, empty
-    left = op.Div(left, _flat(op, op.Where(op.Equal(values, 0), 1, values)))
     left.shape = ir.Shape([*batch, static_size(begin, -1), least])
     right.shape = ir.Shape([*batch, static_size(begin, -2), least])
+    left = _directions(op, left)
     left, right = (right, left) if wide else (left, right)
     right = _of_either_sign(_turned(op, right), "rows")
     return _of_either_sign(left, "columns"), values, right
+
+
+def _directions(op: Op, x: ir.Value) -> ir.Value:
+    """Orthogonal columns with length 1; of columns that are nothing, what is orthogonal to the rest."""
+    stored, tau = geqrf(op, x)
+    tau.shape = ir.Shape([*x.shape.dims[:-2], static_size(x, -1)])
+    turned = _turned(op, stored)
+    turned.shape = ir.Shape([*x.shape.dims[:-2], static_size(x, -1), static_size(x, -2)])
+    lengths = _turned(op, _picked(op, turned, _places(op, x, -1)))
+    vectors = linalg_householder_product(op, stored, tau)
+    one = np.ones([], x.dtype.numpy())
+    return op.Mul(vectors, op.Where(op.Less(lengths, _zero(x)), np.negative(one), one))
 
 
 def _of_either_sign(vectors: ir.Value, where: str) -> ir.Value:

@@ -150,6 +150,28 @@ def test_singular_values_of_matrices_of_any_size() -> None:
     )
 
 
+@pytest.mark.parametrize("rank", [0, 1, 2, 3])
+def test_singular_vectors_of_singular_matrices_are_orthogonal(rank: int) -> None:
+    def call(x):
+        left, values, right = torch.linalg.svd(x, full_matrices=False)
+        return values, (left * values.unsqueeze(-2)) @ right, left.mT @ left, right @ right.mT
+
+    flat = _random(2, 5, rank) @ _random(2, rank, 3)
+    check_call(call, (flat,), rtol=1e-9, atol=1e-7)
+    check_call(call, (flat.mT,), rtol=1e-9, atol=1e-7)
+
+
+def test_least_squares_of_a_dynamic_number_of_rows() -> None:
+    check_call(
+        lambda a, b: torch.linalg.lstsq(a, b).solution,
+        (_random(9, 4), _random(9, 2)),
+        dynamic_shapes={"a": {0: "rows"}, "b": {0: "rows"}},
+        others=[(_random(30, 4), _random(30, 2)), (_random(3, 4), _random(3, 2))],
+        rtol=1e-8,
+        atol=1e-8,
+    )
+
+
 @pytest.mark.parametrize(
     "values", [[1.0] * 6, [1, 1, 1, 2, 2, 2], [0, 0, 0, 0, 0, 1], [-1, 0, 1e-9, 1e-9, 1, 5]]
 )
