@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -40,7 +41,8 @@ from exporters.tracing.leaves import (
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import UNBOUND, Merged, Ways, is_staged, static_dims
 from exporters.tracing.nodes import Constant, joined_order
-from exporters.tracing.own_lists import is_own
+from exporters.tracing.own_lists import ScanList, is_own
+from exporters.tracing.pytree import Tree, shallow
 from exporters.tracing.scalars import ScalarRecord, TracedBool
 from exporters.tracing.trace import Assumption, Interrupt, Trace
 
@@ -315,6 +317,11 @@ class _IfMerge:
                     whole.place, dataclasses.replace(whole, after=list(whole.before))
                 )
                 known.after[change.key] = change.after
+            for whole in grown.values():  # its items are taken apart: as this branch leaves them
+                if whole.place not in outcome.changes:
+                    after = [_left_by(outcome, x) for x in whole.before]
+                    if any(map(operator.is_not, after, whole.before)):
+                        outcome.changes[whole.place] = dataclasses.replace(whole, after=after)
 
     def _merge_place(self, place: Any, change: Change) -> Any:
         """What a place holds afterwards; a key of a dict may be missing on one way."""
@@ -510,9 +517,26 @@ class _IfMerge:
         return True
 
 
+def _left_by(outcome: Outcome, x: Any, parents: frozenset[int] = frozenset()) -> Any:
+    """An object as a branch leaves it: itself, or a copy if it or something in it was changed."""
+    if not outcome.changes or isinstance(x, StagedList | ScanList) or id(x) in parents:
+        return x
+    kind, items = shallow(x)
+    held = getattr(x, "__dict__", x) if kind in ("object", "dataclass") else x
+    changes = {c.key: c.after for c in outcome.changes.values() if c.container is held}
+    children = [_left_by(outcome, changes.get(k, v), parents | {id(x)}) for k, v in items]
+    if all(a is v for a, (_, v) in zip(children, items, strict=True)):
+        return x
+    keys = tuple(k for k, _ in items)
+    return Tree(kind, x, keys, tuple(Tree("leaf") for _ in keys)).unflatten(children)
+
+
 def _placed(outcome: Outcome, place: Any, change: Change) -> Any:
     """What a place holds after a branch; nobody reads what was deleted, or not put there."""
-    held = outcome.changes[place].after if place in outcome.changes else change.before
+    if place in outcome.changes:
+        held = outcome.changes[place].after
+    else:  # what it holds is taken apart if another way holds something else
+        held = _left_by(outcome, change.before)
     return MISSING if held is change.MISSING else held
 
 

@@ -276,6 +276,28 @@ class Snapshot:
         found = inspect.getattr_static(self._classes[id(container)], key, default)
         return default if hasattr(type(found), "__get__") else found
 
+    def holders(self, changed: set[int]) -> Iterator[tuple[tuple[int, Any], Any]]:
+        """The places, and lists, that hold an object in which something changed, and what is there now.
+
+        Args:
+            changed: The changed dicts and lists, by identity.
+        """
+
+        def is_changed(x: Any, parents: frozenset[int] = frozenset()) -> bool:
+            if isinstance(x, _ATOMS) or is_own(x) or id(x) in parents:
+                return False
+            if id(x) in changed or id(getattr(x, "__dict__", x)) in changed:
+                return True
+            return any(is_changed(i, parents | {id(x)}) for _, i in shallow(x)[1])
+
+        for container, before, _ in self._dicts:
+            for key, value in before.items():
+                if key in container and is_changed(value):
+                    yield (id(container), key), container[key]
+        for items, held, _ in self._lists:
+            if any(map(is_changed, held)):
+                yield (id(items), None), list(items)
+
     def class_of(self, attributes: Any) -> type:
         """The class of the object that has some attributes; ``object`` for what is none."""
         found = self._classes.get(id(attributes), object)

@@ -269,9 +269,16 @@ def _repeat(x: Any, *times: Any) -> Any:
 
 
 def _iter(items: Any, *sentinel: Any) -> Any:
-    if sentinel or not _staged(items):
+    if sentinel or recorded() is None or not (_staged(items) or _is_indexed(items)):
         return iter(natively(items), *sentinel)
     return Cursor(over(items))
+
+
+def _is_indexed(items: Any) -> bool:
+    """Whether items have places, so that an iterator can remember how many were taken."""
+    trace = recorded()
+    listed = isinstance(items, list | tuple | range)
+    return listed or (trace is not None and trace.frontend.is_handle(items))
 
 
 def _next(iterator: Any, *default: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from exporters.tracing.bodies import Scope
 from exporters.tracing.branches import if_
 from exporters.tracing.chosen import Chosen
+from exporters.tracing.keys import settled
 from exporters.tracing.lists import StagedList
 from exporters.tracing.merging import flatten_state, is_staged
 from exporters.tracing.operators import UPDATES, compare, getitem, require_key
@@ -31,13 +32,14 @@ def within(container: Any, index: Any, change: Callable[[Any], Any]) -> Any:
     """
     trace = Trace.current()
     if trace is None or not trace.live:
-        return change(container[index])
+        return change(settled(container, index))
     if isinstance(container, StagedList):
         return _in_list(trace, container, index, change)
     if not (is_staged(trace, index) or isinstance(index, Chosen)):
-        return change(container[index])
+        return change(settled(container, index))
     keys, items = _options(container)
-    if not trace.recording or not all(is_changeable(trace, x) for x in items):
+    missing = isinstance(index, Chosen) and isinstance(container, dict)  # keys, of a defaultdict
+    if not trace.recording or not (missing or all(is_changeable(trace, x) for x in items)):
         return change(getitem(container, index))
     if isinstance(index, Chosen):
         keys = index.options
@@ -50,10 +52,10 @@ def within(container: Any, index: Any, change: Callable[[Any], Any]) -> Any:
 
     def at(position: int) -> Any:
         if position == len(keys) - 1:
-            return change(container[keys[position]])
+            return change(settled(container, keys[position]))
         here = compare("eq", index, keys[position])
         last = functools.partial(at, position + 1)
-        return if_(here, lambda: change(container[keys[position]]), last, scope)
+        return if_(here, lambda: change(settled(container, keys[position])), last, scope)
 
     return at(0)
 

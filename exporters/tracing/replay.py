@@ -232,6 +232,10 @@ class _Watch:
                 self.places[identity] = reference
                 self._note(reference, self._value(reference))
         if keep:
+            changed = {id(r.container) for r in (self.places or {}).values() if r.name is None}
+            for identity, x in self.snapshot.holders(changed) if changed else ():
+                # In another world something else may be there.
+                self.loop.finals.setdefault(identity, {})[self.world] = frozen(self.trace, x)
             for reference, value in self._current():
                 if reference.is_item:  # of a list that may grow in another world
                     whole = id(reference.container), None

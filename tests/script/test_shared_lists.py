@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from dataclasses import dataclass
+
+import pytest
 import torch
 
+from tests.script.harness import agree
 from tests.script.language import OR_NONE, Programs
 
 program = Programs(OR_NONE)
@@ -198,4 +203,77 @@ def beside_an_empty_list(x):
     return total
 
 
+@dataclass
+class Item:
+    v: torch.Tensor
+    n: int = 0
+
+
+@program
+def the_last_item_counts(x):
+    items = [Item(x.sum())]
+    for v in x:
+        if v > 0:
+            items.append(Item(v))
+        else:
+            items[-1].n += 1
+    return torch.tensor([item.n for item in items])
+
+
+@program
+def an_item_more_or_another_item_changed(x):
+    items = [Item(x.sum()), Item(x.sum() * 2)]
+    if x.sum() > 4:
+        items.append(Item(x.sum() * 3))
+        items[0].n = 5
+    else:
+        items[1].n = 7
+        items[1].v = items[1].v - 1
+    return torch.tensor([item.n for item in items]), torch.stack([item.v for item in items])
+
+
+@program
+def an_object_replaced_or_changed(x):
+    state = {"here": Item(x.sum()), "before": None}
+    for v in x:
+        if v > 0:
+            state["before"] = state["here"]
+            state["here"] = Item(v)
+        else:
+            state["here"].n += 1
+    out = state["here"].v + state["here"].n
+    if state["before"] is not None:
+        out = out + state["before"].v * 10
+    return out
+
+
 test_one_way, test_every_way = program.tests()
+
+
+def kinds_listed(x):
+    by_kind = defaultdict(list)
+    for v in x:
+        if v > 0:
+            by_kind["pos"].append(v)
+        else:
+            by_kind["neg"].append(v)
+    return x.sum() + len(by_kind["pos"]) * 10 + len(by_kind["neg"])
+
+
+def kinds_listed_by_a_chosen_key(x):
+    by_kind = defaultdict(list)
+    for v in x:
+        by_kind["pos" if v > 0 else "neg"].append(v)
+    return x.sum() + len(by_kind["pos"]) * 10 + sum(by_kind["neg"])
+
+
+def numbers_of_items(x):
+    return the_last_item_counts(x).sum() + an_item_more_or_another_item_changed(x)[0].sum()
+
+
+@pytest.mark.parametrize(
+    "function", [kinds_listed, kinds_listed_by_a_chosen_key, numbers_of_items]
+)
+def test_other_values_of_the_same_size(function):
+    inputs = [(torch.tensor(v),) for v in ([3.0, 1.0], [-1.0, 3.5], [-3.0, -1.0], [2.0, -1.0])]
+    agree(function, inputs[:1], inputs[1:])
