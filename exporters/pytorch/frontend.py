@@ -318,7 +318,10 @@ def _with_target(error: ExportError | None, attempt: Attempt) -> ExportError | N
             )
             return error
         if isinstance(error, SpecialisationError) and KEEP_IN_TORCH in (error.hint or ""):
-            error.hint = KEEP_IN_TORCH  # the function is compiled already
+            # The function is compiled already.
+            error.hint = (
+                f"{KEEP_IN_TORCH}, nor are rows of a list that change under a name of their own"
+            )
             return error
         return ScriptError(
             f"{error.message}, although the function is compiled",

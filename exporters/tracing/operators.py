@@ -324,6 +324,11 @@ def _number(x: Any) -> Any:
 def _is(a: Any, b: Any) -> Any:
     """``a is b``; what may be None is asked whether it is."""
     trace = Trace.current()
+    truths = TracedBool in (type(a), type(b)) and all(
+        type(x) in (TracedBool, bool) for x in (a, b)
+    )
+    if truths and trace is not None and trace.live:
+        return compare("eq", a, b)  # there are but two truth values
     if trace is None or not trace.live or (a is not None and b is not None):
         return a is b
     present = presence(trace, b if a is None else a)

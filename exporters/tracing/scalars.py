@@ -168,6 +168,54 @@ class TracedScalar:
         trace.number_taken()
         return text_of(trace, self, spec)
 
+    # What Python's own methods would take for the example's number.
+
+    @property
+    def real(self) -> Any:
+        """The number itself."""
+        return self
+
+    numerator = real
+
+    @property
+    def imag(self) -> Any:
+        """Nothing."""
+        return self.kind(0)
+
+    def conjugate(self) -> Any:
+        """The number itself."""
+        return self
+
+    def as_integer_ratio(self) -> Any:
+        """Asks every world."""
+        return _asked(self, "as_integer_ratio")
+
+    def bit_length(self) -> Any:
+        """Asks every world."""
+        return _asked(self, "bit_length")
+
+    def bit_count(self) -> Any:
+        """Asks every world."""
+        return _asked(self, "bit_count")
+
+    def to_bytes(self, *args: Any, **kwargs: Any) -> Any:
+        """Asks every world."""
+        return _asked(self, "to_bytes", *args, **kwargs)
+
+    def hex(self) -> Any:
+        """Asks every world."""
+        return _asked(self, "hex")
+
+
+def _asked(x: TracedScalar, method: str, *args: Any, **kwargs: Any) -> Any:
+    """What a method answers in every world."""
+    record = x.record
+    if not record.trace.live:
+        return getattr(plain(x), method)(*args, **kwargs)
+    answers = {w: getattr(v, method)(*args, **kwargs) for w, v in record.worlds.items()}
+    hint = "compute it with torch functions or Python arithmetic"
+    return record.trace.decide(answers, data=record.data, asked=f"{method}() of", hint=hint)
+
 
 def _settle(x: TracedScalar, kind: Callable[[Any], Any]) -> Any:
     record = x.record
@@ -240,6 +288,11 @@ class TracedFloat(TracedScalar, float):
         if ndigits is not None:
             return self.record.trace.arithmetic("round_to", self, ndigits)
         return self.record.trace.arithmetic("round", self)
+
+    def is_integer(self) -> Any:
+        """Whether nothing is behind the point, as a traced truth value."""
+        trace = self.record.trace
+        return trace.arithmetic("eq", trace.arithmetic("mod", self, 1.0), 0.0)
 
     def __floor__(self) -> Any:
         return self.record.trace.arithmetic("floor", self)

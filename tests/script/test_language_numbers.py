@@ -103,4 +103,24 @@ def math_sums(x):
     return math.prod([n, 2, 3]), math.fsum([n, 0.5]), x
 
 
+@program
+def truth_by_identity(x):
+    flag, n = bool(x.sum() > 0), 0
+    for v in x:
+        big = bool(v > 2)
+        if big is True:
+            n += 1
+        elif flag is not False:
+            n += 10
+    return x + n
+
+
+@program
+def whole_numbers(x):
+    total = x.sum().item()
+    if total.is_integer():
+        return x
+    return x * total.real + total.conjugate() + total.imag
+
+
 test_one_way, test_every_way = program.tests()

@@ -199,6 +199,17 @@ def sets_a_key_of_a_number(x):
     return d[1]
 
 
+def counts_bits(x):
+    return x * int(x.sum()).bit_length()
+
+
+def changes_a_row(x):
+    rows = [[0, 0] for _ in range(x.shape[0])]
+    row = rows[0]
+    row[0] = 5
+    return torch.tensor(rows)
+
+
 def writes_to_pieces(x):
     x = x * 1
     for piece in x.split(int(x.sum()) % 2 + 1):
@@ -259,6 +270,10 @@ def cannot_differentiate(x):
         (sets_a_key_of_a_number, "which keys this dict has depends on the input's values", 2,
          "d[int(x.sum())] = x * 3", "use a list, or a tensor indexed by the number: `counts[v] += 1`",
          "ScriptError"),
+        (counts_bits,
+         "Python asks for bit_length() of `return x * int(x.sum()).bit_length()`, which depends on the "
+         "input's values", 1, "int(x.sum()).bit_length()",
+         "compute it with torch functions or Python arithmetic", "DataDependentError"),
         (writes_to_pieces,
          "what is written to is one of a run-time number of pieces of another tensor, which the graph "
          "would not change", 3, "piece += 1",
@@ -376,3 +391,19 @@ def test_what_has_to_be_marked(function, told, place, code, hint):
     with pytest.raises(bridge.DataDependentError) as caught:
         bridge.export(function, X, script="explicit")
     assert str(caught.value) == text(function, told, place, code, hint, "DataDependentError")
+
+
+def test_rows_that_change_under_a_name_of_their_own_are_told():
+    with pytest.raises(bridge.SpecialisationError) as caught:
+        bridge.export(changes_a_row, X, dynamic_shapes=({0: "n"},))
+    assert str(caught.value) == text(
+        changes_a_row,
+        "for other inputs than the example, the result of tensor (int64[3, 2]) has other values in the trace "
+        "than in eager: a size or a value was frozen to the example's, here or before this line",
+        4,
+        "torch.tensor(rows)",
+        "keep the number in torch: x.shape[i], its arithmetic and math.* of it are followed; strings, bytes "
+        "and NumPy arrays that are made with it are not, nor are rows of a list that change under a name of "
+        "their own",
+        "SpecialisationError",
+    )
