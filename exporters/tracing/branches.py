@@ -30,6 +30,7 @@ from exporters.tracing.implied import granted, said_by
 from exporters.tracing.leaves import (
     ABSENT,
     MISSING,
+    Dummy,
     KeyAskedError,
     leaf_in,
     leaf_value,
@@ -423,7 +424,14 @@ class _IfMerge:
         }
         dims = static_dims(self.values[index]) if slot.type.kind == "array" else None
         unbacked = slot.type.kind == "array" and _sizes_differ(*self.values[index])
-        return make_leaf(trace, worlds, value, slot.type, dims=dims, unbacked=unbacked)
+        data = slot.type.kind != "number" or self._is_data(slot.values)
+        return make_leaf(trace, worlds, value, slot.type, dims=dims, unbacked=unbacked, data=data)
+
+    def _is_data(self, numbers: Sequence[Any]) -> bool:
+        """Whether one of two numbers depends on more than sizes; plain ones depend on nothing."""
+        staged = [self.staged.condition, *(n for n in numbers if hasattr(n, "record"))]
+        arrays = any(self.trace.frontend.is_array(n) or isinstance(n, Dummy) for n in numbers)
+        return arrays or any(is_data(self.trace, n) for n in staged)
 
     def _emit(self) -> list[ir.Value]:
         """The outputs: of an ``If``, or of the branches' own nodes where both may run."""

@@ -390,3 +390,18 @@ def test_a_way_that_no_size_takes_may_have_another_rank() -> None:
         x = torch.randn(size)
         torch.testing.assert_close(program(x), flat(x))
     assert any("is not taken" in a for a in program.report.assumptions)
+
+
+def test_a_number_chosen_by_sizes_is_a_size() -> None:
+    def first(x: torch.Tensor) -> torch.Tensor:
+        n = x.shape[0]
+        m = n // 2 if n > 4 else n
+        y = x[:m]
+        if y.numel() == 0:  # a question of sizes: that no example takes it is taken for granted
+            return y.reshape(3, 3)
+        return y * m
+
+    program = bridge.export(first, torch.randn(3), dynamic_shapes=({0: "n"},))
+    for size in (1, 3, 4, 5, 9):
+        x = torch.randn(size)
+        torch.testing.assert_close(program(x), first(x))

@@ -21,7 +21,11 @@ TRANSFORMS: dict[str, Any] = {
     "resize": v2.Resize((48, 37), antialias=True),
     "shorter side": v2.Resize(40, antialias=True),
     "pad": v2.Pad(2),
-}
+    "pipeline": v2.Compose([
+        v2.Resize(40, antialias=True), v2.CenterCrop(36), v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize([0.5] * 3, [0.2] * 3),
+    ]),
+}  # fmt: skip
 SIZES = ((60, 90), (33, 50), (41, 30))
 
 
