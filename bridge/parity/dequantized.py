@@ -369,6 +369,8 @@ class _Rewriter:
         step = spread(scale.reshape(-1), integers.shape, 0, 0)
         zeros = spread(zero, integers.shape, 0, 0)
         unit = None if reader.op_type == "DequantizeLinear" else step
+        if unit is None:  # which has the scale
+            original = next(n for n, _ in original.outputs[0].uses())
         node.replace_input_with(0, self._weight(original, table, integers, step, zeros, unit))
         self._mark(node.outputs[0])
         self.rows.add(node.outputs[0])

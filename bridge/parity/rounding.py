@@ -11,7 +11,7 @@ import onnx_ir as ir
 from bridge.errors import BridgeError
 from bridge.graph_index import GraphIndex
 from bridge.parity.comparison import Comparison, Tolerance, compare
-from bridge.parity.dequantized import Stored, dequantized, plain_name
+from bridge.parity.dequantized import Dequantized, Stored, dequantized, plain_name
 from bridge.parity.divergence import Divergence
 from bridge.parity.forcing import Probe
 from bridge.parity.integers import parameter, undone
@@ -87,7 +87,8 @@ def beyond_rounding(
     else:
         found += unlike.values()
     if not found:
-        found += _clipping(probe.model, index, form.values, bounded)
+        values = {**_float_inputs(probe, twin, feed), **form.values}
+        found += _clipping(probe.model, index, values, bounded)
     if not found:
         made = {str(v.name): n.op_type for n in probe.model.graph for v in n.outputs}
         raw = {n for n, clip in clips.items() if made.get(n, clip.op_type) != clip.op_type}
@@ -209,6 +210,17 @@ def _unlike_scales(model: ir.Model) -> Iterator[tuple[ir.Node, ir.Node, str]]:
 def _of_scale(index: GraphIndex, node: ir.Node, maker: ir.Node, what: str) -> Divergence:
     told = f"the {what} of {node.name!r} is not that of {maker.name!r}, which it undoes"
     return _at(index, node, str(node.outputs[0].name), None, told)
+
+
+def _float_inputs(probe: Probe, twin: Dequantized, feed: Mapping[str, Any]) -> dict[str, Any]:
+    """What is given to QuantizeLinear nodes, where no weight is rounded; nothing if some are."""
+    if not twin.exact:
+        return {}
+    nodes = [n for n in probe.model.graph if n.op_type == "QuantizeLinear"]
+    names = {str(n.inputs[0].name) for n in nodes if n.inputs[0] is not None}
+    plain = Probe(twin.model, probe.settings)
+    found = plain.values([n for n in plain.names() if n in names], feed)
+    return {n: x for n, x in found if not isinstance(x, Exception)}
 
 
 def _clipping(

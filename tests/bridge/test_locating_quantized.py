@@ -227,3 +227,32 @@ def test_a_node_beside_unnamed_integers_is_blamed():
     guilty = set(faults.operator("Tanh", "Erf")(planted))
     report = check(model, bridge.Session(planted), x, tolerance=bridge.Tolerance(0, 1e-6))
     assert report.divergence.node in guilty, str(report)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_range_that_is_too_small_is_found_where_names_are_not_ours(tmp_path):
+    from onnxruntime.quantization import QuantFormat, quantize_static
+
+    class Once:
+        def __init__(self, feed):
+            self.feeds = [feed]
+
+        def get_next(self):
+            return self.feeds.pop() if self.feeds else None
+
+    torch.manual_seed(0)
+    model, x = Convolved().eval(), 3 * torch.randn(2, 3, 12)
+    torch.onnx.export(model, (x,), tmp_path / "plain.onnx", dynamo=False, opset_version=17)
+    graph = ir.load(tmp_path / "plain.onnx")
+    feed = {graph.graph.inputs[0].name: x.numpy()}
+    quantize_static(tmp_path / "plain.onnx", tmp_path / "int8.onnx", Once(feed),
+                    per_channel=True, quant_format=QuantFormat.QDQ)  # fmt: skip
+    planted = ir.load(tmp_path / "int8.onnx")
+    tanh = next(n for n in planted.graph if n.op_type == "Tanh")
+    node = next(n for n, _ in tanh.outputs[0].uses() if n.op_type == "QuantizeLinear")
+    scale = node.inputs[1]
+    array = scale.const_value.numpy()
+    scale.const_value = ir.tensor((array * 0.3).astype(array.dtype), name=scale.name)
+    report = check(model, bridge.Session(planted), x, tolerance=bridge.Tolerance(0, 1e-6))
+    assert report.divergence.node in faults.readers(scale), str(report)
+    assert "its scale is too small" in report.verdicts[0]
