@@ -221,6 +221,8 @@ def run_body(
             )
             if finish is not None:
                 finish(outcome)
+            for members in snapshot.changed_sets():
+                _require_own(trace, members, scope)
             return outcome
     finally:
         trace.logs.pop()
@@ -276,6 +278,19 @@ def raise_unowned(trace: Trace, label: str, items: Any, scope: Scope) -> None:
         ),
         trace.finder.frame_that(lambda f: _holds(trace, f, items)),
     )
+
+
+def _require_own(trace: Trace, members: set[Any], scope: Scope) -> None:
+    """Ask for the function that made a set to be compiled: branches and loops follow its own sets.
+
+    Raises:
+        Interrupt: It is not compiled yet.
+    """
+    maker = trace.finder.frame_that(lambda f: _holds(trace, f, members))
+    if maker is not None:
+        told = "a set changes here that was made in a function that is not compiled"
+        hint = f"mark {maker.f_code.co_qualname} with @bridge.script"
+        raise Interrupt(ScriptError(told, source=scope.source, hint=hint), maker)
 
 
 def require_maker(trace: Trace, snapshot: Snapshot, items: Any, scope: Scope) -> None:

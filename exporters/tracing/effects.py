@@ -298,6 +298,10 @@ class Snapshot:
             if any(map(is_changed, held)):
                 yield (id(items), None), list(items)
 
+    def changed_sets(self) -> list[set[Any]]:
+        """Sets of Python's own that hold something else now: no branch or loop can follow them."""
+        return [members for members, kept in self._sets if members != kept]
+
     def class_of(self, attributes: Any) -> type:
         """The class of the object that has some attributes; ``object`` for what is none."""
         found = self._classes.get(id(attributes), object)

@@ -94,6 +94,18 @@ def items_kept_in_place(x):
     return x.sum() + sum(same) + len(ys) + sum(ys)
 
 
+def note(x, seen):
+    if x.sum() > 3:
+        seen.add(3)
+
+
+@program
+def made_in_another_function(x):
+    seen = {1}
+    note(x, seen)
+    return x * len(seen) + (1 if 3 in seen else 0)
+
+
 test_one_way, test_every_way = program.tests()
 
 
