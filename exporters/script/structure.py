@@ -62,6 +62,8 @@ class _Structurer:
             if isinstance(statement, ast.For | ast.While):
                 before, loop, after = self._loop(statement, context)
                 done += [*before, loop]
+                if context.broken is None and context.returned is not None and _returns(statement):
+                    return done + self._unless_returned(statement, [*after, *rest], context)
                 if after:
                     return done + self.block([*after, *rest], context)
                 continue
@@ -75,6 +77,16 @@ class _Structurer:
                 continue
             done.append(statement)
         return done
+
+    def _unless_returned(
+        self, loop: ast.stmt, rest: list[ast.stmt], context: _Context
+    ) -> list[ast.stmt]:
+        """What follows a loop in a branch, if the loop did not return."""
+        assert context.returned is not None
+        if not rest:
+            return []
+        test = _like(loop, ast.UnaryOp(ast.Not(), _load(context.returned[0], loop)))
+        return [_like(loop, ast.If(test, self.block(rest, context), []))]
 
     # Jumps
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, NamedTuple
 
+import torch
+
 import bridge
 from tests.script.harness import T, agree
 from tests.script.language import Programs
@@ -183,6 +185,38 @@ def only_sizes_are_returned(x):
         t[-1].append(0.5)
         t.append([0.5, 1.5])
     return sum(len(r) for r in t)
+
+
+@program
+def loops_that_return_one_after_the_other_in_a_branch(x):
+    f = 0.5
+    if x.sum() > -9:
+        for v in x:
+            if v > 0:
+                return x * f
+        f = f + 1
+        for v in x:
+            f = f + v.item()
+            if f > 1:
+                return x * f
+        else:
+            f = f - 2
+        x = x + f
+    return x * 3
+
+
+@program
+def loops_that_return_one_after_the_other_in_a_context(x):
+    f = 0.5
+    with torch.no_grad():
+        for v in x:
+            if v > 0:
+                return x * f
+        while f < 3:
+            f = f + x.abs().sum().item() + 0.25
+            if f > 1:
+                return x * f
+    return x * 3
 
 
 test_one_way, test_every_way = program.tests()
