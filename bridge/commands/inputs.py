@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from bridge.errors import FeedError
+from bridge.parity.inputs import unreadable
 
 if TYPE_CHECKING:
     import argparse
@@ -60,7 +61,10 @@ def given_inputs(options: argparse.Namespace) -> list[GivenInput]:
             with np.load(options.inputs, allow_pickle=False) as file:
                 found += [GivenInput(name, file[name], {}) for name in file.files]
         except (OSError, ValueError) as error:
-            raise FeedError(f"cannot read arrays from {options.inputs}: {error}") from error
+            raise FeedError(
+                f"cannot read arrays from {options.inputs}: {unreadable(error)}",
+                hint="write one with numpy.savez(path, x=x), an array for each input",
+            ) from error
     return found
 
 

@@ -85,6 +85,11 @@ def find_target(text: str, options: argparse.Namespace) -> Target:
                 f"there is no file {text}",
                 hint="eager code is named package.module:factory or file.py:factory",
             )
+        if text.endswith(".py"):
+            raise TargetError(
+                f"{text} is a file of Python: name what in it makes the model",
+                hint=f"write {text}:factory",
+            )
         return Target(text)
     place, _, name = text.rpartition(":")
     found = _attribute(_import(place), name, place)

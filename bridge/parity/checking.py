@@ -12,6 +12,7 @@ import numpy as np
 
 from bridge.control import time_limit
 from bridge.errors import FeedError, RunError, RunTimeoutError
+from bridge.feeds import to_numpy
 from bridge.graph_index import open_model
 from bridge.parity.branches import branch_cases
 from bridge.parity.comparison import (
@@ -258,6 +259,7 @@ def _run_trial(
             return None
         if isinstance(error, FeedError):
             raise
+        _require_types(trial.feed, side.session)
         told = f"{trial.reference.label} fails: {type(error).__name__}: {error}"
         return CaseReport(trial.label, [], told, reference_fails=True)
     limit = timeout or time_for(time.perf_counter() - started, side.session)
@@ -273,6 +275,23 @@ def _run_trial(
     if metric is not None:
         metrics.append((_measured(metric, expected), _measured(metric, got)))
     return CaseReport(trial.label, compare_outputs(expected, got, tolerance, trial, judge=judge))
+
+
+def _require_types(feed: Mapping[str, Any], session: Session) -> None:
+    """See that inputs which the reference refuses have the element types of the model.
+
+    Raises:
+        FeedError: One has another.
+    """
+    for spec in session.inputs:
+        if spec.dtype is None or spec.name not in feed:
+            continue
+        given, wanted = to_numpy(feed[spec.name]).dtype, spec.dtype.numpy()
+        if given != wanted:
+            raise FeedError(
+                f"input {spec.name!r} is {given.name}, the model takes {wanted.name}",
+                hint=f"give {spec.name!r} as {wanted.name}",
+            )
 
 
 def _measured(metric: Callable[[dict[str, Any]], float], outputs: dict[str, Any]) -> float:

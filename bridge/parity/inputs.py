@@ -17,7 +17,15 @@ if TYPE_CHECKING:
     from bridge.feeds import TensorSpec
     from bridge.session import Session
 
-__all__ = ["Case", "generate", "generate_runnable", "resized", "save_cases", "varied"]
+__all__ = [
+    "Case",
+    "generate",
+    "generate_runnable",
+    "resized",
+    "save_cases",
+    "unreadable",
+    "varied",
+]
 
 _LARGEST = 2**28  # elements of a made-up input
 _ACCEPTED = 5.0  # seconds: a model that runs so long has taken its inputs
@@ -211,6 +219,11 @@ def save_cases(path: str, cases: Sequence[Case]) -> None:
     np.savez(path, **arrays)  # type: ignore[arg-type]
 
 
+def unreadable(error: OSError | ValueError) -> str:
+    """Why a file gives no arrays; numpy takes what it does not know for a pickle."""
+    return "it is no .npz file" if isinstance(error, ValueError) else str(error.strerror or error)
+
+
 def load_cases(path: str) -> list[Case]:
     """The cases in an ``.npz`` file; one that holds plain arrays by input name is one case."""
     cases: dict[str, Case] = {}
@@ -218,7 +231,7 @@ def load_cases(path: str) -> list[Case]:
         opened = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise FeedError(
-            f"cannot read arrays from {path}: {error}",
+            f"cannot read arrays from {path}: {unreadable(error)}",
             hint="give the path of an .npz file: np.savez(path, x=x)",
         ) from error
     with opened as file:

@@ -113,7 +113,11 @@ def test_the_report_of_an_export_is_data(folder, capsys):
         (["export", "net.py:with_inputs", "no/m.onnx"], "cannot write no/m.onnx"),
         (["export", "net.onnx", "m.onnx"], "is no eager code"),
         (["check", "no.onnx"], "there is no file no.onnx"),
-        (["run", "net.py"], "is not a sound ONNX model"),
+        (["run", "net.py"], "write net.py:factory"),
+        (
+            ["run", "net.py:make", "--inputs", "net.py"],
+            "cannot read arrays from net.py: it is no .npz",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_told_with_a_remedy(folder, capsys, arguments, told):

@@ -119,6 +119,11 @@ def test_a_reference_that_fails_is_not_looked_into() -> None:
     assert "ZeroDivisionError: division by zero" in str(report)
 
 
+def test_a_type_that_the_reference_refuses_is_told_by_the_inputs_name() -> None:
+    with pytest.raises(FeedError, match="input 'x' is float64, the model takes float32"):
+        check(NET, PROGRAM, (X.double(),))
+
+
 def test_no_work_is_done_for_a_file_that_cannot_be_written(tmp_path: Any) -> None:
     def never(x: torch.Tensor) -> torch.Tensor:
         raise AssertionError("it was traced")
