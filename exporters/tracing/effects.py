@@ -139,17 +139,33 @@ class _Slots(dict[str, Any]):
         setattr(self._owner, key, value)
 
 
+def _declared_slots(x: Any) -> list[str]:
+    declared = [vars(c).get("__slots__", ()) for c in type(x).__mro__]
+    names = [n for d in declared for n in ((d,) if isinstance(d, str) else d)]
+    return [n for n in names if n not in ("__dict__", "__weakref__") and hasattr(type(x), n)]
+
+
+def _class_attributes(x: type) -> list[str]:
+    """What a user's class holds besides methods."""
+    library = x.__module__.split(".")[0] in ("builtins", "torch") or issubclass(x, enum.Enum)
+    if library:
+        return []
+    return [n for n, v in vars(x).items() if not n.startswith("__") and _is_state(v)]
+
+
+def _is_state(x: Any) -> bool:
+    return not callable(x) and not hasattr(x, "__get__")
+
+
 def slots_of(x: Any) -> _Slots | None:
-    """The slots of a user's object, the same dict each time; None if it has none."""
+    """The slots of a user's object, or the attributes of a class, as the same dict each time."""
     from exporters.tracing.trace import Trace  # traces make snapshots
 
     trace = Trace.current()
     known = None if trace is None else trace.slotted.get(id(x))
     if known is not None:
         return known[1]
-    declared = [vars(c).get("__slots__", ()) for c in type(x).__mro__]
-    names = [n for d in declared for n in ((d,) if isinstance(d, str) else d)]
-    names = [n for n in names if n not in ("__dict__", "__weakref__") and hasattr(type(x), n)]
+    names = _class_attributes(x) if isinstance(x, type) else _declared_slots(x)
     if trace is None or not names or type(x).__module__.startswith(_OURS):
         return None
     trace.slotted[id(x)] = x, _Slots(x, tuple(names))
@@ -186,7 +202,9 @@ class Snapshot:
         pending = list(itertools.zip_longest(roots, names, fillvalue=""))[::-1]
         while pending:
             x, label = pending.pop()
-            if isinstance(x, _ATOMS) or id(x) in self._seen or is_opaque(x):
+            if id(x) in self._seen or is_opaque(x):
+                continue
+            if isinstance(x, _ATOMS) and not (isinstance(x, type) and _class_attributes(x)):
                 continue
             self._seen.add(id(x))
             self._alive.append(x)

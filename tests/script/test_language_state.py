@@ -300,4 +300,23 @@ def str_state(x):
     return x * 2 if mode == "up" else -x
 
 
+class Settings:
+    """Kept by the class."""
+
+    scale = 1.0
+    steps: typing.ClassVar[list[int]] = []
+
+
+@program
+def attributes_of_classes(x):
+    Settings.scale, Settings.steps = 1.0, []
+    for v in x:
+        if v > 0:
+            Settings.scale = Settings.scale + v.item()
+            Settings.steps.append(1)
+    if x.sum() > 1:
+        Settings.scale = -1.0
+    return x * Settings.scale, len(Settings.steps)
+
+
 test_one_way, test_every_way = program.tests()
