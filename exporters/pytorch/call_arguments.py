@@ -48,7 +48,7 @@ def repaired_arguments(
     error: Exception, args: Any, kwargs: dict[str, Any]
 ) -> tuple[Any, dict[str, Any]] | None:
     """Other arguments for a call that failed, of which only the result's kind matters."""
-    if "ZeroDivisionError" in str(error):
+    if any(told in str(error) for told in ("ZeroDivisionError", "greater than 0")):
         return _without_zeros(args), _without_zeros(kwargs)
     if not all(t.numel() for t in tensors_of((args, kwargs))):
         return _filled(args), _filled(kwargs)
@@ -70,10 +70,12 @@ def _at_the_start(x: Any) -> Any:
 
 
 def _without_zeros(x: Any) -> Any:
-    """``x`` with something to divide by in every tensor, and for every number, that is zero."""
+    """``x`` with 1 in the place of zeros: to divide by, or as a size."""
 
     def fill(t: Any) -> Any:
-        return torch.where(t == 0, 1, t) if isinstance(t, torch.Tensor) else t or 1
+        if isinstance(t, torch.Tensor):
+            return torch.where(t == 0, 1, t)
+        return 1 if type(t) in (int, float) and t == 0 else t
 
     return torch.utils._pytree.tree_map(fill, x)
 

@@ -247,6 +247,26 @@ def rows_become_shorter(x):
     return sum(len(r) for r in t)
 
 
+def windows_are_resized(x):
+    starts = (x > 1).nonzero()
+    widths = (starts[:, 0] + 1).clamp(min=1)
+    found = []
+    for i in range(len(widths)):
+        w = int(widths[i])
+        resized = torch.nn.functional.interpolate(x[None, None], size=w, mode="linear")
+        found.append(resized.sum())
+    return torch.stack(found) if found else x[:0]
+
+
+def test_sizes_that_a_loop_without_iterations_reads_are_not_zero():
+    agree(
+        windows_are_resized,
+        [(T([0.5, 0.25]),)],
+        [(T([0.5, 2.0, 3.0]),), (T([0.0]),)],
+        dynamic_shapes={"x": {0: "n"}},
+    )
+
+
 def test_rows_of_changing_length_are_counted_when_optimised():
     inputs = program.vectors
     optimised = bridge.optimize(agree(rows_become_shorter, inputs), target="cpu", verify=False)
